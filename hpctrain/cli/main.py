@@ -1,0 +1,149 @@
+"""The ``hpctrain`` command: a table of commands that are imported only when they run (entry point).
+
+No logic lives here: a command module builds adapters, calls one service, and this module turns the errors that come
+out into one line and an exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from hpctrain import __version__
+from hpctrain.errors import HpctrainError, StopRequested
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a command lives, and its line in ``--help`` (so that help imports nothing else)."""
+
+    module: str
+    attribute: str
+    help: str
+    section: str
+
+
+TRAIN, PREPARE, TEST = "Train and watch", "Before submitting", "Test cluster"
+
+COMMANDS: dict[str, Entry] = {
+    "submit": Entry("hpctrain.cli.submit", "submit", "Turn a recipe into a Slurm job.", TRAIN),
+    "run": Entry("hpctrain.cli.submit", "run", "Submit and follow, on a private cluster if there is no Slurm.", TRAIN),
+    "list": Entry("hpctrain.cli.jobs", "list_", "List your runs.", TRAIN),
+    "describe": Entry("hpctrain.cli.jobs", "describe", "Say how a run is doing, in plain words.", TRAIN),
+    "logs": Entry("hpctrain.cli.logs", "logs", "Show what the ranks print, across requeues.", TRAIN),
+    "events": Entry("hpctrain.cli.jobs", "events", "Show what happened to a run.", TRAIN),
+    "report": Entry("hpctrain.cli.report", "report", "Draw loss, throughput and timeline of a run.", TRAIN),
+    "cancel": Entry("hpctrain.cli.jobs", "cancel", "End a run for good.", TRAIN),
+    "init": Entry("hpctrain.cli.recipes", "init", "Write a first recipe to edit.", PREPARE),
+    "validate": Entry("hpctrain.cli.recipes", "validate", "Check a recipe without submitting it.", PREPARE),
+    "recipes": Entry("hpctrain.cli.recipes", "recipes", "List and show the shipped recipes, export the schema.", PREPARE),
+    "cluster": Entry("hpctrain.cli.cluster", "cluster", "Run a private Slurm cluster on this machine.", TEST),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, not when they are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table, which is the order of daily use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(entry.module), entry.attribute)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command when the one given does not exist."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else " See 'hpctrain --help'."
+            ctx.fail(f"no such command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print the table by section, from the table alone."""
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            rows = [(name, entry.help) for name, entry in COMMANDS.items() if entry.section == section]
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "-V", "--version", prog_name="hpctrain")
+@click.option("--cluster", "cluster", metavar="NAME", default=None, help="Use this private cluster (see 'hpctrain cluster').")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(ctx: click.Context, cluster: str | None, debug: bool) -> None:
+    """Train large models on Slurm.
+
+    Start with 'hpctrain recipes list', then 'hpctrain submit RECIPE --follow'.
+    """
+    ctx.ensure_object(dict)["debug"] = debug
+    if cluster:
+        os.environ["HPCTRAIN_CLUSTER"] = cluster
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with the code of the error table (docs/exit-codes.md)."""
+    sys.exit(invoke(sys.argv[1:] if argv is None else argv))
+
+
+def invoke(argv: list[str]) -> int:
+    """Run one command line and return its exit code; prints errors to standard error."""
+    debug = "--debug" in argv or bool(os.environ.get("HPCTRAIN_DEBUG"))
+    try:
+        result: Any = cli.main(args=argv, prog_name="hpctrain", standalone_mode=False)
+        _flush()
+    except click.exceptions.Abort:
+        return _report(StopRequested("interrupted"))
+    except KeyboardInterrupt:
+        return _report(StopRequested("interrupted"))
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except HpctrainError as error:
+        if debug:
+            raise
+        return _report(error)
+    except BrokenPipeError:
+        # The reader (head, less) went away: not an error, and nothing more may be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if debug:
+            raise
+        return _report(_from_os_error(error))
+    return result if isinstance(result, int) else 0
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+
+
+def _from_os_error(error: OSError) -> HpctrainError:
+    from hpctrain.errors import NotFoundError, StorageError
+
+    kind = NotFoundError if isinstance(error, FileNotFoundError) else StorageError
+    return kind(error.strerror or str(error), where=str(error.filename or ""))
+
+
+def _report(error: HpctrainError) -> int:
+    click.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    click.echo(str(error), err=True)
+    if error.advice:
+        click.secho("hint:  ", fg="cyan", err=True, nl=False)
+        click.echo(error.advice, err=True)
+    return error.exit_code

@@ -1,0 +1,150 @@
+"""Every error a user can meet, each with its exit code and a hint.
+
+The tree (kept true by ``tests/unit/test_errors.py``)::
+
+    HpctrainError                    1   anything of ours not named below
+    ├── UsageError                   2   the command line is wrong
+    ├── RecipeError                  3   a recipe, overlay or settings file is wrong
+    ├── NotFoundError                4   no such run, job, recipe, file or node
+    ├── SlurmError                   5   Slurm answered, and the answer is no
+    │   ├── SlurmMissingError        6   no Slurm commands, or no cluster configured
+    │   ├── ControllerDownError      7   slurmctld does not answer in time
+    │   ├── NotPermittedError        8   Slurm refuses this user
+    │   ├── NoSuchJobError           4   (also NotFoundError)
+    │   ├── NoSuchNodeError          4   (also NotFoundError)
+    │   └── JobStateError            5   the job is in a state that does not allow this
+    ├── StorageError                 9   disk full, read-only or not writable
+    ├── JobFailedError              10   ``--wait``: the job ended, and not well
+    ├── ClusterError                11   the private test cluster could not do it
+    ├── MissingDependencyError      12   an optional package or program is not installed
+    ├── CheckpointError             13   no checkpoint, or one that must not be trusted
+    └── StopRequested              130   Ctrl-C
+
+A class owns its exit code; ``docs/exit-codes.md`` is generated from this module.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HpctrainError(Exception):
+    """Base of every error that hpctrain raises on purpose.
+
+    Args:
+        message: what is wrong, in one sentence, without a trailing full stop needed.
+        where: the place it was found, such as ``recipe.yaml:12``; printed first.
+        hint: what to do about it; falls back to the class's own ``hint``.
+    """
+
+    exit_code: ClassVar[int] = 1
+    hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.advice = hint or self.hint
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class UsageError(HpctrainError):
+    """The command line asks for something impossible."""
+
+    exit_code = 2
+
+
+class RecipeError(HpctrainError):
+    """A recipe, an overlay or a settings file says something wrong."""
+
+    exit_code = 3
+    hint = "run 'hpctrain validate FILE' to check a recipe without submitting it"
+
+
+class NotFoundError(HpctrainError):
+    """What was named does not exist."""
+
+    exit_code = 4
+
+
+class SlurmError(HpctrainError):
+    """Slurm answered, and refused or failed."""
+
+    exit_code = 5
+
+
+class SlurmMissingError(SlurmError):
+    """There are no Slurm commands here, or no cluster is configured."""
+
+    exit_code = 6
+    hint = "start a private test cluster with 'hpctrain cluster up', or set SLURM_CONF"
+
+
+class ControllerDownError(SlurmError):
+    """slurmctld does not answer within the timeout, after bounded retries."""
+
+    exit_code = 7
+    hint = "check 'scontrol ping'; nothing was submitted or changed unless a line above says so"
+
+
+class NotPermittedError(SlurmError):
+    """Slurm does not allow this user to do that."""
+
+    exit_code = 8
+    hint = "draining and undraining nodes needs Slurm operator rights"
+
+
+class NoSuchJobError(SlurmError, NotFoundError):
+    """Slurm does not know the job (it may have left the controller's memory)."""
+
+    exit_code = 4
+
+
+class NoSuchNodeError(SlurmError, NotFoundError):
+    """Slurm does not know the node."""
+
+    exit_code = 4
+
+
+class JobStateError(SlurmError):
+    """The job exists, but its state does not allow what was asked."""
+
+    exit_code = 5
+
+
+class StorageError(HpctrainError):
+    """A file system is full, read-only, or not ours to write."""
+
+    exit_code = 9
+
+
+class JobFailedError(HpctrainError):
+    """The job that was waited for ended without success."""
+
+    exit_code = 10
+
+
+class ClusterError(HpctrainError):
+    """The private test cluster could not be brought up, changed or taken down."""
+
+    exit_code = 11
+
+
+class MissingDependencyError(HpctrainError):
+    """An optional Python package or a program is not installed."""
+
+    exit_code = 12
+
+
+class CheckpointError(HpctrainError):
+    """A checkpoint is missing, incomplete, damaged or must not be trusted."""
+
+    exit_code = 13
+
+
+class StopRequested(HpctrainError):
+    """The user pressed Ctrl-C."""
+
+    exit_code = 130

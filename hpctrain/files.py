@@ -1,0 +1,132 @@
+"""Files written whole or not at all, and append-only JSON lines (adapter over the file system)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpctrain.errors import StorageError
+
+PRIVATE_FILE = 0o600
+PRIVATE_DIR = 0o700
+
+
+@contextlib.contextmanager
+def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the OS errors that a user can do something about into :class:`StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "the file system is full: free some space or choose another place",
+            errno.EDQUOT: "your quota is used up: free some space or choose another place",
+            errno.EROFS: "the file system is read-only: choose another place",
+            errno.EACCES: "you may not write there: choose another place",
+        }.get(error.errno or 0, "")
+        raise StorageError(f"cannot write: {error.strerror}", where=str(error.filename or path), hint=advice) from error
+
+
+def make_private_dir(path: Path, *, exist_ok: bool = True) -> Path:
+    """Create a directory (with its parents) that only its owner can enter; return it.
+
+    Raises:
+        StorageError: it cannot be made.
+        FileExistsError: it exists and ``exist_ok`` is false.
+    """
+    with _except_exists(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=PRIVATE_DIR, exist_ok=exist_ok)
+        path.chmod(PRIVATE_DIR)
+    return path
+
+
+def write_atomic(path: Path, data: str | bytes, *, mode: int = PRIVATE_FILE, durable: bool = True) -> None:
+    """Replace a file in one step: a reader sees the old text or the new one, never a part.
+
+    Args:
+        durable: also force file and directory entry to disk before returning.
+
+    Raises:
+        StorageError: no space, no permission, read-only file system.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    with storage_errors(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        if durable:
+            sync_dir(path.parent)
+
+
+def write_json_atomic(path: Path, value: Any, *, durable: bool = True) -> None:
+    """:func:`write_atomic` of a value as indented JSON."""
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=False) + "\n", durable=durable)
+
+
+def sync_dir(path: Path) -> None:
+    """Force a directory's entries to disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one JSON object as one line, in a single ``write`` on an ``O_APPEND`` descriptor.
+
+    A line that a killed writer left without its newline is closed first, so that it cannot swallow ours.
+
+    Raises:
+        StorageError: no space, no permission, read-only file system.
+    """
+    line = (json.dumps(record, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
+    with storage_errors(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE_FILE)
+        try:
+            size = os.fstat(handle).st_size
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            os.write(handle, line)
+        finally:
+            os.close(handle)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file; torn or foreign lines are skipped, a missing file is empty."""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    record = json.loads(line)
+                    if isinstance(record, dict):
+                        yield record
+    except FileNotFoundError:
+        return
+
+
+@contextlib.contextmanager
+def _except_exists(path: Path) -> Iterator[None]:
+    try:
+        with storage_errors(path):
+            yield
+    except StorageError as error:
+        if isinstance(error.__cause__, FileExistsError):
+            raise error.__cause__ from None
+        raise

@@ -1,0 +1,1 @@
+"""Runs on disk and what can be told about them."""

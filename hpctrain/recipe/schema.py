@@ -1,0 +1,244 @@
+"""What a recipe may say, version 1 (pure; pydantic is the schema language).
+
+A recipe is *data*: nothing in it is executed by a shell. Units are part of the value's meaning and are stated in
+each field's description, which ``hpctrain recipes schema`` exports for editors. Combinations of fields are
+checked in :mod:`hpctrain.recipe.check`, sizes in :mod:`hpctrain.recipe.memory`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from hpctrain.recipe.units import parse_duration, parse_memory
+
+SCHEMA_VERSION = 1
+
+Duration = Annotated[int, BeforeValidator(parse_duration)]
+"""Seconds; written as seconds, ``30s``, ``90m``, ``2h``, ``1d``, ``HH:MM:SS`` or ``D-HH:MM:SS``."""
+MemorySize = Annotated[int, BeforeValidator(parse_memory)]
+"""Bytes; written with a unit: ``64GiB``, ``512MiB``, ``80GB``, ``1TiB``."""
+SlurmWord = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:+-]*$", max_length=128)]
+"""A name that Slurm itself gives meaning to (partition, account, QOS, reservation)."""
+SlurmExpression = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\[(][A-Za-z0-9_.@:+\-&|*\[\]()!,]*$", max_length=512)]
+"""A constraint or license expression of Slurm: no blanks, quotes or shell characters beyond Slurm's own operators."""
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
+RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
+
+
+class Strict(BaseModel):
+    """Base of all sections: unknown keys are errors, values are never silently converted, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+class Model(Strict):
+    """Which network is trained. Exactly one of ``config`` and ``path``."""
+
+    config: dict[str, Any] | None = None
+    """A transformers architecture, as in a ``config.json``: ``model_type`` plus its numbers. Weights start random."""
+    path: str | None = None
+    """A local model directory or a hub id. ``pretrain`` takes its architecture, ``cpt`` also its weights."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """transformers' ``attn_implementation``; ``auto`` lets transformers choose."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off, because that code runs with your rights."""
+
+
+class Data(Strict):
+    """What it is trained on. Text is tokenised once, joined with end-of-text marks, and cut into ``sequence_length`` blocks."""
+
+    source: Literal["files", "huggingface", "python-docs"]
+    """``files``: local text, jsonl or parquet; ``huggingface``: ``datasets.load_dataset``; ``python-docs``: the topics
+    text of the running Python, present everywhere without a download."""
+    paths: list[str] = []
+    """For ``files``: files, directories or globs, relative to the recipe: ``.txt .md .jsonl .jsonl.gz .parquet``."""
+    name: str | None = None
+    """For ``huggingface``: local path or hub id of the data set."""
+    subset: str | None = None
+    """For ``huggingface``: configuration name."""
+    split: str = "train"
+    """For ``huggingface``: split, in datasets' slice syntax too (``train[:90%]``)."""
+    text_field: str = "text"
+    """Column or JSON key that holds the text."""
+    sequence_length: int = Field(default=1024, ge=8)
+    """Tokens per sample."""
+    validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the samples kept out of training, to measure loss on; taken from the end."""
+
+
+class Tokenizer(Strict):
+    """How text becomes numbers."""
+
+    kind: Literal["bytes", "pretrained"] = "bytes"
+    """``bytes``: one token per UTF-8 byte plus end-of-text and padding (vocabulary 258); ``pretrained``: ``path``."""
+    path: str | None = None
+    """Local directory or hub id of a transformers tokenizer."""
+
+
+class Parallelism(Strict):
+    """How the model is spread over the ranks."""
+
+    kind: Literal["ddp", "fsdp2", "hsdp"] = "ddp"
+    """``ddp``: a full copy per rank; ``fsdp2``: parameters, gradients and optimizer sharded over all ranks;
+    ``hsdp``: sharded inside groups of ``shard_size`` ranks, copied between groups."""
+    shard_size: int | None = Field(default=None, ge=2)
+    """For ``hsdp``: ranks per shard group; default: the ranks of one node."""
+
+
+class Optimizer(Strict):
+    """The optimizer and its numbers."""
+
+    kind: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=3e-4, gt=0)
+    """Peak learning rate, after warm-up."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's two decay rates."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """For ``sgd``."""
+
+
+class LearningRateSchedule(Strict):
+    """How the learning rate moves."""
+
+    kind: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear rise from 0."""
+    minimum_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Final learning rate as a share of the peak."""
+
+
+class Training(Strict):
+    """The training loop. Exactly one of ``steps``, ``tokens``, ``epochs``."""
+
+    global_batch_size: int = Field(default=32, ge=1)
+    """Samples per optimizer step over all ranks. Must divide by micro_batch_size x ranks."""
+    micro_batch_size: int = Field(default=1, ge=1)
+    """Samples per forward pass of one rank; the rest is gradient accumulation."""
+    steps: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
+    """Train on about this many tokens (rounded up to whole steps)."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the data (rounded down to whole steps)."""
+    optimizer: Optimizer = Optimizer()
+    schedule: LearningRateSchedule = LearningRateSchedule()
+    clip_grad_norm: float = Field(default=1.0, ge=0)
+    """Largest norm of the whole gradient; 0 switches clipping off."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """``bf16``: bfloat16 compute, float32 master weights and optimizer."""
+    seed: int = Field(default=42, ge=0, lt=2**63)
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    compile: bool = False
+    """torch.compile the model."""
+    parallelism: Parallelism = Parallelism()
+    log_every_steps: int = Field(default=1, ge=1)
+    """Steps between log lines; metrics.jsonl gets every step."""
+    evaluate_every_steps: int = Field(default=0, ge=0)
+    """Steps between validation losses; 0 measures only at the end. Needs data.validation_fraction."""
+    deterministic: bool = True
+    """Refuse kernels whose result depends on timing, so that a resumed run ends byte-equal."""
+
+
+class Resources(Strict):
+    """What Slurm is asked for."""
+
+    nodes: int = Field(default=1, ge=1)
+    """Nodes that train."""
+    spares: int = Field(default=0, ge=0)
+    """Nodes allocated beside them to take a dead one's place."""
+    gpus_per_node: int = Field(default=0, ge=0)
+    """0 trains on CPUs."""
+    gpu_type: SlurmWord | None = None
+    """Slurm's GPU type, as in gpu:TYPE:N."""
+    gpu_memory: MemorySize | None = None
+    """Memory of one GPU; default: looked up from gpu_type. Used by the size check only."""
+    ranks_per_node: int | None = Field(default=None, ge=1)
+    """Training processes per node; default: one per GPU, or one on CPU nodes."""
+    cpus_per_node: int | None = Field(default=None, ge=1)
+    """CPUs of each node for the job; default: the site's default, or the whole node with ``exclusive``."""
+    memory_per_node: MemorySize | None = None
+    """Host memory of each node; default: Slurm's default, or all of it with ``exclusive``."""
+    time_limit: Duration | None = None
+    """Longest run time of one start; the job continues in the next one. Default: the partition's."""
+    partition: SlurmWord | None = None
+    account: SlurmWord | None = None
+    qos: SlurmWord | None = None
+    reservation: SlurmWord | None = None
+    constraint: SlurmExpression | None = None
+    exclusive: bool = False
+    """Whole nodes, shared with nobody."""
+    container: str | None = None
+    """Image for the ranks: a pyxis name or .sqsh file, or a .sif file for apptainer."""
+    container_runtime: Literal["pyxis", "apptainer"] | None = None
+    """Default: apptainer for .sif, else pyxis."""
+    container_mounts: list[str] = []
+    """``/host/path[:/container/path[:ro]]``; the run directory is always mounted."""
+    interface: SlurmWord | None = None
+    """Network interface of the rendezvous and collectives (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME), such as ``ib0``."""
+
+
+class Checkpoint(Strict):
+    """When the state is saved and what is kept. This version writes the shared tier."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    every: Duration | None = None
+    """Time between saves. Neither of the two: every 10 minutes, measured at step boundaries."""
+    keep_last: int = Field(default=2, ge=1)
+    """Newest complete checkpoints that are kept."""
+    keep_every_steps: int | None = Field(default=None, ge=1)
+    """Checkpoints at multiples of this are never pruned."""
+    save_final: bool = True
+    """Save after the last step."""
+    resume: Literal["auto", "never"] = "auto"
+    """``auto``: continue from the newest complete checkpoint of this run directory."""
+
+
+class Resilience(Strict):
+    """What happens when something goes wrong."""
+
+    requeue: bool = True
+    """Let the job be queued again: at the time limit, on preemption, after a node failure or a crash."""
+    max_restarts: int = Field(default=20, ge=0)
+    """Starts after failures, over the life of the job. Time-limit continuations and preemptions do not count."""
+    max_restarts_without_progress: int = Field(default=2, ge=0)
+    """Failures in a row without one new completed step; then the job stops with the cause."""
+    stop_before_limit: Duration = 120
+    """Time before the limit at which ranks are told to save and stop."""
+    stop_signal: Literal["none", "SIGTERM", "SIGUSR1", "SIGINT"] = "SIGTERM"
+    """For ``command``: the signal that tells a script to save and stop. Our trainer needs none."""
+
+
+class Tracking(Strict):
+    """Where metrics go beside metrics.jsonl."""
+
+    tensorboard: bool = False
+
+
+class Recipe(Strict):
+    """A training run: what, on what, how, where. Either ``method`` with its sections, or ``command``."""
+
+    version: Literal[1]
+    name: RunName
+    """Short name; the run's directory and job name start with it."""
+    description: str = ""
+    method: Literal["pretrain", "cpt"] | None = None
+    """``pretrain``: from random weights; ``cpt``: continue from ``model.path``."""
+    model: Model | None = None
+    data: Data | None = None
+    tokenizer: Tokenizer = Tokenizer()
+    training: Training = Training()
+    command: list[str] | None = Field(default=None, min_length=1)
+    """Instead of ``method``: a program and its arguments, started once per rank as torchrun would start it.
+    A first word ending in .py is run with this environment's Python."""
+    workdir: str | None = None
+    """Directory the ranks start in; default: the recipe's own directory."""
+    resources: Resources = Resources()
+    checkpoint: Checkpoint = Checkpoint()
+    resilience: Resilience = Resilience()
+    tracking: Tracking = Tracking()
+    env: dict[EnvName, str] = {}
+    """Environment variables of the ranks. Not for secrets: they are stored in the run directory."""

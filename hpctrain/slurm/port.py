@@ -1,0 +1,67 @@
+"""The one way the rest of hpctrain sees Slurm (pure).
+
+Adapters: :class:`hpctrain.slurm.via_cli.SlurmCli` (the real one) and
+:class:`hpctrain.testing.fake_slurm.FakeSlurm` (in memory). ``tests/contract`` runs once per adapter.
+All methods raise :class:`~hpctrain.errors.ControllerDownError` when the controller does not answer within
+the adapter's bounded retries, and :class:`~hpctrain.errors.NotPermittedError` when Slurm refuses the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from hpctrain.ids import JobId, NodeName
+from hpctrain.slurm.model import Job, JobUpdate, Node, Partition, Submission
+
+
+class Slurm(Protocol):
+    """Submit, read and steer jobs; read, drain and undrain nodes."""
+
+    def version(self) -> str:
+        """Slurm's version, such as ``22.05.8``; needs no controller."""
+
+    def cluster_name(self) -> str:
+        """``ClusterName`` of the controller."""
+
+    def submit(self, submission: Submission) -> JobId:
+        """Queue a batch job and return its id.
+
+        Raises:
+            SlurmError: refused; the message is Slurm's own, with what to do where we know it.
+        """
+
+    def jobs(self, ids: Iterable[JobId] | None = None, *, all_users: bool = False) -> list[Job]:
+        """Jobs the controller still remembers, in one query.
+
+        Args:
+            ids: only these (unknown ones are simply absent from the answer); None for all of this user's.
+            all_users: with ``ids=None``, everybody's.
+        """
+
+    def nodes(self, names: Iterable[NodeName] | None = None) -> list[Node]:
+        """Nodes in natural order, in one query; unknown names raise NoSuchNodeError."""
+
+    def partitions(self) -> list[Partition]:
+        """All visible partitions."""
+
+    def update_job(self, job_id: JobId, update: JobUpdate) -> None:
+        """Change a job. Raises NoSuchJobError, JobStateError."""
+
+    def requeue(self, job_id: JobId, *, hold: bool = False) -> None:
+        """Stop a running job and queue it again under the same id. Raises NoSuchJobError, JobStateError."""
+
+    def hold(self, job_id: JobId) -> None:
+        """Keep a pending job from starting (user hold). Raises NoSuchJobError, JobStateError."""
+
+    def release(self, job_id: JobId) -> None:
+        """Undo :meth:`hold`. Raises NoSuchJobError."""
+
+    def cancel(self, job_id: JobId) -> None:
+        """End a job for good. A job that has already ended is left alone; an unknown one raises NoSuchJobError."""
+
+    def drain(self, names: Iterable[NodeName], reason: str) -> None:
+        """Take nodes out of service after their present jobs. Raises NoSuchNodeError."""
+
+    def undrain(self, names: Iterable[NodeName]) -> None:
+        """Put drained nodes back (UNDRAIN, not RESUME: it never revives a node that is DOWN). Raises NoSuchNodeError."""
