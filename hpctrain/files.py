@@ -65,10 +65,10 @@ def write_atomic(path: Path, data: str | bytes, *, mode: int = PRIVATE_FILE, dur
                 os.fchmod(file.fileno(), mode)
                 if durable:
                     os.fsync(file.fileno())
-            os.replace(name, path)
+            Path(name).replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(name)
+                Path(name).unlink()
             raise
         if durable:
             sync_dir(path.parent)

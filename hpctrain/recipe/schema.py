@@ -21,7 +21,9 @@ MemorySize = Annotated[int, BeforeValidator(parse_memory)]
 """Bytes; written with a unit: ``64GiB``, ``512MiB``, ``80GB``, ``1TiB``."""
 SlurmWord = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:+-]*$", max_length=128)]
 """A name that Slurm itself gives meaning to (partition, account, QOS, reservation)."""
-SlurmExpression = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\[(][A-Za-z0-9_.@:+\-&|*\[\]()!,]*$", max_length=512)]
+SlurmExpression = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_\[(][A-Za-z0-9_.@:+\-&|*\[\]()!,]*$", max_length=512)
+]
 """A constraint or license expression of Slurm: no blanks, quotes or shell characters beyond Slurm's own operators."""
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
@@ -47,7 +49,7 @@ class Model(Strict):
 
 
 class Data(Strict):
-    """What it is trained on. Text is tokenised once, joined with end-of-text marks, and cut into ``sequence_length`` blocks."""
+    """What it is trained on. Text is tokenised once, joined with end-of-text marks, cut into blocks."""
 
     source: Literal["files", "huggingface", "python-docs"]
     """``files``: local text, jsonl or parquet; ``huggingface``: ``datasets.load_dataset``; ``python-docs``: the topics
