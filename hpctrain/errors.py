@@ -144,7 +144,7 @@ class CheckpointError(HpctrainError):
     exit_code = 13
 
 
-class StopRequested(HpctrainError):
+class StopRequested(HpctrainError):  # noqa: N818 - a wish of the user, not a mistake
     """The user pressed Ctrl-C."""
 
     exit_code = 130

@@ -39,11 +39,20 @@ def make_private_dir(path: Path, *, exist_ok: bool = True) -> Path:
         StorageError: it cannot be made.
         FileExistsError: it exists and ``exist_ok`` is false.
     """
-    with _except_exists(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=PRIVATE_DIR, exist_ok=exist_ok)
-        path.chmod(PRIVATE_DIR)
-    return path
+        try:
+            path.mkdir(mode=PRIVATE_DIR)
+        except FileExistsError:
+            if exist_ok and path.is_dir():
+                path.chmod(PRIVATE_DIR)
+                return path
+            if exist_ok:
+                raise
+        else:
+            path.chmod(PRIVATE_DIR)
+            return path
+    raise FileExistsError(str(path))
 
 
 def write_atomic(path: Path, data: str | bytes, *, mode: int = PRIVATE_FILE, durable: bool = True) -> None:
@@ -119,14 +128,3 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                         yield record
     except FileNotFoundError:
         return
-
-
-@contextlib.contextmanager
-def _except_exists(path: Path) -> Iterator[None]:
-    try:
-        with storage_errors(path):
-            yield
-    except StorageError as error:
-        if isinstance(error.__cause__, FileExistsError):
-            raise error.__cause__ from None
-        raise

@@ -28,7 +28,7 @@ class Entry:
     section: str
 
 
-TRAIN, PREPARE, TEST = "Train and watch", "Before submitting", "Test cluster"
+TRAIN, PREPARE, NODES, TEST = "Train and watch", "Before submitting", "Nodes", "Test cluster"
 
 COMMANDS: dict[str, Entry] = {
     "submit": Entry("hpctrain.cli.submit", "submit", "Turn a recipe into a Slurm job.", TRAIN),
@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "init": Entry("hpctrain.cli.recipes", "init", "Write a first recipe to edit.", PREPARE),
     "validate": Entry("hpctrain.cli.recipes", "validate", "Check a recipe without submitting it.", PREPARE),
     "recipes": Entry("hpctrain.cli.recipes", "recipes", "List and show the shipped recipes, export the schema.", PREPARE),
+    "health": Entry("hpctrain.cli.health", "health", "Look at this node.", NODES),
     "cluster": Entry("hpctrain.cli.cluster", "cluster", "Run a private Slurm cluster on this machine.", TEST),
 }
 
@@ -49,11 +50,11 @@ COMMANDS: dict[str, Entry] = {
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, not when they are listed."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Names in the order of the table, which is the order of daily use."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Import one command."""
         entry = COMMANDS.get(cmd_name)
         if entry is None:
@@ -71,7 +72,7 @@ class LazyGroup(click.Group):
             ctx.fail(f"no such command '{args[0]}'.{hint}")
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
         """Print the table by section, from the table alone."""
         for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
             rows = [(name, entry.help) for name, entry in COMMANDS.items() if entry.section == section]
@@ -81,7 +82,7 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "-V", "--version", prog_name="hpctrain")
-@click.option("--cluster", "cluster", metavar="NAME", default=None, help="Use this private cluster (see 'hpctrain cluster').")
+@click.option("--cluster", "cluster", metavar="NAME", default=None, help="Use this private cluster.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def cli(ctx: click.Context, cluster: str | None, debug: bool) -> None:
