@@ -5,6 +5,7 @@
     run.json                 written last by submit: job id, times, cluster; without it there is no run
     recipe.yaml              the recipe file as the user wrote it
     recipe.resolved.yaml     every value, and where it came from
+    recipe.resolved.json     the same values as plain JSON; what the trainer reads
     plan.json                what the agents read: ranks, nodes, command, environment, limits
     sbatch.sh                the script as it was submitted
     events/<source>-<host>.jsonl
@@ -56,6 +57,11 @@ class RunDir:
     def resolved(self) -> Path:
         """The recipe with every value."""
         return self.path / "recipe.resolved.yaml"
+
+    @property
+    def resolved_json(self) -> Path:
+        """``Recipe.model_dump(mode="json")``, for the trainer."""
+        return self.path / "recipe.resolved.json"
 
     @property
     def plan(self) -> Path:
