@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Sets up what is missing, then runs every check and every test. The last line is pytest's own.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: ./run_tests.sh [--fast | --long] [PYTEST ARGUMENT...]
+
+  --fast   leave out the tests marked slow, docker or long (about 5 minutes)
+  --long   run everything, also the tests marked long
+  (neither: everything but long)
+
+Stages: set-up, ruff, mypy, shellcheck, pytest. The first three checks all run before one of them fails the whole.
+TEXT
+}
+
+selection='not long'
+while (($#)); do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --fast) selection='not slow and not docker and not long' ;;
+        --long) selection='' ;;
+        *) break ;;
+    esac
+    shift
+done
+
+# shellcheck source=scripts/setup.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/scripts/setup.sh"
+set_up train test
+
+# Arguments such as tests/unit are meant relative to the repository.
+cd -- "$ROOT"
+
+failed=()
+
+# stage NAME COMMAND...: run it, say how long it took, remember a failure.
+stage() {
+    local name=$1 started=$SECONDS
+    shift
+    say "$name"
+    if "$@"; then note "$name passed ($((SECONDS - started)) s)"; else
+        failed+=("$name")
+        note "$name FAILED ($((SECONDS - started)) s)"
+    fi
+}
+
+# Every shell script of the project: tracked or new, by name or by first line. Without git: the same by find.
+shell_scripts() {
+    { git ls-files --cached --others --exclude-standard 2>/dev/null || find . -path ./.venv -prune -o -type f -print; } |
+        while IFS= read -r file; do
+            [[ -f $file ]] || continue
+            if [[ $file == *.sh ]] || head -c 64 -- "$file" | head -n 1 | grep -aqE '^#!.*[/ ](ba|da)?sh( |$)'; then
+                printf '%s\0' "$file"
+            fi
+        done
+}
+
+check_shell() { shell_scripts | xargs -0 shellcheck --external-sources; }
+
+stage ruff ruff check .
+stage mypy mypy
+stage shellcheck check_shell
+if ((${#failed[@]})); then
+    printf 'error: failed before the tests: %s\n' "${failed[*]}" >&2
+    exit 1
+fi
+
+say "pytest"
+exec python -m pytest ${selection:+-m "$selection"} "$@"
