@@ -75,4 +75,4 @@ class EventWriter:
 
 def _file_word(text: str) -> str:
     """A host name as part of a file name: nothing that could leave the directory."""
-    return re.sub(r"[^A-Za-z0-9_.+]", "_", text).lstrip(".") or "unknown"
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", text).lstrip(".") or "unknown"

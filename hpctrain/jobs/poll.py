@@ -1,0 +1,101 @@
+"""Watch one run politely: files at every look, Slurm only when something may have changed (service).
+
+While nothing changes the questions to Slurm grow rarer; a new ``job.`` event or a fallen-silent rank 0 makes the next
+one due at once. A controller that does not answer is asked ever more rarely and never ends the watching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hpctrain.clock import Clock
+from hpctrain.errors import SlurmError
+from hpctrain.jobs.event import Event
+from hpctrain.jobs.find import Run
+from hpctrain.jobs.snapshot import Answer, ask, read_records, status_from_files
+from hpctrain.jobs.state import SlurmAnswer
+from hpctrain.jobs.status import JobStatus
+from hpctrain.slurm.model import JobState, JobUpdate
+from hpctrain.slurm.port import Slurm
+
+SOONEST_S = 2.0
+"""Never less than this between two questions to Slurm."""
+LATEST_S = 20.0
+"""Never more, while Slurm answers."""
+LATEST_DOWN_S = 120.0
+"""Never more while it does not."""
+
+
+class Poller:
+    """Repeated looks at one run.
+
+    Args:
+        say: told, once each, what was done on the user's behalf and when Slurm stops or starts answering.
+        lift_delay: after a requeue of the run's own, ask Slurm to forget the delay it puts on requeued jobs.
+    """
+
+    def __init__(
+        self, run: Run, slurm: Slurm | None, clock: Clock, *, say: Callable[[str], None] = lambda _: None,
+        lift_delay: bool = True,
+    ) -> None:
+        self.run = run
+        self.events: Sequence[Event] = ()
+        self._slurm, self._clock, self._say, self._lift = slurm, clock, say, lift_delay
+        self._answer: Answer | None = None
+        self._due = 0.0
+        self._interval = SOONEST_S
+        self._asked = float("-inf")
+        self._job_events = 0
+        self._lifted: set[float] = set()
+
+    def status(self) -> JobStatus:
+        """Look now."""
+        records = read_records(self.run)
+        self.events = records.events
+        job_events = sum(event.kind.startswith("job.") for event in self.events)
+        now = self._clock.monotonic()
+        if job_events != self._job_events:
+            self._job_events, self._interval = job_events, SOONEST_S
+            self._due = self._asked + SOONEST_S
+        if self._answer is None or now >= self._due:
+            self._ask(now)
+        assert self._answer is not None  # noqa: S101 - _ask has set it
+        status = status_from_files(self.run, self._answer, self._clock.time(), records)
+        self._lift_delay_if_ours()
+        return status
+
+    def _ask(self, now: float) -> None:
+        before, self._answer = self._answer, ask([self.run], self._slurm)[self.run.name]
+        self._asked = now
+        down = self._answer.kind is SlurmAnswer.NO_ANSWER
+        was_down = before is not None and before.kind is SlurmAnswer.NO_ANSWER
+        if down and not was_down:
+            self._say(f"Slurm does not answer ({self._answer.detail}); following the run's files")
+        elif was_down and not down:
+            self._say("Slurm answers again")
+        unchanged = before is not None and _gist(before) == _gist(self._answer)
+        self._interval = min(self._interval * 1.5, LATEST_DOWN_S if down else LATEST_S) if unchanged else SOONEST_S
+        self._due = now + self._interval
+
+    def _lift_delay_if_ours(self) -> None:
+        """Slurm holds a requeued job back for about two minutes; its owner may lift that."""
+        job = self._answer.job if self._answer else None
+        if not self._lift or self._slurm is None or job is None or job.state is not JobState.PENDING:
+            return
+        requeued = next((e for e in reversed(self.events) if e.kind in ("job.requeued", "job.started")), None)
+        if job.reason != "BeginTime" or "COMPLETING" in job.flags or not requeued or requeued.kind != "job.requeued":
+            return
+        if requeued.time in self._lifted or (self.run.user and job.user != self.run.user):
+            return
+        self._lifted.add(requeued.time)
+        try:
+            self._slurm.update_job(job.job_id, JobUpdate(start_now=True))
+            self._say(f"job {job.job_id} was requeued; asked Slurm to start it now instead of in two minutes")
+        except SlurmError as error:
+            self._say(f"job {job.job_id} was requeued; Slurm keeps its delay: {error.message}")
+        self._interval, self._due = SOONEST_S, self._asked + SOONEST_S
+
+
+def _gist(answer: Answer) -> tuple[object, ...]:
+    job = answer.job
+    return (answer.kind, job and (job.state, job.flags, job.reason, job.restarts))

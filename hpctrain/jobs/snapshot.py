@@ -1,0 +1,167 @@
+"""Look at runs: one question to Slurm for all of them, the rest from their files (service)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hpctrain.clock import Clock
+from hpctrain.errors import SlurmError
+from hpctrain.jobs import reader
+from hpctrain.jobs.eta import pace, remaining_s
+from hpctrain.jobs.event import Event
+from hpctrain.jobs.find import Run
+from hpctrain.jobs.metrics import Point, read_tail
+from hpctrain.jobs.reader import Progress, whole
+from hpctrain.jobs.state import Facts, SlurmAnswer, judge
+from hpctrain.jobs.status import JobStatus
+from hpctrain.slurm.model import Job
+from hpctrain.slurm.port import Slurm
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Slurm said about one run's job; see :class:`hpctrain.jobs.state.SlurmAnswer`."""
+
+    kind: SlurmAnswer
+    job: Job | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a run has written: its events, its newest heartbeat, its newest steps."""
+
+    events: Sequence[Event]
+    progress: Progress | None
+    points: Sequence[Point]
+
+
+def look(runs: Sequence[Run], slurm: Slurm | None, clock: Clock) -> list[JobStatus]:
+    """The status of each run, with at most one query of Slurm's job list.
+
+    Args:
+        slurm: None where there is no Slurm; the files then tell what they can.
+    """
+    answers = ask(runs, slurm)
+    return [status_from_files(run, answers[run.name], clock.time()) for run in runs]
+
+
+def look_at(run: Run, slurm: Slurm | None, clock: Clock) -> JobStatus:
+    """The status of one run."""
+    return look([run], slurm, clock)[0]
+
+
+def ask(runs: Sequence[Run], slurm: Slurm | None) -> Mapping[str, Answer]:
+    """Slurm's answer for each run, by run name; errors of Slurm become NO_ANSWER."""
+    if slurm is None:
+        return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail="there is no Slurm here") for run in runs}
+    try:
+        found = {job.job_id: job for job in (slurm.jobs([run.job_id for run in runs]) if len(runs) == 1 else slurm.jobs())}
+        answers = {run.name: match(run, found.get(run.job_id)) for run in runs}
+        missing = [run for run in runs if answers[run.name].kind is SlurmAnswer.FORGOTTEN and run.cluster]
+        here = slurm.cluster_name() if missing else ""
+    except SlurmError as error:
+        return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail=error.message) for run in runs}
+    other = {run.name: Answer(SlurmAnswer.OTHER_CLUSTER, detail=run.cluster) for run in missing if run.cluster != here}
+    return {**answers, **other}
+
+
+def match(run: Run, job: Job | None) -> Answer:
+    """Is this job the run's? Job ids start again on a new cluster, the name of a run is its own."""
+    if job is None or job.name not in (run.name, run.record.get("job_name", run.name)):
+        return Answer(SlurmAnswer.FORGOTTEN)
+    return Answer(SlurmAnswer.KNOWN, job)
+
+
+def read_records(run: Run) -> Records:
+    """Read what the run has written about itself."""
+    return Records(reader.read_events(run.dir), reader.read_progress(run.dir), read_tail(run.dir.metrics))
+
+
+def status_from_files(run: Run, answer: Answer, now: float, records: Records | None = None) -> JobStatus:
+    """Put Slurm's answer and the run's records (read now unless given) together."""
+    records = records or read_records(run)
+    events, progress, points = records.events, records.progress, records.points
+    speed = pace(points)
+    verdict = judge(Facts(
+        answer=answer.kind, now=now, job=answer.job, detail=answer.detail, job_id=run.job_id, events=events,
+        progress=progress, last_sign=reader.newest_sign_of_life(run.dir), submitted_time=run.submitted_time,
+        step_time_s=speed.step_time_s,
+    ))
+    newest = points[-1] if points else None
+    step, total = _position(newest, progress, events, run)
+    started, ended = _started(events, answer.job), _ended(events, answer.job, newest, progress) if verdict.final else None
+    job = answer.job
+    running = verdict.state in ("running", "stopping")
+    since_step = now - newest.time if newest else 0.0
+    incarnation = _incarnation(events, newest)
+    return JobStatus(
+        id=run.job_id, name=run.name, run_dir=str(run.dir.path), state=verdict.state, explanation=verdict.explanation,
+        advice=verdict.advice, final=verdict.final, succeeded=verdict.succeeded, silent=verdict.silent,
+        slurm_state=job.state.value if job else "", reason=job.reason if job and job.reason != "None" else "",
+        cluster=run.cluster, recipe=run.recipe, partition=job.partition if job else "",
+        nodes=_nodes(job, events), num_nodes=_num_nodes(run, job), phase=progress.phase if progress and running else "",
+        step=step, total_steps=total,
+        loss=newest.loss if newest else progress.loss if progress else None,
+        tokens_per_s=speed.tokens_per_s if points else progress.tokens_per_s if progress else None,
+        step_time_s=speed.step_time_s,
+        eta_s=remaining_s(speed, step, total, since_last_step_s=since_step) if running else None,
+        submitted_time=run.submitted_time, started_time=started, ended_time=ended,
+        queued_s=max(0.0, (started or ended or now) - run.submitted_time),
+        elapsed_s=max(0.0, (ended or now) - started) if started else None,
+        time_limit_s=job.time_limit_s if job else None,
+        restarts=max(incarnation, job.restarts if job else 0), incarnation=incarnation,
+        heartbeat_age_s=max(0.0, now - progress.time) if progress else None,
+    )
+
+
+def _position(
+    newest: Point | None, progress: Progress | None, events: Iterable[Event], run: Run
+) -> tuple[int | None, int | None]:
+    """(steps done, steps in all): from whichever source is newest."""
+    step = newest.step if newest else None
+    if progress and progress.step is not None and (newest is None or progress.time >= newest.time):
+        step = progress.step
+    total = progress.total_steps if progress else None
+    if total is None:
+        told = [whole(event.evidence.get("total_steps")) for event in events if event.kind == "trainer.started"]
+        total = told[-1] if told else None
+    return step, total if total is not None else whole(reader.read_plan(run.dir).get("total_steps"))
+
+
+def _incarnation(events: Iterable[Event], newest: Point | None) -> int:
+    """The newest incarnation that left a trace."""
+    told = [whole(event.evidence.get("incarnation")) or 0 for event in events]
+    return max([*told, newest.incarnation if newest else 0], default=0)
+
+
+def _started(events: Iterable[Event], job: Job | None) -> float | None:
+    first = next((event.time for event in events if event.kind == "job.started"), None)
+    if first is not None:
+        return first
+    return job.start_time if job and (job.state.value == "RUNNING" or job.state.finished) else None
+
+
+def _ended(events: Sequence[Event], job: Job | None, newest: Point | None, progress: Progress | None) -> float | None:
+    if job and job.end_time and job.state.finished:
+        return job.end_time
+    ends = ("job.finished", "job.failed", "job.cancelled")
+    told = next((event.time for event in reversed(events) if event.kind in ends), None)
+    traces = [newest.time if newest else 0.0, progress.time if progress else 0.0, events[-1].time if events else 0.0]
+    return told or max(traces) or None
+
+
+def _nodes(job: Job | None, events: Sequence[Event]) -> tuple[str, ...]:
+    if job and job.nodes:
+        return tuple(job.nodes)
+    started = [event for event in events if event.kind == "ranks.started" and event.node]
+    newest = max((whole(event.evidence.get("incarnation")) or 0 for event in started), default=0)
+    return tuple(dict.fromkeys(e.node for e in started if (whole(e.evidence.get("incarnation")) or 0) == newest))
+
+
+def _num_nodes(run: Run, job: Job | None) -> int:
+    if job and job.num_nodes:
+        return job.num_nodes
+    plan = reader.read_plan(run.dir)
+    return (whole(plan.get("nodes")) or 0) + (whole(plan.get("spares")) or 0)

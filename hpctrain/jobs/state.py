@@ -1,0 +1,242 @@
+"""From what Slurm says and what the run has recorded to a state in plain words (pure).
+
+Slurm is believed about whether a job exists and runs; the run's own events about how it ended, and about everything
+once Slurm has forgotten the job (after ``MinJobAge``, 300 s by default) or does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from hpctrain.jobs.event import Event
+from hpctrain.jobs.reader import Progress
+from hpctrain.jobs.reasons import explain
+from hpctrain.jobs.status import State
+from hpctrain.jobs.text import ago, duration, plural
+from hpctrain.slurm.model import Job, JobState
+
+FRESH_S = 60.0
+"""A job this young may not have reached the answer to a query yet, and a heartbeat this young shows life."""
+SILENT_S = 300.0
+"""Rank 0 without a heartbeat for longer than this (or ten steps) is worth a warning."""
+
+
+class SlurmAnswer(str, Enum):
+    """What came of asking Slurm for the job."""
+
+    KNOWN = "known"
+    FORGOTTEN = "forgotten"
+    NO_ANSWER = "no answer"
+    OTHER_CLUSTER = "other cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything the state is judged from.
+
+    Attributes:
+        job: the job as Slurm knows it; None unless ``answer`` is KNOWN.
+        detail: for NO_ANSWER Slurm's error, for OTHER_CLUSTER the name of the run's own cluster.
+        events: the run's events, in order of time.
+        last_sign: when the run last wrote anything.
+        step_time_s: typical duration of a step, None while unknown.
+    """
+
+    answer: SlurmAnswer
+    now: float
+    job: Job | None = None
+    detail: str = ""
+    job_id: int | None = None
+    events: Sequence[Event] = ()
+    progress: Progress | None = None
+    last_sign: float | None = None
+    submitted_time: float | None = None
+    step_time_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The state, why, and what to do; see :class:`hpctrain.jobs.status.JobStatus`."""
+
+    state: State
+    explanation: str
+    advice: str = ""
+    final: bool = False
+    succeeded: bool | None = None
+    silent: bool = False
+
+
+def judge(facts: Facts) -> Verdict:
+    """Decide the state of a run."""
+    if facts.job is None:
+        return _without_slurm(facts)
+    if facts.job.state is JobState.PENDING:
+        return _pending(facts, facts.job)
+    if facts.job.state is JobState.RUNNING:
+        return _running(facts, facts.job)
+    if facts.job.state is JobState.SUSPENDED:
+        return Verdict(State.SUSPENDED, "Slurm has suspended it; an administrator or a job with more priority did that")
+    if facts.job.state is JobState.UNKNOWN:
+        return Verdict(State.UNKNOWN, "Slurm reports a state that this hpctrain does not know", "see 'scontrol show job'")
+    return _ended(facts, facts.job)
+
+
+def _pending(facts: Facts, job: Job) -> Verdict:
+    reason = explain(job.reason)
+    advice = reason.advice.replace("JOB", str(job.job_id))
+    again = job.restarts > 0 or any(event.kind == "job.started" for event in facts.events)
+    if "COMPLETING" in job.flags:
+        sentence = "it goes back to the queue once its last nodes are cleaned up"
+        return Verdict(State.REQUEUED, sentence, "a dead node delays this until Slurm declares it DOWN ('sinfo -R')")
+    if job.held:
+        return Verdict(State.HELD, reason.sentence, advice or f"let it go: scontrol release {job.job_id}")
+    since = f", for {duration(facts.now - job.submit_time)} now" if job.submit_time else ""
+    if not again:
+        return Verdict(State.QUEUED, f"{reason.sentence}{since}", advice)
+    requeued = _last(facts.events, "job.requeued")
+    cause = f" ({requeued.reason})" if requeued and requeued.reason else ""
+    return Verdict(State.REQUEUED, f"it was put back in the queue{cause}: {reason.sentence}{since}", advice)
+
+
+def _running(facts: Facts, job: Job) -> Verdict:
+    if "CONFIGURING" in job.flags:
+        return Verdict(State.STARTING, "its nodes are being prepared")
+    current = events_of_last_start(facts.events)
+    ended = next((event for event in reversed(current) if event.kind in ("job.finished", "job.failed")), None)
+    if ended:
+        how = "the work is complete" if ended.kind == "job.finished" else ended.reason or "it has failed"
+        return Verdict(State.STOPPING, f"{how}; the job is being ended")
+    stop = _last(current, "job.stop_requested")
+    if stop and not _newer(current, "ranks.started", stop):
+        return Verdict(State.STOPPING, f"the ranks were asked to save and stop{': ' + stop.reason if stop.reason else ''}")
+    heartbeat = facts.progress.time if facts.progress else None
+    started = _last(current, "job.started")
+    if heartbeat is None or (started and heartbeat < started.time):
+        return _starting(facts, job, current)
+    return _working(facts, heartbeat)
+
+
+def _starting(facts: Facts, job: Job, current: Sequence[Event]) -> Verdict:
+    since = f"it started {ago(job.start_time, facts.now)}" if job.start_time else "it has started"
+    if facts.last_sign is None and job.start_time and facts.now - job.start_time > SILENT_S:
+        return Verdict(State.STARTING, f"{since}, but has not written anything yet", "look at 'hpctrain logs'", silent=True)
+    if _last(current, "trainer.started"):
+        return Verdict(State.RUNNING, "the training loop has begun")
+    if _last(current, "ranks.started"):
+        # A script of the user's own never reports more than this.
+        return Verdict(State.RUNNING, f"{since} and its ranks are running")
+    return Verdict(State.STARTING, f"{since}; its ranks are not running yet")
+
+
+def _working(facts: Facts, heartbeat: float) -> Verdict:
+    doing = {
+        "step": "training", "save": "saving a checkpoint", "load": "loading a checkpoint", "data": "preparing data",
+        "eval": "measuring validation loss", "evaluate": "measuring validation loss", "start": "getting ready",
+        "setup": "getting ready", "model": "building the model", "finish": "writing the result",
+        "done": "done with all steps",
+    }
+    phase = facts.progress.phase if facts.progress else ""
+    words = doing.get(phase, f"in phase {phase!r}" if phase else "training")
+    age = facts.now - heartbeat
+    if age > max(SILENT_S, 10 * (facts.step_time_s or 0)):
+        step = f"; a step usually takes {duration(facts.step_time_s)}" if facts.step_time_s else ""
+        sentence = f"it was {words} when rank 0 was last heard of, {duration(age)} ago{step}"
+        return Verdict(State.RUNNING, sentence, "it may hang: look at 'hpctrain logs --all --tail 50'", silent=True)
+    return Verdict(State.RUNNING, f"it is {words}; rank 0 was heard of {ago(heartbeat, facts.now)}")
+
+
+_ENDS = {
+    JobState.FAILED: "its batch script ended with an error", JobState.TIMEOUT: "it reached its time limit",
+    JobState.NODE_FAIL: "one of its nodes failed", JobState.PREEMPTED: "a job with more priority took its nodes",
+    JobState.BOOT_FAIL: "its nodes did not boot", JobState.DEADLINE: "it could not end before its deadline",
+    JobState.OUT_OF_MEMORY: "a node ran out of the memory that the job was given",
+}
+
+
+def _ended(facts: Facts, job: Job) -> Verdict:
+    if job.state is JobState.PREEMPTED and "COMPLETING" in job.flags:
+        # Seen on the way back into the queue as well; only a PREEMPTED that stays is an end.
+        return Verdict(State.STOPPING, "a job with more priority takes its nodes")
+    if job.state is JobState.COMPLETED:
+        return _finished(facts)
+    if job.state is JobState.CANCELLED:
+        return Verdict(State.CANCELLED, _who_cancelled(facts), final=True, succeeded=False)
+    why = _ENDS.get(job.state, f"Slurm ended it as {job.state.value}")
+    if job.state is JobState.FAILED and job.exit_signal:
+        why = f"its batch script was ended by signal {job.exit_signal}"
+    elif job.state is JobState.FAILED and job.exit_code is not None:
+        why += f" (exit code {job.exit_code})"
+    return _failed(facts, why)
+
+
+def _without_slurm(facts: Facts) -> Verdict:
+    """The run's own records are all there is."""
+    current = events_of_last_start(facts.events)
+    ends = ("job.finished", "job.failed", "job.cancelled", "job.requeued")
+    end = next((event for event in reversed(current) if event.kind in ends), None)
+    if end and end.kind == "job.finished":
+        return _finished(facts)
+    if end and end.kind == "job.failed":
+        return _failed(facts, "it failed")
+    if end and end.kind == "job.cancelled":
+        return Verdict(State.CANCELLED, _who_cancelled(facts), final=True, succeeded=False)
+    heard = "the run has written nothing"
+    if facts.last_sign:
+        heard = f"the run was last heard of {ago(facts.last_sign, facts.now)}"
+    if facts.answer is SlurmAnswer.NO_ANSWER:
+        alive = facts.progress is not None and facts.now - facts.progress.time < FRESH_S
+        return Verdict(
+            State.RUNNING if alive else State.UNKNOWN, f"Slurm does not answer ({facts.detail}); {heard}",
+            "" if alive else "ask again when 'scontrol ping' says that the controller is up",
+        )
+    if facts.answer is SlurmAnswer.OTHER_CLUSTER:
+        advice = f"a private cluster is chosen with 'hpctrain --cluster {facts.detail} ...', a site's with SLURM_CONF"
+        return Verdict(State.UNKNOWN, f"it was submitted to another cluster, {facts.detail!r}; {heard}", advice)
+    if facts.submitted_time and facts.now - facts.submitted_time < FRESH_S and not current:
+        return Verdict(State.QUEUED, "it was submitted a moment ago and Slurm does not list it yet")
+    return Verdict(
+        State.UNKNOWN, f"Slurm no longer knows the job, and the run has recorded no end; {heard}",
+        "its logs tell more: hpctrain logs", final=True,
+    )
+
+
+def _finished(facts: Facts) -> Verdict:
+    done = _last(facts.events, "job.finished")
+    step = next((e.step for e in reversed(facts.events) if e.kind == "trainer.finished" and e.step is not None), None)
+    sentence = f"the work is complete{' after ' + plural(step, 'step') if step else ''}"
+    return Verdict(State.FINISHED, done.reason if done and done.reason else sentence, final=True, succeeded=True)
+
+
+def _failed(facts: Facts, why: str) -> Verdict:
+    current = events_of_last_start(facts.events)
+    verdict = next((e for e in reversed(current) if e.kind == "job.failed" and e.reason), None)
+    cause = verdict or next((e for e in reversed(current) if e.kind in ("rank.failed", "node.lost") and e.reason), None)
+    sentence = verdict.reason if verdict else why + (f"; before that: {cause.reason}" if cause else "")
+    where = f" on {cause.node}" if cause and cause.node and cause.node not in sentence else ""
+    advice = "the last lines before the end: hpctrain logs --all --tail 50"
+    return Verdict(State.FAILED, sentence + where, advice, final=True, succeeded=False)
+
+
+def _who_cancelled(facts: Facts) -> str:
+    event = _last(facts.events, "job.cancelled")
+    if event is None:
+        return "it was cancelled with Slurm's own commands or by an administrator"
+    return event.reason or "it was cancelled"
+
+
+def events_of_last_start(events: Sequence[Event]) -> Sequence[Event]:
+    """The events since the batch script was last started; all of them if it never was."""
+    for index in range(len(events) - 1, -1, -1):
+        if events[index].kind == "job.started":
+            return events[index:]
+    return events
+
+
+def _last(events: Sequence[Event], kind: str) -> Event | None:
+    return next((event for event in reversed(events) if event.kind == kind), None)
+
+
+def _newer(events: Sequence[Event], kind: str, than: Event) -> bool:
+    return any(event.kind == kind and event.time > than.time for event in events)
