@@ -16,6 +16,11 @@ from pathlib import Path
 PROC = Path("/proc")
 
 
+def own_pid() -> int:
+    """Pid of this process."""
+    return os.getpid()
+
+
 def all_pids() -> Iterator[int]:
     """Pids of all processes that can be seen, in no particular order."""
     for entry in os.scandir(PROC):

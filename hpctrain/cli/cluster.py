@@ -1,0 +1,289 @@
+"""``hpctrain cluster``: a real Slurm of one's own on this machine (entry point)."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hpctrain.cli.output import output_option, print_json, say
+from hpctrain.devcluster.layout import DEFAULT_GPUS_PER_NODE, DEFAULT_NAME, DEFAULT_NODES, check_name
+
+if TYPE_CHECKING:
+    from hpctrain.devcluster.cluster import Clusters
+    from hpctrain.devcluster.control import Control
+    from hpctrain.devcluster.layout import Layout
+    from hpctrain.devcluster.members import Member
+    from hpctrain.devcluster.state import ClusterInfo
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_QUOTES = {"sh": "export {}={}", "fish": "set -gx {} {};", "csh": "setenv {} {};"}
+
+
+def _name_option(function: F) -> F:
+    return click.option(
+        "--name", envvar="HPCTRAIN_CLUSTER", default=DEFAULT_NAME, show_default=True,
+        callback=lambda _ctx, _param, value: check_name(value) if value else value,
+        help="Which cluster, where several run side by side.",
+    )(function)
+
+
+def _dry_run_option(function: F) -> F:
+    return click.option("--dry-run", is_flag=True, help="Only say what would be done.")(function)
+
+
+@click.group()
+def cluster() -> None:
+    """Run a private Slurm cluster on this machine, as yourself, with simulated GPUs.
+
+    It is for trying things out and for breaking nodes on purpose. The nodes' CPUs, memory and GPUs are imaginary: they
+    are there for Slurm to hand out, and what runs on them shares this machine.
+    """
+
+
+@cluster.command()
+@click.option("--nodes", type=click.IntRange(1, 5000), default=None, help=f"Nodes n1 to nN.  [default: {DEFAULT_NODES}]")
+@click.option(
+    "--gpus-per-node", type=click.IntRange(0, 64), default=None, help=f"Simulated GPUs.  [default: {DEFAULT_GPUS_PER_NODE}]"
+)
+@_name_option
+@_dry_run_option
+@output_option
+def up(nodes: int | None, gpus_per_node: int | None, name: str, dry_run: bool, output: str) -> None:
+    """Start the cluster, or whatever of it does not run.
+
+    Safe to repeat: a cluster that runs is left alone, a killed daemon or a reboot is repaired, and the queue is kept.
+    """
+    clusters = _clusters()
+    if dry_run:
+        plan = clusters.plan(name, nodes, gpus_per_node)
+        size = f"{_count(plan.spec.nodes, 'node')} x {_count(plan.spec.gpus_per_node, 'simulated GPU')}"
+        say(f"would start {_summary(plan.missing)} of cluster '{name}' ({size})" if plan.missing else _nothing_to_do(name))
+        if output == "json":
+            print_json("plan", {"name": name, "exists": plan.exists, "start": list(plan.missing)})
+        return
+    begun = time.monotonic()
+    info = clusters.up(name, nodes, gpus_per_node)
+    size = f"{_count(len(info.nodes), 'node')} x {_count(info.gpus_per_node, 'simulated GPU')}"
+    say(f"cluster '{name}' is up: {size} ({time.monotonic() - begun:.1f} s)")
+    if output == "json":
+        print_json("cluster", _describe(info))
+    else:
+        option = "" if name == DEFAULT_NAME else f" --name {name}"
+        say(f'for srun and squeue in this shell:  eval "$(hpctrain cluster env{option})"')
+        say(f"to remove it:                       hpctrain cluster down{option}")
+
+
+@cluster.command()
+@_name_option
+@_dry_run_option
+@output_option
+def down(name: str, dry_run: bool, output: str) -> None:
+    """End the cluster with all its jobs, and remove its files."""
+    clusters = _clusters()
+    existed = clusters.exists(name)
+    ended = clusters.members(name) if dry_run else clusters.down(name)
+    if existed or ended:
+        say(f"{'would end' if dry_run else 'ended'} {_processes(ended)} and remove{'' if dry_run else 'd'} cluster '{name}'")
+    else:
+        say(f"there is no cluster '{name}': nothing to do")
+    if output == "json":
+        print_json("ended", [_process(member) for member in ended])
+
+
+@cluster.command()
+@click.option("--name", envvar="HPCTRAIN_CLUSTER", default=None, help="Only this cluster.  [default: all]")
+@output_option
+def status(name: str | None, output: str) -> None:
+    """Show daemons, nodes and jobs."""
+    from hpctrain.devcluster.state import known_clusters
+    from hpctrain.errors import NotFoundError
+
+    found = [info for info in known_clusters() if name is None or info.name == check_name(name)]
+    if name is not None and not found:
+        hint = f"make it with 'hpctrain cluster up --name {name}'"
+        raise NotFoundError(f"there is no private cluster '{name}'", hint=hint)
+    reports = [_status(info) for info in found]
+    if output == "json":
+        print_json("clusters", reports)
+        return
+    if not reports:
+        say("no private cluster; make one with 'hpctrain cluster up'")
+    for report in reports:
+        _print_status(report)
+
+
+@cluster.command()
+@click.option(
+    "--shell", type=click.Choice(list(_QUOTES)), default="sh", show_default=True, help="sh is for bash and zsh too."
+)
+@_name_option
+@output_option
+def env(shell: str, name: str, output: str) -> None:
+    """Print what a shell needs to use the cluster: eval "$(hpctrain cluster env)"."""
+    from hpctrain.devcluster.state import find_cluster
+
+    variables = find_cluster(name).env
+    if output == "json":
+        print_json("env", variables)
+        return
+    for key, value in variables.items():
+        click.echo(_QUOTES[shell].format(key, shlex.quote(value)))
+
+
+@cluster.command("kill-node")
+@click.argument("node")
+@click.option("--silent", is_flag=True, help="Do not set the node DOWN: let Slurm find out (after 40 s).")
+@_name_option
+@_dry_run_option
+@output_option
+def kill_node(node: str, silent: bool, name: str, dry_run: bool, output: str) -> None:
+    """Kill all that runs on a node, as a power failure would: slurmd, step daemons and jobs' processes."""
+    from hpctrain.clock import SystemClock
+    from hpctrain.devcluster import nodes
+
+    _info, layout, _control = _running(name, node)
+    if dry_run:
+        killed = nodes.node_members(layout, node)
+        say(f"would kill {_processes(killed)} on node {node}{'' if silent else ' and set it DOWN'}")
+    else:
+        killed = nodes.kill_node(layout, node, SystemClock(), silent=silent)
+        say(f"killed {_processes(killed)} on node {node}{'; Slurm does not know yet' if silent else ', which is DOWN now'}")
+    if output == "json":
+        print_json("killed", [_process(member) for member in killed])
+
+
+@cluster.command("start-node")
+@click.argument("node")
+@_name_option
+@_dry_run_option
+@output_option
+def start_node(node: str, name: str, dry_run: bool, output: str) -> None:
+    """Bring a killed node back into service. A reason that a person gave it stays."""
+    from hpctrain.clock import SystemClock
+    from hpctrain.devcluster import nodes
+    from hpctrain.devcluster.state import daemon_pid
+
+    _info, layout, control = _running(name, node)
+    if dry_run:
+        runs = daemon_pid(layout, node) is not None
+        say(f"slurmd of node {node} runs" if runs else f"would start slurmd of node {node} and return it to service")
+        state = control.nodes()[node]
+    else:
+        state = nodes.start_node(layout, node, SystemClock())
+        if state.in_service:
+            say(f"node {node} is in service")
+        else:
+            say(f"node {node} answers, and stays {state.state} for the reason '{state.reason}'")
+            say(f"to undo that: scontrol update nodename={node} state=resume")
+    if output == "json":
+        print_json("node", {"name": node, "state": state.state, "in_service": state.in_service, "reason": state.reason})
+
+
+def _clusters() -> Clusters:
+    from hpctrain.devcluster.cluster import Clusters
+
+    return Clusters(say=say)
+
+
+def _running(name: str, node: str) -> tuple[ClusterInfo, Layout, Control]:
+    from hpctrain.devcluster.control import Control
+    from hpctrain.devcluster.nodes import check_node
+    from hpctrain.devcluster.state import find_cluster, layout_of, load_spec
+    from hpctrain.errors import NotFoundError
+
+    info = find_cluster(name)
+    check_node(info, node)
+    spec = load_spec(info.state_dir)
+    if spec is None:
+        raise NotFoundError(f"private cluster '{name}' has just gone away")
+    layout = layout_of(spec, info.state_dir.parent)
+    return info, layout, Control(layout)
+
+
+def _status(info: ClusterInfo) -> dict[str, Any]:
+    from hpctrain.devcluster.control import Control
+    from hpctrain.devcluster.state import daemon_pid, layout_of, load_spec
+    from hpctrain.errors import ClusterError
+
+    spec = load_spec(info.state_dir)
+    layout = layout_of(spec, info.state_dir.parent) if spec else None
+    pids = {node: daemon_pid(layout, node) if layout else None for node in info.nodes}
+    report = _describe(info)
+    report["problem"] = ""
+    states: dict[str, Any] = {}
+    try:
+        if info.slurmctld_pid is None or layout is None:
+            raise ClusterError("slurmctld does not run")
+        control = Control(layout)
+        states = control.nodes()
+        report["jobs"] = control.job_counts()
+    except ClusterError as error:
+        report["problem"] = str(error)
+    report["node_states"] = [
+        {
+            "name": node, "slurmd_pid": pids[node],
+            "state": states[node].state if node in states else "UNKNOWN",
+            "responds": node in states and states[node].responds,
+            "reason": states[node].reason if node in states else "",
+        }
+        for node in info.nodes
+    ]
+    return report
+
+
+def _describe(info: ClusterInfo) -> dict[str, Any]:
+    return {
+        "name": info.name, "nodes": list(info.nodes), "gpus_per_node": info.gpus_per_node, "slurm_conf": info.slurm_conf,
+        "state_dir": str(info.state_dir), "controller_port": info.controller_port,
+        "slurmctld_pid": info.slurmctld_pid, "munged_pid": info.munged_pid,
+    }
+
+
+def _print_status(report: dict[str, Any]) -> None:
+    rows = report["node_states"]
+    slurmds = sum(row["slurmd_pid"] is not None for row in rows)
+    daemons = [f"{name} {'runs' if report[f'{name}_pid'] else 'is down'}" for name in ("munged", "slurmctld")]
+    click.echo(f"cluster {report['name']}: {', '.join(daemons)}, {slurmds} of {len(rows)} slurmd run")
+    if report["problem"]:
+        click.echo(f"  {report['problem']}; 'hpctrain cluster up --name {report['name']}' restarts what is missing")
+        return
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        state = row["state"] + ("" if row["responds"] else ", does not answer")
+        groups.setdefault((state, row["reason"]), []).append(row["name"])
+    for (state, reason), names in groups.items():
+        click.echo(f"  {_summary(names)}: {state}" + (f" ({reason})" if reason else ""))
+    jobs = ", ".join(f"{count} {state.lower()}" for state, count in sorted(report["jobs"].items()))
+    click.echo(f"  jobs: {jobs or 'none'}")
+
+
+def _process(member: Member) -> dict[str, Any]:
+    return {"pid": member.pid, "kind": member.kind, "node": member.node}
+
+
+def _processes(members: Sequence[Member]) -> str:
+    kinds = [member.kind for member in members]
+    words = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    return f"{len(members)} process{'' if len(members) == 1 else 'es'}" + (f" ({words})" if words else "")
+
+
+def _summary(names: Sequence[str]) -> str:
+    """Names, folded where there are many: ``munged, slurmctld, n[1-512]``."""
+    from ClusterShell.NodeSet import NodeSet
+
+    plain = [name for name in names if not name[-1].isdigit()]
+    numbered = [name for name in names if name[-1].isdigit()]
+    return ", ".join([*plain, *([str(NodeSet.fromlist(numbered))] if numbered else [])])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _nothing_to_do(name: str) -> str:
+    return f"all of cluster '{name}' runs: nothing to do"
