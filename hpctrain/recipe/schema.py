@@ -9,30 +9,54 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from hpctrain.recipe.units import parse_duration, parse_memory
+from hpctrain.recipe.units import parse_count, parse_duration, parse_memory
 
 SCHEMA_VERSION = 1
 
-Duration = Annotated[int, BeforeValidator(parse_duration)]
-"""Seconds; written as seconds, ``30s``, ``90m``, ``2h``, ``1d``, ``HH:MM:SS`` or ``D-HH:MM:SS``."""
-MemorySize = Annotated[int, BeforeValidator(parse_memory)]
-"""Bytes; written with a unit: ``64GiB``, ``512MiB``, ``80GB``, ``1TiB``."""
-SlurmWord = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:+-]*$", max_length=128)]
-"""A name that Slurm itself gives meaning to (partition, account, QOS, reservation)."""
-SlurmExpression = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_\[(][A-Za-z0-9_.@:+\-&|*\[\]()!,]*$", max_length=512)
+Duration = Annotated[
+    int, BeforeValidator(parse_duration),
+    WithJsonSchema({
+        "description": "seconds, or 90s, 30m, 2h, 1d, HH:MM:SS, D-HH:MM:SS",
+        "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]"}],
+    }),
 ]
+"""Seconds; written as seconds, ``30s``, ``90m``, ``2h``, ``1d``, ``HH:MM:SS`` or ``D-HH:MM:SS``."""
+MemorySize = Annotated[
+    int, BeforeValidator(parse_memory),
+    WithJsonSchema({
+        "description": "a number and a unit, such as 64GiB, 512MiB, 80GB",
+        "anyOf": [{"type": "integer", "minimum": 2**20}, {"type": "string", "pattern": "^[0-9.]+ *[kKMGT]?i?B$"}],
+    }),
+]
+"""Bytes; written with a unit: ``64GiB``, ``512MiB``, ``80GB``, ``1TiB``."""
+Count = Annotated[int, BeforeValidator(parse_count), WithJsonSchema({"type": "number", "minimum": 1}), Field(ge=1, le=10**18)]
+"""A whole number that may be written as ``15e9``."""
+Text = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]})]
+"""Text; a plain number or word such as ``1e-4`` or ``true`` is taken exactly as it is written."""
+PATTERN_HELP: dict[str, str] = {
+    r"^[A-Za-z0-9_][A-Za-z0-9_.@:+-]*$": "letters, digits and _ . @ : + - only",
+    r"^[A-Za-z0-9_\[(][A-Za-z0-9_.@:+\-&|*\[\]()!,]*$": "letters, digits and Slurm's own operators & | * [ ] ( ) ! , only",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "the name of a variable has letters, digits and _ only, and no digit first",
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$": "letters, digits and _ . - only, at most 80, and none of _ . - first",
+}
+"""What the patterns below mean, for messages."""
+_WORD, _EXPRESSION, _VARIABLE, _RUN_NAME = PATTERN_HELP
+SlurmWord = Annotated[str, StringConstraints(pattern=_WORD, max_length=128)]
+"""A name that Slurm itself gives meaning to (partition, account, QOS, reservation)."""
+SlurmExpression = Annotated[str, StringConstraints(pattern=_EXPRESSION, max_length=512)]
 """A constraint or license expression of Slurm: no blanks, quotes or shell characters beyond Slurm's own operators."""
-EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
-RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")]
+EnvName = Annotated[str, StringConstraints(pattern=_VARIABLE, max_length=256)]
+RunName = Annotated[str, StringConstraints(pattern=_RUN_NAME)]
 
 
 class Strict(BaseModel):
     """Base of all sections: unknown keys are errors, values are never silently converted, instances are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True,
+    )
 
 
 class Model(Strict):
@@ -41,7 +65,8 @@ class Model(Strict):
     config: dict[str, Any] | None = None
     """A transformers architecture, as in a ``config.json``: ``model_type`` plus its numbers. Weights start random."""
     path: str | None = None
-    """A local model directory or a hub id. ``pretrain`` takes its architecture, ``cpt`` also its weights."""
+    """A local model directory (relative to the recipe) or a hub id. ``pretrain`` takes its architecture, ``cpt`` also
+    its weights."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """transformers' ``attn_implementation``; ``auto`` lets transformers choose."""
     trust_remote_code: bool = False
@@ -64,7 +89,7 @@ class Data(Strict):
     """For ``huggingface``: split, in datasets' slice syntax too (``train[:90%]``)."""
     text_field: str = "text"
     """Column or JSON key that holds the text."""
-    sequence_length: int = Field(default=1024, ge=8)
+    sequence_length: int = Field(default=1024, ge=8, le=2**27)
     """Tokens per sample."""
     validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the samples kept out of training, to measure loss on; taken from the end."""
@@ -85,7 +110,7 @@ class Parallelism(Strict):
     kind: Literal["ddp", "fsdp2", "hsdp"] = "ddp"
     """``ddp``: a full copy per rank; ``fsdp2``: parameters, gradients and optimizer sharded over all ranks;
     ``hsdp``: sharded inside groups of ``shard_size`` ranks, copied between groups."""
-    shard_size: int | None = Field(default=None, ge=2)
+    shard_size: int | None = Field(default=None, ge=2, le=10**6)
     """For ``hsdp``: ranks per shard group; default: the ranks of one node."""
 
 
@@ -93,12 +118,17 @@ class Optimizer(Strict):
     """The optimizer and its numbers."""
 
     kind: Literal["adamw", "sgd"] = "adamw"
+    """``adamw``: two float32 numbers of state per parameter; ``sgd``: one with momentum, none without."""
     learning_rate: float = Field(default=3e-4, gt=0)
     """Peak learning rate, after warm-up."""
     weight_decay: float = Field(default=0.1, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    """Share of each weight taken away per step, times the learning rate; not for norms and biases."""
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
+    ] = (0.9, 0.95)
     """AdamW's two decay rates."""
     epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW's guard against division by zero."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """For ``sgd``."""
 
@@ -107,7 +137,8 @@ class LearningRateSchedule(Strict):
     """How the learning rate moves."""
 
     kind: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = Field(default=0, ge=0)
+    """Shape of the way from the peak, after warm-up, to ``minimum_ratio`` of it at the last step."""
+    warmup_steps: int = Field(default=0, ge=0, le=10**12)
     """Steps of linear rise from 0."""
     minimum_ratio: float = Field(default=0.1, ge=0, le=1)
     """Final learning rate as a share of the peak."""
@@ -116,14 +147,15 @@ class LearningRateSchedule(Strict):
 class Training(Strict):
     """The training loop. Exactly one of ``steps``, ``tokens``, ``epochs``."""
 
-    global_batch_size: int = Field(default=32, ge=1)
+    global_batch_size: int = Field(default=32, ge=1, le=10**9)
     """Samples per optimizer step over all ranks. Must divide by micro_batch_size x ranks."""
-    micro_batch_size: int = Field(default=1, ge=1)
+    micro_batch_size: int = Field(default=1, ge=1, le=10**9)
     """Samples per forward pass of one rank; the rest is gradient accumulation."""
-    steps: int | None = Field(default=None, ge=1)
-    tokens: int | None = Field(default=None, ge=1)
+    steps: Annotated[Count, Field(le=10**12)] | None = None
+    """Optimizer steps."""
+    tokens: Count | None = None
     """Train on about this many tokens (rounded up to whole steps)."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, le=10**6)
     """Passes over the data (rounded down to whole steps)."""
     optimizer: Optimizer = Optimizer()
     schedule: LearningRateSchedule = LearningRateSchedule()
@@ -132,14 +164,15 @@ class Training(Strict):
     precision: Literal["fp32", "bf16"] = "bf16"
     """``bf16``: bfloat16 compute, float32 master weights and optimizer."""
     seed: int = Field(default=42, ge=0, lt=2**63)
+    """Start of all random numbers: weights, data order, dropout."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     compile: bool = False
     """torch.compile the model."""
     parallelism: Parallelism = Parallelism()
-    log_every_steps: int = Field(default=1, ge=1)
+    log_every_steps: int = Field(default=1, ge=1, le=10**12)
     """Steps between log lines; metrics.jsonl gets every step."""
-    evaluate_every_steps: int = Field(default=0, ge=0)
+    evaluate_every_steps: int = Field(default=0, ge=0, le=10**12)
     """Steps between validation losses; 0 measures only at the end. Needs data.validation_fraction."""
     deterministic: bool = True
     """Refuse kernels whose result depends on timing, so that a resumed run ends byte-equal."""
@@ -148,29 +181,34 @@ class Training(Strict):
 class Resources(Strict):
     """What Slurm is asked for."""
 
-    nodes: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1, le=10**5)
     """Nodes that train."""
-    spares: int = Field(default=0, ge=0)
+    spares: int = Field(default=0, ge=0, le=10**5)
     """Nodes allocated beside them to take a dead one's place."""
-    gpus_per_node: int = Field(default=0, ge=0)
+    gpus_per_node: int = Field(default=0, ge=0, le=1024)
     """0 trains on CPUs."""
     gpu_type: SlurmWord | None = None
     """Slurm's GPU type, as in gpu:TYPE:N."""
     gpu_memory: MemorySize | None = None
     """Memory of one GPU; default: looked up from gpu_type. Used by the size check only."""
-    ranks_per_node: int | None = Field(default=None, ge=1)
+    ranks_per_node: int | None = Field(default=None, ge=1, le=4096)
     """Training processes per node; default: one per GPU, or one on CPU nodes."""
-    cpus_per_node: int | None = Field(default=None, ge=1)
+    cpus_per_node: int | None = Field(default=None, ge=1, le=10**5)
     """CPUs of each node for the job; default: the site's default, or the whole node with ``exclusive``."""
     memory_per_node: MemorySize | None = None
     """Host memory of each node; default: Slurm's default, or all of it with ``exclusive``."""
     time_limit: Duration | None = None
     """Longest run time of one start; the job continues in the next one. Default: the partition's."""
     partition: SlurmWord | None = None
+    """Slurm partition; default: the cluster's."""
     account: SlurmWord | None = None
+    """Slurm account the time is charged to; default: yours."""
     qos: SlurmWord | None = None
+    """Slurm quality of service."""
     reservation: SlurmWord | None = None
+    """Slurm reservation to run in."""
     constraint: SlurmExpression | None = None
+    """Node features asked for, in Slurm's own syntax: ``ib&h100``."""
     exclusive: bool = False
     """Whole nodes, shared with nobody."""
     container: str | None = None
@@ -186,12 +224,13 @@ class Resources(Strict):
 class Checkpoint(Strict):
     """When the state is saved and what is kept. This version writes the shared tier."""
 
-    every_steps: int | None = Field(default=None, ge=1)
+    every_steps: int | None = Field(default=None, ge=1, le=10**12)
+    """Steps between saves. At most one of ``every_steps`` and ``every``."""
     every: Duration | None = None
     """Time between saves. Neither of the two: every 10 minutes, measured at step boundaries."""
-    keep_last: int = Field(default=2, ge=1)
+    keep_last: int = Field(default=2, ge=1, le=10**6)
     """Newest complete checkpoints that are kept."""
-    keep_every_steps: int | None = Field(default=None, ge=1)
+    keep_every_steps: int | None = Field(default=None, ge=1, le=10**12)
     """Checkpoints at multiples of this are never pruned."""
     save_final: bool = True
     """Save after the last step."""
@@ -204,9 +243,9 @@ class Resilience(Strict):
 
     requeue: bool = True
     """Let the job be queued again: at the time limit, on preemption, after a node failure or a crash."""
-    max_restarts: int = Field(default=20, ge=0)
+    max_restarts: int = Field(default=20, ge=0, le=10**6)
     """Starts after failures, over the life of the job. Time-limit continuations and preemptions do not count."""
-    max_restarts_without_progress: int = Field(default=2, ge=0)
+    max_restarts_without_progress: int = Field(default=2, ge=0, le=10**6)
     """Failures in a row without one new completed step; then the job stops with the cause."""
     stop_before_limit: Duration = 120
     """Time before the limit at which ranks are told to save and stop."""
@@ -218,22 +257,27 @@ class Tracking(Strict):
     """Where metrics go beside metrics.jsonl."""
 
     tensorboard: bool = False
+    """Write TensorBoard event files into the run directory's ``tensorboard/``."""
 
 
 class Recipe(Strict):
     """A training run: what, on what, how, where. Either ``method`` with its sections, or ``command``."""
 
     version: Literal[1]
+    """Version of this schema."""
     name: RunName
     """Short name; the run's directory and job name start with it."""
     description: str = ""
+    """One or two sentences for people: what this run is for."""
     method: Literal["pretrain", "cpt"] | None = None
     """``pretrain``: from random weights; ``cpt``: continue from ``model.path``."""
     model: Model | None = None
+    """Needed with ``method``."""
     data: Data | None = None
+    """Needed with ``method``."""
     tokenizer: Tokenizer = Tokenizer()
     training: Training = Training()
-    command: list[str] | None = Field(default=None, min_length=1)
+    command: list[Text] | None = Field(default=None, min_length=1)
     """Instead of ``method``: a program and its arguments, started once per rank as torchrun would start it.
     A first word ending in .py is run with this environment's Python."""
     workdir: str | None = None
@@ -242,5 +286,5 @@ class Recipe(Strict):
     checkpoint: Checkpoint = Checkpoint()
     resilience: Resilience = Resilience()
     tracking: Tracking = Tracking()
-    env: dict[EnvName, str] = {}
+    env: dict[EnvName, Text] = {}
     """Environment variables of the ranks. Not for secrets: they are stored in the run directory."""

@@ -10,8 +10,10 @@ _MEMORY_UNITS = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
 }
-_SIMPLE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$")
-_CLOCK = re.compile(r"^(?:(\d+)-)?(\d{1,4}):(\d{2})(?::(\d{2}))?$")
+_LONGEST_S = 3653 * 86400
+_LARGEST_BYTES = 2**60
+_SIMPLE = re.compile(r"^\s*(\d{1,18}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*$")
+_CLOCK = re.compile(r"^(?:(\d{1,5})-)?(\d{1,4}):(\d{2})(?::(\d{2}))?$")
 
 
 def parse_duration(value: Any) -> int:
@@ -37,6 +39,8 @@ def parse_duration(value: Any) -> int:
         raise ValueError(_duration_help(value))
     if seconds <= 0:
         raise ValueError(f"{value!r} is not a positive duration")
+    if seconds > _LONGEST_S:
+        raise ValueError(f"{value!r} is longer than ten years")
     return seconds
 
 
@@ -46,16 +50,29 @@ def parse_memory(value: Any) -> int:
     Raises:
         ValueError: anything else; the message shows what would have been right.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 2**20:
+    if isinstance(value, int) and not isinstance(value, bool) and 2**20 <= value <= _LARGEST_BYTES:
         return value  # already resolved: a whole number of bytes, as recipe.resolved.yaml stores it
     match = _SIMPLE.match(value) if isinstance(value, str) else None
     unit = match.group(2).upper() if match else ""
     if not match or unit not in _MEMORY_UNITS:
         raise ValueError(f"{value!r} is not a memory size; write a number and a unit, such as 64GiB or 512MiB")
     size_bytes = round(float(match.group(1)) * _MEMORY_UNITS[unit])
-    if size_bytes <= 0:
-        raise ValueError(f"{value!r} is not a positive memory size")
+    if not 2**20 <= size_bytes <= _LARGEST_BYTES:
+        raise ValueError(f"{value!r} is not a plausible memory size; expected 1 MiB to 1 EiB")
     return size_bytes
+
+
+def parse_count(value: Any) -> int:
+    """A whole number from an int or a float that is one, such as ``15e9``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"{value!r} is not a whole number; write it as 15000000 or 15e6")
 
 
 def format_bytes(size_bytes: float) -> str:

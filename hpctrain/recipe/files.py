@@ -1,0 +1,82 @@
+"""Looks whether the local files a recipe names are there (adapter over the file system)."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpctrain.recipe.problem import Problem, shown
+from hpctrain.recipe.schema import Recipe
+
+DATA_SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+def missing_files(recipe: Recipe) -> list[Problem]:
+    """One problem per local file or directory that a recipe (with absolute paths) names and that is not there."""
+    return [*_data(recipe), *_model(recipe), *_program(recipe), *_image(recipe)]
+
+
+def data_files(pattern: str) -> list[Path]:
+    """The data files that one entry of ``data.paths`` means: a file, a directory's files, or a glob; sorted."""
+    if Path(pattern).is_file():
+        return [Path(pattern)]
+    if Path(pattern).is_dir():
+        return sorted(path for path in Path(pattern).rglob("*") if path.is_file() and path.name.endswith(DATA_SUFFIXES))
+    matches = (Path(match) for match in glob.iglob(pattern, recursive=True))
+    return sorted(path for match in matches for path in ([match] if match.is_file() else data_files(str(match))))
+
+
+def _data(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.data is None:
+        return
+    for index, pattern in enumerate(recipe.data.paths):
+        path = Path(pattern)
+        place = ("data", "paths", index)
+        if glob.has_magic(pattern) and not path.exists():
+            if not data_files(pattern):
+                yield Problem(place, f"no file matches {shown(pattern, 200)}")
+        elif not path.exists():
+            yield Problem(place, f"no such file or directory: {pattern}{_deepest(path)}")
+        elif path.is_dir() and not data_files(pattern):
+            yield Problem(place, f"{pattern} holds none of {' '.join(DATA_SUFFIXES)}")
+        elif path.is_file() and not pattern.endswith(DATA_SUFFIXES):
+            yield Problem(place, f"{pattern} is none of {' '.join(DATA_SUFFIXES)}")
+    name = recipe.data.name
+    if name and Path(name).is_absolute() and not Path(name).exists():
+        yield Problem(("data", "name"), f"no such file or directory: {name}{_deepest(Path(name))}")
+
+
+def _model(recipe: Recipe) -> Iterator[Problem]:
+    for place, name in (
+        (("model", "path"), recipe.model.path if recipe.model else None), (("tokenizer", "path"), recipe.tokenizer.path),
+    ):
+        if name is None or not Path(name).is_absolute():
+            continue
+        if not Path(name).is_dir():
+            yield Problem(place, f"no such directory: {name}{_deepest(Path(name))}")
+        elif place[0] == "model" and not (Path(name) / "config.json").is_file():
+            yield Problem(place, f"{name} holds no config.json, so it is no transformers model")
+
+
+def _program(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.workdir and not recipe.resources.container and not Path(recipe.workdir).is_dir():
+        yield Problem(("workdir",), f"no such directory: {recipe.workdir}{_deepest(Path(recipe.workdir))}")
+    elif recipe.command and recipe.command[0].endswith(".py") and not recipe.resources.container:
+        script = Path(recipe.workdir or ".") / recipe.command[0]
+        if not script.is_file():
+            yield Problem(("command", 0), f"no such file: {script} (relative to workdir)")
+
+
+def _image(recipe: Recipe) -> Iterator[Problem]:
+    image = recipe.resources.container
+    if image and Path(image).is_absolute() and not Path(image).exists():
+        yield Problem(("resources", "container"), f"no such image: {image}{_deepest(Path(image))}")
+
+
+def _deepest(path: Path) -> str:
+    """How much of a long path does exist, which is where the misspelling is."""
+    for parent in path.parents:
+        if parent.exists():
+            return "" if parent == path.parent else f" (there is {parent}, but nothing below it of that name)"
+    return ""

@@ -1,0 +1,238 @@
+"""Memory of one rank, as an arithmetic that can be read, before anything is queued (pure).
+
+An estimate, not a measurement: it is there to refuse what cannot fit and to show which knob matters. Per item:
+
+* Weights, gradients, optimizer: float32 master copies (4 + 4 bytes per parameter) and the optimizer's state (AdamW 8,
+  SGD 4 with momentum), divided by the ranks that share one copy. Rajbhandari et al. 2020 (ZeRO) is the usual account.
+* Working copies: what is whole for a moment. FSDP2 gathers the parameters outside the layers and two layers (the next
+  one is fetched ahead) in the compute type, and holds one unit's gradient in it and once more in float32 to reduce it;
+  DDP with bfloat16 keeps autocast's copy of the weights.
+* Activations: counted tensor by tensor for a decoder layer whose attention never stores its score matrix (PyTorch's
+  scaled_dot_product_attention), after Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
+  Models", section 4, with that paper's 5as/h term only for eager attention. Activation checkpointing keeps one
+  residual per layer and one layer in full.
+* Logits and loss: vocabulary x tokens, in the compute type once and in float32 three times (log-softmax, its gradient,
+  the gradient of the logits). Often the largest item of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpctrain.recipe.arithmetic import ranks_per_node, shard_group_size, world_size
+from hpctrain.recipe.check_cluster import device_is_gpu
+from hpctrain.recipe.facts import ClusterFacts
+from hpctrain.recipe.model_size import Shape, shape_of
+from hpctrain.recipe.problem import Problem
+from hpctrain.recipe.schema import Parallelism, Recipe
+from hpctrain.recipe.units import format_bytes
+
+GPU_MEMORY_MIB: Mapping[str, int] = {
+    "h100": 81559, "h200": 143771, "b200": 183359, "l40s": 46068, "a10": 23028, "l4": 23034, "t4": 15360,
+}
+"""Usable memory as the driver reports it. Types made in several sizes (A100, V100, ...) are left out on purpose."""
+
+GPU_RUNTIME_BYTES = 3 * 2**30
+"""CUDA context, NCCL's buffers, the allocator's slack."""
+CPU_RUNTIME_BYTES = 3 * 2**28
+"""Python with torch and transformers loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One line of the arithmetic."""
+
+    what: str
+    arithmetic: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Memory of one rank.
+
+    Attributes:
+        shape: the model, None where its size is not known (then there are no items).
+        items: the arithmetic, line by line.
+        device: ``GPU`` or ``rank's share of a node``: whose memory it is.
+        capacity_bytes: what there is, None where that is not known.
+        capacity_from: where that number comes from.
+        notes: sentences about what could not be checked.
+    """
+
+    shape: Shape | None = None
+    items: tuple[Item, ...] = ()
+    device: str = "GPU"
+    capacity_bytes: int | None = None
+    capacity_from: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int | None:
+        """Parameters of the model."""
+        return self.shape.parameters if self.shape else None
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the items."""
+        return sum(item.size_bytes for item in self.items)
+
+    @property
+    def fits(self) -> bool:
+        """Not known to be too large."""
+        return self.capacity_bytes is None or self.total_bytes <= self.capacity_bytes
+
+    def lines(self) -> list[str]:
+        """The arithmetic as aligned lines of text."""
+        rows = [(item.what, item.arithmetic, format_bytes(item.size_bytes)) for item in self.items]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)] if rows else [0, 0, 0]
+        return [f"{what:<{widths[0]}}  {sums:<{widths[1]}}  {size:>{widths[2]}}" for what, sums, size in rows]
+
+
+def estimate(
+    recipe: Recipe, config: Mapping[str, Any] | None, gpu_memory_bytes: Mapping[str, int], facts: ClusterFacts | None = None,
+) -> Estimate:
+    """What one rank needs and has.
+
+    Args:
+        config: the model's architecture, None where it is not known.
+        gpu_memory_bytes: the site's table of GPU types; it wins over the built-in one.
+        facts: the cluster, where it is known.
+    """
+    if recipe.data is None or config is None:
+        return Estimate()
+    shape = shape_of(config)
+    if isinstance(shape, str):
+        return Estimate(notes=(shape,))
+    gpu = device_is_gpu(recipe, facts)
+    capacity, source = _gpu_capacity(recipe, gpu_memory_bytes, facts) if gpu else _cpu_capacity(recipe, facts)
+    notes = () if capacity or not gpu else (f"the memory of a GPU is not known, so the size was not checked: {source}",)
+    device = "GPU" if gpu else "rank's share of a node"
+    return Estimate(shape, tuple(_items(recipe, shape, gpu)), device, capacity, source, notes)
+
+
+def check_memory(recipe: Recipe, size: Estimate) -> list[Problem]:
+    """One problem, with the arithmetic and what would fit, if the model is larger than the memory it is given."""
+    if size.fits or size.shape is None or size.capacity_bytes is None:
+        return []
+    head = (f"{size.shape.parameters:,} parameters need about {format_bytes(size.total_bytes)} per rank, and a {size.device} has "
+            f"{format_bytes(size.capacity_bytes)} ({size.capacity_from}):")
+    body = "\n".join(f"      {line}" for line in size.lines())
+    return [Problem(("model",), f"{head}\n{body}\n      {_remedy(recipe, size)}")]
+
+
+def _items(recipe: Recipe, shape: Shape, gpu: bool) -> Iterator[Item]:
+    training, shards = recipe.training, shard_group_size(recipe)
+    tokens = training.micro_batch_size * (recipe.data.sequence_length if recipe.data else 0)
+    compute = 2 if training.precision == "bf16" else 4
+    yield _state(recipe, shape, shards)
+    yield _working(recipe, shape, shards, compute)
+    yield _activations(recipe, shape, tokens, compute)
+    per_logit = compute + 12
+    yield Item("logits and loss", f"{tokens:,} tokens x {shape.vocab:,} vocabulary x {per_logit} B", tokens * shape.vocab * per_logit)
+    runtime = GPU_RUNTIME_BYTES if gpu else CPU_RUNTIME_BYTES
+    yield Item("runtime", "CUDA context, NCCL, allocator" if gpu else "Python, torch, transformers", runtime)
+
+
+def _state(recipe: Recipe, shape: Shape, shards: int) -> Item:
+    optimizer = recipe.training.optimizer
+    state = 8 if optimizer.kind == "adamw" else 4 if optimizer.momentum else 0
+    name = "AdamW" if optimizer.kind == "adamw" else "SGD"
+    sums = f"{shape.parameters:,} x (4 + 4 + {state}) B / {shards} {'rank' if shards == 1 else 'ranks'}"
+    return Item(f"weights, gradients, {name}", sums, -(-shape.parameters * (8 + state) // shards))
+
+
+def _working(recipe: Recipe, shape: Shape, shards: int, compute: int) -> Item:
+    if recipe.training.parallelism.kind == "ddp" or shards == 1:
+        if compute == 4:
+            return Item("working copies", "none", 0)
+        return Item("working copies", f"{shape.parameters:,} x 2 B (bfloat16)", shape.parameters * 2)
+    gathered = shape.embedding_parameters + 2 * shape.layer_parameters
+    largest = max(shape.embedding_parameters, shape.layer_parameters)
+    sums = f"{gathered:,} x {compute} B + {largest:,} x {compute + 4} B"
+    return Item("working copies", sums, gathered * compute + largest * (compute + 4))
+
+
+def _activations(recipe: Recipe, shape: Shape, tokens: int, compute: int) -> Item:
+    eager = recipe.model is not None and recipe.model.attention == "eager"
+    layer = _layer_bytes_per_token(shape, compute, recipe.data.sequence_length if eager and recipe.data else 0)
+    if recipe.training.activation_checkpointing:
+        kept = shape.hidden * (4 if recipe.training.parallelism.kind == "ddp" else compute)
+        sums = f"{tokens:,} tokens x ({shape.layers} layers x {kept:,} B + one x {layer:,} B)"
+        return Item("activations", sums, tokens * (shape.layers * kept + layer))
+    return Item("activations", f"{tokens:,} tokens x {shape.layers} layers x {layer:,} B", tokens * shape.layers * layer)
+
+
+def _layer_bytes_per_token(shape: Shape, compute: int, eager_length: int) -> int:
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    norms = 2 * shape.hidden * (4 + 2 * compute)  # the float32 input, the normalised value, the output
+    attention = compute * (3 * queries + 2 * keys)  # q, k, v, the result, and its copy in the layout of the projection
+    scores = shape.heads * eager_length * (4 + 2 * compute)
+    mlp = compute * shape.inner * (4 if shape.gated else 2)
+    return norms + attention + scores + mlp
+
+
+def _gpu_capacity(recipe: Recipe, table: Mapping[str, int], facts: ClusterFacts | None) -> tuple[int | None, str]:
+    resources = recipe.resources
+    if resources.gpu_memory is not None:
+        return resources.gpu_memory, "resources.gpu_memory"
+    kind = resources.gpu_type or _only_gpu_type(recipe, facts)
+    if not kind:
+        return None, "set resources.gpu_memory or resources.gpu_type"
+    for name, size_bytes in table.items():
+        if name.lower() == kind.lower():
+            return size_bytes, f"GPU type {kind}, from the settings"
+    if kind.lower() in GPU_MEMORY_MIB:
+        return GPU_MEMORY_MIB[kind.lower()] * 2**20, f"GPU type {kind}"
+    return None, f"GPU type {kind} is not in the table; set resources.gpu_memory"
+
+
+def _only_gpu_type(recipe: Recipe, facts: ClusterFacts | None) -> str:
+    part = facts.partition(recipe.resources.partition) if facts else None
+    kinds = {group.gpu_type for group in part.groups if group.gpus} if part else set()
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
+def _cpu_capacity(recipe: Recipe, facts: ClusterFacts | None) -> tuple[int | None, str]:
+    ranks = ranks_per_node(recipe.resources)
+    memory, source = recipe.resources.memory_per_node, "resources.memory_per_node"
+    part = facts.partition(recipe.resources.partition) if facts else None
+    if memory is None and part:
+        # Slurm's default may be less; more than the largest node has is impossible in any case.
+        memory, source = max((group.memory_bytes for group in part.groups), default=0), "memory of a node"
+    return (memory // ranks, f"{source} {format_bytes(memory)} / {ranks} ranks") if memory and memory > 2**24 else (None, "")
+
+
+def _remedy(recipe: Recipe, size: Estimate) -> str:
+    """The smallest change of the recipe that makes it fit, tried out with the same arithmetic."""
+    shape, capacity = size.shape, size.capacity_bytes
+    if shape is None or capacity is None:
+        return ""
+    tried = recipe
+    changes: list[str] = []
+    for words, update in _CHANGES:
+        changed = tried.model_copy(update={"training": tried.training.model_copy(update=update)})
+        if changed == tried or (words.startswith("training.parallelism") and world_size(recipe.resources) == 1):
+            continue
+        tried = changed
+        changes.append(words)
+        needs = sum(item.size_bytes for item in _items(tried, shape, size.device == "GPU"))
+        if needs <= capacity:
+            return f"what would fit: {', '.join(changes)} ({format_bytes(needs)} per rank)"
+    nodes = tried.resources.nodes
+    while nodes < 4096:
+        nodes *= 2
+        larger = tried.model_copy(update={"resources": tried.resources.model_copy(update={"nodes": nodes})})
+        needs = sum(item.size_bytes for item in _items(larger, shape, size.device == "GPU"))
+        if needs <= capacity:
+            return f"what would fit: {', '.join([*changes, f'resources.nodes={nodes}'])} ({format_bytes(needs)} per rank)"
+    return "nothing this version can do makes it fit: take a smaller model, a shorter data.sequence_length or larger GPUs"
+
+
+_CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("training.parallelism.kind=fsdp2", {"parallelism": Parallelism(kind="fsdp2")}),
+    ("training.activation_checkpointing=true", {"activation_checkpointing": True}),
+    ("training.micro_batch_size=1", {"micro_batch_size": 1}),
+)

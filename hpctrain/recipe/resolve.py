@@ -1,0 +1,133 @@
+"""One recipe argument, with everything laid over and under it, to one checked recipe (service)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpctrain import __version__
+from hpctrain.recipe import load
+from hpctrain.recipe.check import check, notes_on
+from hpctrain.recipe.dump import dump
+from hpctrain.recipe.facts import ClusterFacts
+from hpctrain.recipe.files import missing_files
+from hpctrain.recipe.memory import Estimate, check_memory, estimate
+from hpctrain.recipe.node import Node, from_plain, origin_of, walk
+from hpctrain.recipe.overlay import merge_layers, parse_sets
+from hpctrain.recipe.problem import Problem, dotted, raise_problems
+from hpctrain.recipe.schema import Recipe
+from hpctrain.recipe.validate import validate
+from hpctrain.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A recipe that passed every check.
+
+    Attributes:
+        recipe: all values, defaults included; local paths are absolute.
+        origins: who set which value: dotted key (``training.steps``, ``data.paths[0]``) to ``file:line``,
+            ``--set KEY`` or a settings file. Keys that are absent have the built-in default.
+        source: absolute path of the recipe file.
+        base_dir: the directory it lies in.
+        text: the file as it was written.
+        notes: sentences the user should read; not errors.
+        estimate: size of the model and memory per rank, None for ``command`` or an unknown architecture.
+    """
+
+    recipe: Recipe
+    origins: dict[str, str]
+    source: Path
+    base_dir: Path
+    text: str
+    notes: tuple[str, ...] = ()
+    estimate: Estimate | None = None
+
+
+def resolve(
+    argument: str, sets: Sequence[str] = (), settings: Settings | None = None, *, facts: ClusterFacts | None = None,
+) -> Resolved:
+    """Load, overlay, validate and check a recipe.
+
+    Args:
+        argument: path of a recipe file, or the name of a shipped recipe; an existing file wins.
+        sets: ``--set`` arguments, ``a.b=value``; relative paths in them are relative to the current directory.
+        settings: site and user settings; their ``[recipe]`` tables are laid under the recipe.
+        facts: the cluster, where it is known; adds the checks that need it.
+
+    Raises:
+        RecipeError: lists every problem found, each with where the value was written.
+        NotFoundError: no such recipe or parent.
+    """
+    path = load.locate(argument)
+    label = argument if Path(argument).expanduser() == path or path == Path(argument) else str(path)
+    source = load.read(path, label)
+    layers = [load.anchor(from_plain(values, origin), Path(origin).parent) for origin, values in (
+        settings.recipe_layers if settings else ())]
+    layers += load.load_chain(source)
+    layers += [load.anchor(node, Path.cwd()) for node in parse_sets(sets)]
+    merged = merge_layers(layers)
+    recipe = _with_workdir(validate(merged, label), source.path.parent)
+    return _checked(recipe, merged, source, settings, facts)
+
+
+def dump_resolved(resolved: Resolved) -> str:
+    """The resolved recipe as YAML with the origin of each value beside it; loads again to the same recipe."""
+    return dump(resolved.recipe, resolved.origins, f"Resolved by hpctrain {__version__} from {resolved.source}")
+
+
+def read_resolved(path: Path) -> Recipe:
+    """Read ``recipe.resolved.yaml`` back, without overlays and without checking files or sizes again.
+
+    Raises:
+        RecipeError: it was edited into something that is no recipe.
+        NotFoundError: it does not exist.
+    """
+    source = load.read(path, str(path))
+    return validate(merge_layers(load.load_chain(source)), str(path))
+
+
+def _checked(
+    recipe: Recipe, merged: Node, source: load.Source, settings: Settings | None, facts: ClusterFacts | None,
+) -> Resolved:
+    config, note = _model_config(recipe)
+    size = estimate(recipe, config, settings.gpu_memory_bytes if settings else {}, facts)
+    problems = [*check(recipe, config, facts), *missing_files(recipe)]
+    problems += check_memory(recipe, size) if not problems else []
+    raise_problems([_placed(problem, merged, source.label) for problem in problems], source.label)
+    notes = [*notes_on(recipe, facts), *((note,) if note else ()), *size.notes]
+    return Resolved(
+        recipe, _origins(merged), source.path, source.path.parent, source.text, tuple(notes),
+        size if size.parameters is not None else None,
+    )
+
+
+def _with_workdir(recipe: Recipe, base_dir: Path) -> Recipe:
+    return recipe if recipe.workdir else recipe.model_copy(update={"workdir": str(base_dir)})
+
+
+def _model_config(recipe: Recipe) -> tuple[dict[str, Any] | None, str]:
+    """The architecture's numbers, from the recipe or the model's own config.json, and a note where there are none."""
+    if recipe.model is None or recipe.model.path is None:
+        return (recipe.model.config if recipe.model else None), ""
+    file = load.local_model_config(recipe.model.path)
+    if file is None:
+        return None, f"the size of {recipe.model.path} is not known here, so its memory was not checked"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return None, f"{file} cannot be read ({error}), so the model's memory was not checked"
+    return (config, "") if isinstance(config, dict) else (None, f"{file} is not a model configuration")
+
+
+def _placed(problem: Problem, merged: Node, label: str) -> Problem:
+    where = origin_of(merged, problem.path) if problem.path else label
+    return dataclasses.replace(problem, where=label if where == "default" else where)
+
+
+def _origins(merged: Node) -> dict[str, str]:
+    return {dotted(path): node.origin for path, node in walk(merged) if path and not isinstance(node.value, dict)}
