@@ -1,4 +1,4 @@
-"""Every error a user can meet, each with its exit code and a hint.
+"""Every error a user can meet, each with its exit code and a hint (pure).
 
 The tree (kept true by ``tests/unit/test_errors.py``)::
 
