@@ -40,13 +40,17 @@ class Job:
 
     Attributes:
         flags: state flags beside the base state, upper case: COMPLETING, CONFIGURING, REQUEUE_HOLD,
-            SPECIAL_EXIT, STAGE_OUT, SIGNALING, STOPPED, ...
+            SPECIAL_EXIT, STAGE_OUT, SIGNALING, STOPPED, ... and HELD where Slurm gives it no priority. While a job
+            is COMPLETING Slurm's text hides its base state; :attr:`state` then says RUNNING, as it still has nodes.
         reason: Slurm's own word for why it waits or ended, such as ``Resources``; "" for none.
         nodes: the nodes it holds or held, expanded, in Slurm's order.
-        restarts: how often Slurm has started the batch script again.
+        start_time: for a pending job when Slurm expects to start it, if it says so.
+        end_time: for a running job when its time limit ends it; None for a pending one.
+        restarts: how often Slurm has queued it again; the batch script sees it as ``SLURM_RESTART_COUNT``.
         exit_code: exit status of the batch script, None while unknown.
         exit_signal: signal that ended the batch script, 0 for none.
         comment: the ``--comment`` of the submission.
+        excluded_nodes: nodes it must not use; read only while the job is not over.
     """
 
     job_id: JobId
@@ -78,7 +82,7 @@ class Job:
     def held(self) -> bool:
         """Nobody will start it until it is released."""
         return self.state is JobState.PENDING and (
-            self.reason in ("JobHeldUser", "JobHeldAdmin") or "REQUEUE_HOLD" in self.flags or "SPECIAL_EXIT" in self.flags
+            self.reason in ("JobHeldUser", "JobHeldAdmin") or bool(self.flags & {"HELD", "REQUEUE_HOLD", "SPECIAL_EXIT"})
         )
 
 
