@@ -327,9 +327,8 @@ set_up() {
     local started=$SECONDS missing lock
     missing=$(missing_programs "$@") || exit 1
     if [[ -n $missing ]] || ! ready "$@"; then
-        [[ -w $(dirname -- "$VENV") ]] || die "you may not write to $(dirname -- "$VENV")" \
+        { : >"$SETUP_LOG"; } 2>/dev/null || die "you may not write to $(dirname -- "$VENV")" \
             "clone the repository to a place of your own and run it there, or name another place in HPCTRAIN_VENV"
-        : >"$SETUP_LOG"
         # Two runs at once must not build the same environment.
         exec {lock}>>"$VENV.lock"
         flock "$lock"
