@@ -83,6 +83,26 @@ def write_atomic(path: Path, data: str | bytes, *, mode: int = PRIVATE_FILE, dur
             sync_dir(path.parent)
 
 
+def create_atomic(path: Path, data: str | bytes, *, mode: int = PRIVATE_FILE) -> None:
+    """Make a new file in one step; one that is there is left alone.
+
+    Raises:
+        FileExistsError: it is there.
+        StorageError: no space, no permission, read-only file system.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    write_atomic(draft, data, mode=mode, durable=False)
+    try:
+        with storage_errors(path):
+            _give_name(draft, path)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileExistsError):
+            raise error.__cause__ from None
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def write_json_atomic(path: Path, value: Any, *, durable: bool = True) -> None:
     """:func:`write_atomic` of a value as indented JSON."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=False) + "\n", durable=durable)
@@ -128,3 +148,15 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                         yield record
     except FileNotFoundError:
         return
+
+
+def _give_name(draft: Path, path: Path) -> None:
+    """Move a draft to its name, unless the name is taken (where a rename would replace)."""
+    try:
+        os.link(draft, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        # A file system without hard links: reserve the name, then replace what was just made.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE))
+        draft.replace(path)

@@ -102,7 +102,7 @@ def _data(recipe: Recipe) -> Iterator[Problem]:
         if getattr(data, key) and data.source != source:
             yield Problem(("data", key), f"belongs to source '{source}', but data.source is '{data.source}'")
     if recipe.training.evaluate_every_steps and not data.validation_fraction:
-        yield Problem(("training", "evaluate_every_steps"), "needs data.validation_fraction above 0, to have something to measure on")
+        yield Problem(("training", "evaluate_every_steps"), "needs data.validation_fraction above 0, to measure on")
 
 
 def _tokenizer(recipe: Recipe, config: Mapping[str, Any] | None) -> Iterator[Problem]:
@@ -169,7 +169,7 @@ def _context(recipe: Recipe, config: Mapping[str, Any] | None) -> Iterator[Probl
     longest = _number(config, "max_position_embeddings") or _number(config, "n_positions")
     if recipe.data and longest is not None and recipe.data.sequence_length > longest:
         yield Problem(("data", "sequence_length"), (
-            f"{recipe.data.sequence_length} tokens are more than the {longest} positions of the model (max_position_embeddings)"))
+            f"{recipe.data.sequence_length} tokens are more than the model's {longest} positions (max_position_embeddings)"))
 
 
 def _resources(recipe: Recipe) -> Iterator[Problem]:
@@ -183,7 +183,7 @@ def _resources(recipe: Recipe) -> Iterator[Problem]:
             f"{resources.ranks_per_node} ranks on {resources.gpus_per_node} GPUs of a node: a GPU serves one rank"))
     cpus, ranks = resources.cpus_per_node, ranks_per_node(resources)
     if cpus is not None and cpus < ranks:
-        yield Problem(("resources", "cpus_per_node"), f"{cpus} CPUs for {ranks} ranks on a node; each rank needs at least one")
+        yield Problem(("resources", "cpus_per_node"), f"{cpus} CPUs for {ranks} ranks of a node; each needs at least one")
 
 
 def _limits(recipe: Recipe) -> Iterator[Problem]:
@@ -193,7 +193,8 @@ def _limits(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(place, f"{format_duration(stop)} is more than Slurm can do ({LONGEST_SIGNAL_S} s)")
     elif limit is not None and stop >= limit:
         yield Problem(place, (
-            f"stopping {format_duration(stop)} before the limit leaves nothing of resources.time_limit, {format_duration(limit)}"))
+            f"stopping {format_duration(stop)} before the limit leaves nothing of resources.time_limit, "
+            f"{format_duration(limit)}"))
 
 
 def _container(recipe: Recipe) -> Iterator[Problem]:

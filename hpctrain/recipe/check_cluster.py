@@ -75,12 +75,13 @@ def _conditions(recipe: Recipe, part: PartitionFacts) -> Iterator[tuple[str, _Fi
     want = recipe.resources
     if want.gpus_per_node:
         most = part.max_gpus_per_node
-        yield ("gpus_per_node", lambda group: group.gpus >= want.gpus_per_node, f"{want.gpus_per_node} GPUs per node asked for",
+        yield ("gpus_per_node", lambda group: group.gpus >= want.gpus_per_node,
+               f"{want.gpus_per_node} GPUs per node asked for",
                f"its nodes have at most {most} GPUs" if most else "its nodes have no GPUs")
     if want.gpu_type:
         types = sorted({group.gpu_type for group in part.groups if group.gpu_type})
-        yield ("gpu_type", lambda group: group.gpu_type.lower() == (want.gpu_type or "").lower(), f"GPUs of type '{want.gpu_type}' asked for",
-               f"its types are: {', '.join(types) or 'unnamed'}")
+        yield ("gpu_type", lambda group: group.gpu_type.lower() == (want.gpu_type or "").lower(),
+               f"GPUs of type '{want.gpu_type}' asked for", f"its types are: {', '.join(types) or 'unnamed'}")
     if want.cpus_per_node:
         cpus = max(group.cpus for group in part.groups)
         yield ("cpus_per_node", lambda group: not group.cpus or group.cpus >= (want.cpus_per_node or 0),

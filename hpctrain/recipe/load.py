@@ -54,7 +54,8 @@ def locate(argument: str, base_dir: Path | None = None) -> Path:
         return known[name]
     if path.is_dir():
         raise RecipeError("is a directory, not a recipe", where=argument, hint=_inside(path))
-    raise NotFoundError(f"no such recipe: {shown(argument)}, neither a file nor a shipped recipe", hint=_near(path, name, known))
+    message = f"no such recipe: {shown(argument)}, neither a file nor a shipped recipe"
+    raise NotFoundError(message, hint=_near(path, name, known))
 
 
 def read(path: Path, label: str) -> Source:
@@ -161,7 +162,8 @@ def _absolute_if_local(base_dir: Path) -> _Change:
 
 def _absolute_image(base_dir: Path) -> _Change:
     def change(text: str) -> str:
-        return _absolute(base_dir)(text) if text.startswith(("/", "./", "../", "~")) or text.endswith((".sif", ".sqsh")) else text
+        file = text.startswith(("/", "./", "../", "~")) or text.endswith((".sif", ".sqsh"))
+        return _absolute(base_dir)(text) if file else text
 
     return change
 
@@ -187,7 +189,8 @@ def _near(path: Path, name: str, known: Mapping[str, Path]) -> str:
     if near:
         return f"did you mean {beside[near[0]]}?"
     by_tail = {key.rsplit("/", 1)[-1]: key for key in known}
-    match = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(name.rsplit("/", 1)[-1], by_tail, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(name, known, n=1)
+    match = match or difflib.get_close_matches(name.rsplit("/", 1)[-1], by_tail, n=1, cutoff=0.5)
     suggestion = f"did you mean the shipped recipe '{by_tail.get(match[0], match[0])}'? " if match else ""
     return f"{suggestion}'hpctrain recipes list' shows the shipped ones, 'hpctrain init' writes a first one"
 

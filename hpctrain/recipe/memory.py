@@ -117,8 +117,8 @@ def check_memory(recipe: Recipe, size: Estimate) -> list[Problem]:
     """One problem, with the arithmetic and what would fit, if the model is larger than the memory it is given."""
     if size.fits or size.shape is None or size.capacity_bytes is None:
         return []
-    head = (f"{size.shape.parameters:,} parameters need about {format_bytes(size.total_bytes)} per rank, and a {size.device} has "
-            f"{format_bytes(size.capacity_bytes)} ({size.capacity_from}):")
+    head = (f"{size.shape.parameters:,} parameters need about {format_bytes(size.total_bytes)} per rank, and a "
+            f"{size.device} has {format_bytes(size.capacity_bytes)} ({size.capacity_from}):")
     body = "\n".join(f"      {line}" for line in size.lines())
     return [Problem(("model",), f"{head}\n{body}\n      {_remedy(recipe, size)}")]
 
@@ -131,7 +131,8 @@ def _items(recipe: Recipe, shape: Shape, gpu: bool) -> Iterator[Item]:
     yield _working(recipe, shape, shards, compute)
     yield _activations(recipe, shape, tokens, compute)
     per_logit = compute + 12
-    yield Item("logits and loss", f"{tokens:,} tokens x {shape.vocab:,} vocabulary x {per_logit} B", tokens * shape.vocab * per_logit)
+    logits = tokens * shape.vocab * per_logit
+    yield Item("logits and loss", f"{tokens:,} tokens x {shape.vocab:,} vocabulary x {per_logit} B", logits)
     runtime = GPU_RUNTIME_BYTES if gpu else CPU_RUNTIME_BYTES
     yield Item("runtime", "CUDA context, NCCL, allocator" if gpu else "Python, torch, transformers", runtime)
 

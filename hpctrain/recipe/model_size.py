@@ -6,10 +6,11 @@ Checked against transformers itself in ``tests/unit/recipe/test_model_size.py``,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 _LARGEST = 10**9
+_MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Family:
         head_norms: queries and keys have norms of the head size.
         positions: learned position embeddings.
         tied: output matrix shared with the input embedding, unless ``tie_word_embeddings`` says otherwise.
+        grouped: key-value heads can be fewer than query heads.
         experts: config key of the number of experts; the MLP is then a router and that many MLPs.
         expert_size: config key of an expert's inner size.
     """
@@ -41,42 +43,58 @@ class Family:
     head_norms: bool = False
     positions: bool = False
     tied: bool = False
+    grouped: bool = True
     experts: str = ""
     expert_size: str = "intermediate_size"
 
 
-def _defaults(vocab: int, hidden: int, inner: int, layers: int, heads: int, kv: int | str = "heads", **more: Any) -> dict[str, Any]:
-    return {"vocab_size": vocab, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
-            "num_attention_heads": heads, "num_key_value_heads": kv, **more}
+def _defaults(*sizes: int, kv: int | str = "heads", **more: Any) -> dict[str, Any]:
+    """Vocabulary, hidden size, inner size, layers, heads; key-value heads; whatever else the family has."""
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    return {**dict(zip(names, sizes, strict=True)), "num_key_value_heads": kv, **more}
 
 
-_GPT2_NAMES = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
-               "intermediate_size": "n_inner", "max_position_embeddings": "n_positions"}
+_GPT2_NAMES = {
+    "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
+}
+_LLAMA = Family(
+    _defaults(32000, 4096, 11008, 32, 32), qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias",
+)
+_QWEN3 = Family(
+    _defaults(151936, 4096, 22016, 32, 32, kv=32, head_dim=128), qkv_bias="attention_bias", out_bias="attention_bias",
+    head_norms=True,
+)
+_GEMMA = Family(
+    _defaults(256000, 3072, 24576, 28, 16, kv=16, head_dim=256), qkv_bias="attention_bias", out_bias="attention_bias",
+    tied=True,
+)
+_GEMMA2 = replace(_GEMMA, defaults=_defaults(256000, 2304, 9216, 26, 8, kv=4, head_dim=256), layer_norms=4)
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(_defaults(32000, 4096, 11008, 32, 32), qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias"),
-    "mistral": Family(_defaults(32000, 4096, 14336, 32, 32, 8)),
-    "mixtral": Family(_defaults(32000, 4096, 14336, 32, 32, 8, num_local_experts=8), experts="num_local_experts"),
-    "qwen2": Family(_defaults(151936, 4096, 22016, 32, 32, 32), qkv_bias=True),
-    "qwen3": Family(_defaults(151936, 4096, 22016, 32, 32, 32, head_dim=128), qkv_bias="attention_bias", out_bias="attention_bias",
-                    head_norms=True),
-    "qwen3_moe": Family(
-        _defaults(151936, 2048, 6144, 24, 32, 4, num_experts=128, moe_intermediate_size=768), qkv_bias="attention_bias",
-        out_bias="attention_bias", head_norms=True, experts="num_experts", expert_size="moe_intermediate_size"),
+    "llama": _LLAMA,
+    "mistral": Family(_defaults(32000, 4096, 14336, 32, 32, kv=8)),
+    "mixtral": Family(_defaults(32000, 4096, 14336, 32, 32, kv=8, num_local_experts=8), experts="num_local_experts"),
+    "qwen2": Family(_defaults(151936, 4096, 22016, 32, 32, kv=32), qkv_bias=True),
+    "qwen3": _QWEN3,
+    "qwen3_moe": replace(
+        _QWEN3, names={"num_experts": "num_local_experts"}, experts="num_experts", expert_size="moe_intermediate_size",
+        defaults=_defaults(151936, 2048, 6144, 24, 32, kv=4, num_experts=128, moe_intermediate_size=768),
+    ),
     "phi3": Family(_defaults(32064, 3072, 8192, 32, 32)),
-    "gemma": Family(_defaults(256000, 3072, 24576, 28, 16, 16, head_dim=256), qkv_bias="attention_bias", out_bias="attention_bias",
-                    tied=True),
-    "gemma2": Family(_defaults(256000, 2304, 9216, 26, 8, 4, head_dim=256), qkv_bias="attention_bias", out_bias="attention_bias",
-                     layer_norms=4, tied=True),
-    "gemma3_text": Family(
-        _defaults(262208, 2304, 9216, 26, 8, 4, head_dim=256), qkv_bias="attention_bias", out_bias="attention_bias",
-        layer_norms=4, head_norms=True, tied=True),
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA2,
+    "gemma3_text": replace(
+        _GEMMA2, defaults=_defaults(262208, 2304, 9216, 26, 8, kv=4, head_dim=256), head_norms=True,
+    ),
     "gpt2": Family(
         _defaults(50257, 768, 0, 12, 12, max_position_embeddings=1024), names=_GPT2_NAMES, qkv_bias=True, out_bias=True,
-        mlp_bias=True, gated=False, norm_bias=True, positions=True, tied=True),
+        mlp_bias=True, gated=False, norm_bias=True, positions=True, tied=True, grouped=False,
+    ),
     "gpt_neox": Family(
-        _defaults(50432, 6144, 24576, 44, 64), qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias=True, gated=False,
-        norm_bias=True),
+        _defaults(50432, 6144, 24576, 44, 64), qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias=True,
+        gated=False, norm_bias=True, grouped=False,
+    ),
 }
 """Architectures whose size is known. ``attention_bias`` is on by default only where transformers has it so."""
 _BIAS_DEFAULTS = {("gpt_neox", "attention_bias"): True}
@@ -154,16 +172,22 @@ class _Numbers:
 
 def _shape(kind: str, family: Family, numbers: _Numbers) -> Shape:
     hidden, layers = numbers.positive("hidden_size"), numbers.positive("num_hidden_layers")
-    heads, kv_heads = numbers.positive("num_attention_heads"), numbers.positive("num_key_value_heads")
+    if layers > _MOST_LAYERS:
+        raise ValueError(f"num_hidden_layers is {layers}, not a plausible size")
+    heads = numbers.positive("num_attention_heads")
+    kv_heads = numbers.positive("num_key_value_heads") if family.grouped else heads
     head_dim = numbers.positive("head_dim", hidden // heads)
     vocab = numbers.positive("vocab_size")
     inner = numbers.get("intermediate_size") or 4 * hidden
     norm = hidden * (2 if family.norm_bias else 1)
-    attention = _attention(kind, family, numbers, hidden, heads, kv_heads, head_dim)
+    attention = _attention(hidden, heads * head_dim, kv_heads * head_dim, biased=(
+        numbers.flag(kind, family.qkv_bias), numbers.flag(kind, family.out_bias)))
+    attention += 2 * head_dim if family.head_norms else 0
     dense = _mlp(family, numbers.flag(kind, family.mlp_bias), hidden, inner)
     all_mlp, active_mlp, active_inner = layers * dense, layers * dense, inner
     if family.experts:
-        count, chosen = numbers.positive(family.experts), numbers.positive("num_experts_per_tok", 2 if kind == "mixtral" else 8)
+        count = numbers.positive(family.experts)
+        chosen = numbers.positive("num_experts_per_tok", 2 if kind == "mixtral" else 8)
         size = numbers.positive(family.expert_size)
         sparse = _sparse_layers(numbers, layers)
         expert, router = _mlp(family, False, hidden, size), hidden * count
@@ -183,14 +207,9 @@ def _shape(kind: str, family: Family, numbers: _Numbers) -> Shape:
     )
 
 
-def _attention(kind: str, family: Family, numbers: _Numbers, hidden: int, heads: int, kv_heads: int, head_dim: int) -> int:
-    queries, keys = heads * head_dim, kv_heads * head_dim
+def _attention(hidden: int, queries: int, keys: int, *, biased: tuple[bool, bool]) -> int:
     total = hidden * (queries + 2 * keys) + queries * hidden
-    if numbers.flag(kind, family.qkv_bias):
-        total += queries + 2 * keys
-    if numbers.flag(kind, family.out_bias):
-        total += hidden
-    return total + (2 * head_dim if family.head_norms else 0)
+    return total + (queries + 2 * keys if biased[0] else 0) + (hidden if biased[1] else 0)
 
 
 def _mlp(family: Family, bias: bool, hidden: int, inner: int) -> int:
@@ -203,4 +222,4 @@ def _sparse_layers(numbers: _Numbers, layers: int) -> int:
     every = numbers.positive("decoder_sparse_step", 1)
     dense = numbers.config.get("mlp_only_layers") or []
     dense = dense if isinstance(dense, list) else []
-    return sum(1 for index in range(layers) if index not in dense and (index + 1) % every == 0) if layers < 10_000 else layers
+    return sum(1 for index in range(layers) if index not in dense and (index + 1) % every == 0)

@@ -109,8 +109,10 @@ def _without(node: Node, path: Path) -> Node:
 
 
 def _drop_resets(node: Node, path: Path) -> Node:
-    """Take out nulls at keys of the schema; others stay: null is a value in ``model.config``, and a misspelt key is
-    still reported."""
+    """Take out nulls at keys of the schema.
+
+    Others stay: null is a value in ``model.config``, and a misspelt key is still reported.
+    """
     if not isinstance(node.value, dict):
         return node
     children = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -46,7 +46,7 @@ def parse_document(text: str, source: str) -> Node:
     """
     root = _compose(text, source)
     if root is None:
-        _fail(f"{source}", "the file is empty; 'hpctrain init' writes a first recipe")
+        _fail(source, "the file is empty; 'hpctrain init' writes a first recipe")
     node = _Builder(source).build(root, 0)
     if not isinstance(node.value, dict):
         _fail(node.origin, f"a recipe is a mapping of keys to values, this is {shown(node.value)}")
@@ -102,6 +102,8 @@ class _Builder:
         if isinstance(node, yaml.SequenceNode):
             self._refuse_tag(node, "seq")
             return Node([self.build(item, depth + 1) for item in node.value], where)
+        if not isinstance(node, yaml.ScalarNode):
+            _fail(where, "not a value")
         self._refuse_tag(node, "str")
         return self._scalar(node, where)
 
@@ -180,6 +182,6 @@ def _at(source: str, mark: yaml.Mark | None) -> str:
     return f"{source}:{mark.line + 1}" if mark else source
 
 
-def _fail(where: str, message: str) -> Any:
+def _fail(where: str, message: str) -> NoReturn:
     raise_problems([Problem((), message, where)], where)
     raise AssertionError("unreachable")

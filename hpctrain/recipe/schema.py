@@ -31,7 +31,9 @@ MemorySize = Annotated[
     }),
 ]
 """Bytes; written with a unit: ``64GiB``, ``512MiB``, ``80GB``, ``1TiB``."""
-Count = Annotated[int, BeforeValidator(parse_count), WithJsonSchema({"type": "number", "minimum": 1}), Field(ge=1, le=10**18)]
+Count = Annotated[
+    int, BeforeValidator(parse_count), WithJsonSchema({"type": "number", "minimum": 1}), Field(ge=1, le=10**18),
+]
 """A whole number that may be written as ``15e9``."""
 Text = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]})]
 """Text; a plain number or word such as ``1e-4`` or ``true`` is taken exactly as it is written."""

@@ -95,12 +95,13 @@ def _message(item: Mapping[str, Any], path: Path) -> str:
 
 
 def _choice(expected: str, got: Any) -> str:
-    near = nearest(got, [word.strip(" '") for word in expected.replace(" or ", ",").split(",")]) if isinstance(got, str) else None
+    words = [word.strip(" '") for word in expected.replace(" or ", ",").split(",")]
+    near = nearest(got, words) if isinstance(got, str) else None
     return f"expected {expected}, got {shown(got)}" + (f"; did you mean '{near}'?" if near else "")
 
 
 def _path(loc: tuple[int | str, ...]) -> Path:
-    """pydantic's location without its own marks (``[key]`` for a bad key of a mapping)."""
+    """Pydantic's location without its own marks (``[key]`` for a bad key of a mapping)."""
     return tuple(part for part in loc if part != "[key]")
 
 
