@@ -14,8 +14,7 @@ from hpctrain.devcluster.layout import DEFAULT_GPUS_PER_NODE, DEFAULT_NAME, DEFA
 
 if TYPE_CHECKING:
     from hpctrain.devcluster.cluster import Clusters
-    from hpctrain.devcluster.control import Control
-    from hpctrain.devcluster.layout import Layout
+    from hpctrain.devcluster.layout import Spec
     from hpctrain.devcluster.members import Member
     from hpctrain.devcluster.state import ClusterInfo
 
@@ -145,8 +144,9 @@ def kill_node(node: str, silent: bool, name: str, dry_run: bool, output: str) ->
     """Kill all that runs on a node, as a power failure would: slurmd, step daemons and jobs' processes."""
     from hpctrain.clock import SystemClock
     from hpctrain.devcluster import nodes
+    from hpctrain.devcluster.state import layout_of
 
-    _info, layout, _control = _running(name, node)
+    layout = layout_of(_running(name, node))
     if dry_run:
         killed = nodes.node_members(layout, node)
         say(f"would kill {_processes(killed)} on node {node}{'' if silent else ' and set it DOWN'}")
@@ -166,15 +166,17 @@ def start_node(node: str, name: str, dry_run: bool, output: str) -> None:
     """Bring a killed node back into service. A reason that a person gave it stays."""
     from hpctrain.clock import SystemClock
     from hpctrain.devcluster import nodes
-    from hpctrain.devcluster.state import daemon_pid
+    from hpctrain.devcluster.control import Control
+    from hpctrain.devcluster.state import daemon_pid, layout_of
 
-    _info, layout, control = _running(name, node)
+    spec = _running(name, node)
+    layout = layout_of(spec)
     if dry_run:
         runs = daemon_pid(layout, node) is not None
         say(f"slurmd of node {node} runs" if runs else f"would start slurmd of node {node} and return it to service")
-        state = control.nodes()[node]
+        state = Control(layout).nodes()[node]
     else:
-        state = nodes.start_node(layout, node, SystemClock())
+        state = nodes.start_node(layout, spec, node, SystemClock())
         if state.in_service:
             say(f"node {node} is in service")
         else:
@@ -190,10 +192,9 @@ def _clusters() -> Clusters:
     return Clusters(say=say)
 
 
-def _running(name: str, node: str) -> tuple[ClusterInfo, Layout, Control]:
-    from hpctrain.devcluster.control import Control
+def _running(name: str, node: str) -> Spec:
     from hpctrain.devcluster.nodes import check_node
-    from hpctrain.devcluster.state import find_cluster, layout_of, load_spec
+    from hpctrain.devcluster.state import find_cluster, load_spec
     from hpctrain.errors import NotFoundError
 
     info = find_cluster(name)
@@ -201,8 +202,7 @@ def _running(name: str, node: str) -> tuple[ClusterInfo, Layout, Control]:
     spec = load_spec(info.state_dir)
     if spec is None:
         raise NotFoundError(f"private cluster '{name}' has just gone away")
-    layout = layout_of(spec, info.state_dir.parent)
-    return info, layout, Control(layout)
+    return spec
 
 
 def _status(info: ClusterInfo) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def _status(info: ClusterInfo) -> dict[str, Any]:
     from hpctrain.errors import ClusterError
 
     spec = load_spec(info.state_dir)
-    layout = layout_of(spec, info.state_dir.parent) if spec else None
+    layout = layout_of(spec) if spec else None
     pids = {node: daemon_pid(layout, node) if layout else None for node in info.nodes}
     report = _describe(info)
     report["problem"] = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from hpctrain.devcluster.control import Control, NodeState
 from hpctrain.devcluster.kill import kill_members
 from hpctrain.devcluster.layout import DEFAULT_GPUS_PER_NODE, DEFAULT_NODES, Layout, Spec, check_name
 from hpctrain.devcluster.lock import cluster_lock
-from hpctrain.devcluster.members import Member, find_members
+from hpctrain.devcluster.members import CONTROLLER, MUNGE, SLURMD, Member, find_members
 from hpctrain.devcluster.slurm_conf import check_path
 from hpctrain.devcluster.state import ClusterInfo, daemon_pid, describe, layout_of, load_spec, save_spec, state_root
 from hpctrain.errors import ClusterError
@@ -107,7 +107,9 @@ class Clusters:
             layout = layout_of(spec, self._root)
             if "slurmctld" in plan.missing:
                 prepare.write_files(spec, layout)
-            self._start(spec, layout, plan.missing)
+            if plan.missing:
+                self._end_strays(layout, plan.missing)
+                self._start(spec, layout, plan.missing)
             self._wait_for_nodes(spec, layout)
             return describe(spec, layout)
 
@@ -167,6 +169,16 @@ class Clusters:
             save_spec(layout.state_dir, spec)
         return spec
 
+    def _end_strays(self, layout: Layout, missing: Sequence[str]) -> None:
+        """End daemons that run without their pid file, as an ``up`` that was interrupted may leave them."""
+        kinds = {MUNGE: "munged", CONTROLLER: "slurmctld"}
+        names = frozenset(missing)
+        kill_members(
+            layout,
+            lambda member: kinds.get(member.kind, "") in names or (member.kind == SLURMD and member.node in names),
+            self._clock,
+        )
+
     def _start(self, spec: Spec, layout: Layout, missing: Sequence[str]) -> None:
         if "munged" in missing:
             daemons.start_munged(layout)
@@ -175,7 +187,7 @@ class Clusters:
         nodes = [daemon for daemon in missing if daemon not in ("munged", "slurmctld")]
         with ThreadPoolExecutor(_STARTERS) as pool:
             try:
-                for _ in pool.map(lambda node: daemons.start_slurmd(layout, node), nodes):
+                for _ in pool.map(lambda node: daemons.start_slurmd(layout, spec, node), nodes):
                     pass
             except BaseException:
                 pool.shutdown(cancel_futures=True)
@@ -188,12 +200,18 @@ class Clusters:
             nodes = control.nodes()
             late = [name for name in spec.node_names if name not in nodes or not is_settled(nodes[name])]
             if not late:
+                self._say_who_stays_out(nodes.values())
                 return
             control.resume(name for name in late if name in nodes and is_resumable(nodes[name]))
             dead = [name for name in late if daemon_pid(layout, name) is None]
             if dead or self._clock.monotonic() > deadline:
                 raise self._not_up(layout, dead or late)
             self._clock.sleep(_POLL_S)
+
+    def _say_who_stays_out(self, nodes: Iterable[NodeState]) -> None:
+        for node in nodes:
+            if not node.in_service:
+                self._say(f"node {node.name} stays {node.state}, for the reason '{node.reason}'")
 
     def _not_up(self, layout: Layout, nodes: Sequence[str]) -> ClusterError:
         first = nodes[0]

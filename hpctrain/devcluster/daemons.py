@@ -30,7 +30,7 @@ PACKAGES: Mapping[str, str] = {
 _HARMLESS = re.compile(
     r"pmix|PMIx|Could not open \w+ state file|Trying backup state save file|Domain socket directory|hwloc_topo_load"
 )
-_TIMESTAMP = re.compile(r"^\[?\d{4}-\d\d-\d\d[T ][\d:.]+\]? *|^\d{4}-\d\d-\d\d [\d:]+ [+-]\d{4} +")
+_TIMESTAMP = re.compile(r"^\[?\d{4}-\d\d-\d\d[T ][\d:.]+\]?( [+-]\d{4})? *")
 
 
 def require_programs() -> None:
@@ -94,11 +94,13 @@ def start_munged(layout: Layout) -> None:
 
 def start_slurmctld(layout: Layout, spec: Spec) -> None:
     """Start slurmctld and wait for its port. Raises ClusterError with its log if it does not come up."""
+    _require_port(spec.controller_port, "slurmctld", spec)
     _start(layout, "slurmctld", slurmctld_command(layout), lambda: ports.listens(spec.controller_port))
 
 
-def start_slurmd(layout: Layout, node: str, *, rebooted: bool = False) -> None:
+def start_slurmd(layout: Layout, spec: Spec, node: str, *, rebooted: bool = False) -> None:
     """Start a node's slurmd; it registers with slurmctld later. Raises ClusterError with its log if it ends at once."""
+    _require_port(spec.slurmd_port(node), f"slurmd of node {node}", spec)
     (layout.spool / node).mkdir(mode=0o755, parents=True, exist_ok=True)
     _start(layout, node, slurmd_command(layout, node, rebooted=rebooted), lambda: True)
 
@@ -113,6 +115,12 @@ def why_down(layout: Layout, daemon: str, *, since_byte: int = 0) -> str:
         return ""
     told = [line for line in lines if re.search(r"error|fatal", line, re.IGNORECASE) and not _HARMLESS.search(line)]
     return "\n".join(_TIMESTAMP.sub("", line) for line in (told or lines)[-_SHOWN_LINES:])
+
+
+def _require_port(port: int, daemon: str, spec: Spec) -> None:
+    if not ports.is_free(port):
+        hint = f"end that program; or 'hpctrain cluster down --name {spec.name}' and up again, for other ports"
+        raise ClusterError(f"port {port} of {daemon} is in use by another program", hint=hint)
 
 
 def _start(layout: Layout, daemon: str, command: list[str], ready: Callable[[], bool]) -> None:

@@ -35,6 +35,10 @@ class Spec:
         """``n1`` to ``nN``."""
         return tuple(f"n{number}" for number in range(1, self.nodes + 1))
 
+    def slurmd_port(self, node: str) -> int:
+        """Port of a node's slurmd."""
+        return self.controller_port + int(node[1:])
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

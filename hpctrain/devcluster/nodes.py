@@ -7,7 +7,7 @@ from hpctrain.devcluster import daemons
 from hpctrain.devcluster.cluster import KILL_REASON, is_resumable
 from hpctrain.devcluster.control import Control, NodeState
 from hpctrain.devcluster.kill import kill_members
-from hpctrain.devcluster.layout import Layout
+from hpctrain.devcluster.layout import Layout, Spec
 from hpctrain.devcluster.members import Member, find_members, of_node
 from hpctrain.devcluster.state import ClusterInfo, daemon_pid
 from hpctrain.errors import ClusterError, NoSuchNodeError
@@ -46,7 +46,7 @@ def kill_node(layout: Layout, node: str, clock: Clock, *, silent: bool) -> list[
     return killed
 
 
-def start_node(layout: Layout, node: str, clock: Clock) -> NodeState:
+def start_node(layout: Layout, spec: Spec, node: str, clock: Clock) -> NodeState:
     """Start a node's slurmd as after a boot, wait until it answers and put the node back into service.
 
     A node that a person took out of service answers afterwards, but stays out; the returned state says so.
@@ -58,7 +58,7 @@ def start_node(layout: Layout, node: str, clock: Clock) -> NodeState:
     before = control.nodes()[node].slurmd_started
     started = daemon_pid(layout, node) is None
     if started:
-        daemons.start_slurmd(layout, node, rebooted=True)
+        daemons.start_slurmd(layout, spec, node, rebooted=True)
     begun = clock.monotonic()
     while True:
         state = control.nodes()[node]
