@@ -20,6 +20,7 @@ Popen = subprocess.Popen
 PIPE = subprocess.PIPE
 DEVNULL = subprocess.DEVNULL
 STDOUT = subprocess.STDOUT
+TimeoutExpired = subprocess.TimeoutExpired
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,75 @@
+"""Lifts the two minutes for which Slurm holds a requeued job back (service).
+
+Slurm stamps the delay only when the old start is completely cleaned up, and by then the batch step, and with it the
+coordinator, is gone. So a helper outlives them: a process of its own session, no longer a child of the batch step.
+Where Slurm tracks processes by cgroup, it is killed with the step; the job then starts after the delay, as any
+requeued job does. Nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from hpctrain import process
+from hpctrain.clock import Clock
+from hpctrain.errors import HpctrainError, SlurmError
+from hpctrain.ids import JobId
+from hpctrain.jobs.layout import RunDir
+from hpctrain.slurm.model import Job, JobState, JobUpdate
+from hpctrain.slurm.port import Slurm
+
+PATIENCE_S = 90.0
+POLL_S = 1.0
+
+
+def start_helper(job_id: JobId, run_dir: RunDir) -> None:
+    """Start the helper and return; failing to is no error.
+
+    The job's variables are left out of its environment, because it no longer belongs to this start of the job.
+    """
+    env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
+    argv = [sys.executable, "-m", "hpctrain.agent", "lift-delay", "--run-dir", str(run_dir.path), "--job", str(job_id)]
+    try:
+        # The child forks once more and ends, so that the helper's parent is init and not the batch step.
+        process.start(argv, env=env, cwd="/", stdout=process.DEVNULL, stderr=process.DEVNULL).wait(timeout=10)
+    except (HpctrainError, process.TimeoutExpired):
+        return
+
+
+def detach() -> bool:
+    """Fork; True in the child, which then belongs to nobody."""
+    if os.fork():
+        return False
+    os.setsid()
+    return True
+
+
+def lift(slurm: Slurm, job_id: JobId, clock: Clock) -> bool:
+    """Wait until the job is queued again and make it eligible now; False if that did not come to pass in time."""
+    deadline = clock.monotonic() + PATIENCE_S
+    restarts: int | None = None
+    while clock.monotonic() < deadline:
+        try:
+            job = next(iter(slurm.jobs([job_id])), None)
+            if job is None or job.state.finished or job.held:
+                return False
+            restarts = job.restarts if restarts is None else restarts
+            if job.state is JobState.RUNNING and job.restarts > restarts:
+                return True
+            if _waits(job):
+                slurm.update_job(job_id, JobUpdate(start_now=True))
+            elif _was_let_go(job):
+                return True
+        except SlurmError:
+            pass  # the job is in between two states, or the controller is busy: look again
+        clock.sleep(POLL_S)
+    return False
+
+
+def _waits(job: Job) -> bool:
+    return job.state is JobState.PENDING and "COMPLETING" not in job.flags and job.reason == "BeginTime"
+
+
+def _was_let_go(job: Job) -> bool:
+    return job.state is JobState.PENDING and "COMPLETING" not in job.flags and job.reason not in ("BeginTime", "", "None")
