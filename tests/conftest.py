@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from hpctrain import process
+from hpctrain.process import Result
 
 FOREIGN = ("HPCTRAIN_", "SLURM_", "SBATCH_", "SQUEUE_", "SCONTROL_")
 KEEP = {"HPCTRAIN_TORCH_INDEX_URL", "HPCTRAIN_VENV", "HPCTRAIN_PYTHON"}
@@ -34,6 +40,47 @@ def ugly_dir(tmp_path: Path) -> Path:
     path = tmp_path / "it's a \"$HOME\" dir"
     path.mkdir()
     return path
+
+
+@dataclass(frozen=True)
+class InstalledWheel:
+    """The built wheel in an environment of its own; our environment lends it the dependencies, not hpctrain."""
+
+    wheel: Path
+    python: Path
+    cwd: Path
+
+    def run(self, *arguments: str, timeout_s: float = 120, **env: str) -> Result:
+        """``hpctrain ARGUMENT...`` from a directory outside the checkout."""
+        return process.run([str(self.python.with_name("hpctrain")), *arguments], timeout_s=timeout_s, cwd=str(self.cwd),
+                           env={**os.environ, "HOME": str(self.cwd), **env})
+
+
+@pytest.fixture(scope="session")
+def installed_wheel(tmp_path_factory: pytest.TempPathFactory) -> InstalledWheel:
+    """Build the wheel from a copy of the checkout (a build leaves files behind) and install it, without a network."""
+    place = tmp_path_factory.mktemp("wheel")
+    root, source = Path(__file__).resolve().parent.parent, place / "source"
+    skip = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "tests")
+    shutil.copytree(root, source, ignore=skip)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    _must([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place), str(source)])
+    shutil.rmtree(source)
+    (wheel,) = place.glob("*.whl")
+    _must([sys.executable, "-m", "venv", "--without-pip", str(place / "venv")])
+    python = place / "venv/bin/python"
+    _must([*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)])
+    # As a plain path: our site-packages' own .pth files, with the editable hpctrain, are not read from there.
+    theirs = sysconfig.get_path("purelib", vars={"base": str(place / "venv"), "platbase": str(place / "venv")})
+    (Path(theirs) / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    cwd = place / "elsewhere"
+    cwd.mkdir()
+    return InstalledWheel(wheel, python, cwd)
+
+
+def _must(argv: list[str]) -> None:
+    result = process.run(argv, timeout_s=300)
+    assert result.ok, f"{' '.join(argv)}\n{result.stdout}\n{result.stderr}"
 
 
 def _no_slurm() -> str:
