@@ -49,10 +49,10 @@ def _package() -> ModuleType:
     except ModuleNotFoundError:
         import sys
 
-        from hpctrain.resources import root
+        from hpctrain.resources import HEALTHCHECKS, shipped
 
         # A checkout: the folder lies beside the package and is not installed under a name of its own.
-        parent = str(root("healthchecks").parent)
+        parent = str(shipped(HEALTHCHECKS).parent)
         if parent not in sys.path:
             sys.path.append(parent)
         return importlib.import_module("healthchecks")
