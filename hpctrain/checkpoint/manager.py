@@ -1,0 +1,376 @@
+"""The few calls that a training loop makes (service).
+
+::
+
+    checkpointer = Checkpointer(config)
+    checkpointer.register(model=model, optimizer=optimizer, data=cursor, rng=True)
+    step = checkpointer.restore()
+    while step < steps:
+        ...
+        step += 1
+        checkpointer.step(step)
+    checkpointer.close()
+
+Every call is made by every rank at the same point of its program. A save that fails is reported and tried again at the
+next boundary; it never fails the training step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpctrain.checkpoint import codec, names, torch_state
+from hpctrain.checkpoint.config import CheckpointConfig
+from hpctrain.checkpoint.manifest import CommitRecord, FileEntry, Manifest, share
+from hpctrain.checkpoint.names import CheckpointName
+from hpctrain.checkpoint.ranks import Ranks
+from hpctrain.checkpoint.schedule import Decision, retry_step
+from hpctrain.checkpoint.tier_shared import SharedTier
+from hpctrain.clock import Clock, SystemClock
+from hpctrain.errors import CheckpointError, HpctrainError
+from hpctrain.files import write_atomic
+
+Notify = Callable[[str, str, int, Mapping[str, Any]], None]
+"""Called on rank 0 with an event's kind, reason, step and evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveResult:
+    """How a save ended, the same on every rank.
+
+    Attributes:
+        error: why there is no new checkpoint; "" when there is one.
+    """
+
+    step: int
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """The checkpoint exists."""
+        return not self.error
+
+
+class Checkpointer:
+    """Saves and restores what was registered, on all ranks together.
+
+    Args:
+        config: where, when, how many; None reads the environment.
+        ranks: how ranks agree; made here when not given (by all ranks at once).
+        clock: for the schedule and time stamps.
+        notify: told of every ``checkpoint.*`` event, on rank 0.
+
+    Raises:
+        StorageError: the directory cannot be made.
+        CheckpointError: a newer incarnation already works here.
+    """
+
+    def __init__(
+        self, config: CheckpointConfig | None = None, *, ranks: Ranks | None = None, clock: Clock | None = None,
+        notify: Notify | None = None,
+    ) -> None:
+        self.config = config or CheckpointConfig.from_env(os.environ)
+        self.ranks = ranks or Ranks()
+        self._clock: Clock = clock or SystemClock()
+        self._notify = notify
+        self._tier = SharedTier(self.config.root)
+        self._items: dict[str, torch_state.Stateful] = {}
+        self._rng: torch_state.RandomState | None = None
+        self._last_save = self._clock.monotonic()
+        self._saved_step: int | None = None
+        self._failures = 0
+        self._retry_at: int | None = None
+        self.incarnation: int = self.ranks.on_first(self._claim)
+
+    @classmethod
+    def from_env(cls) -> Checkpointer:
+        """Take everything from the environment; see :meth:`CheckpointConfig.from_env`."""
+        return cls()
+
+    def register(self, *, model: Any = None, optimizer: Any = None, rng: bool = False, **more: torch_state.Stateful) -> None:
+        """Name what is saved.
+
+        Args:
+            model: a module, wrapped or not.
+            optimizer: of that module; its state is stored by parameter name.
+            rng: also each rank's random generators.
+            more: anything with ``state_dict`` and ``load_state_dict``, such as ``data=`` or ``scheduler=``; it is taken
+                to be the same on every rank.
+
+        Raises:
+            TypeError: an object has no ``state_dict``, or an optimizer comes without its model.
+        """
+        if model is not None:
+            self._items["model"] = torch_state.ModelState(model)
+        if optimizer is not None:
+            if model is None:
+                raise TypeError("register(optimizer=...) needs model=... too: its state is stored by parameter name")
+            self._items["optimizer"] = torch_state.OptimizerState(model, optimizer)
+        for name, item in more.items():
+            if not isinstance(item, torch_state.Stateful):
+                raise TypeError(f"register({name}=...): a {type(item).__name__} has no state_dict and load_state_dict")
+            self._items[name] = item
+        if rng:
+            self._rng = torch_state.RandomState()
+
+    def restore(self) -> int:
+        """Continue from the newest complete checkpoint; return its step, 0 when there is none.
+
+        A damaged or untrusted one is passed over, with the reason, for the one before it.
+
+        Raises:
+            CheckpointError: there are checkpoints but none can be used, or it does not fit what is registered.
+        """
+        candidates = self.ranks.on_first(lambda: self._tier.checkpoints(committed=True))
+        skipped: list[str] = []
+        for name in reversed(candidates):
+            reason = self._try_restore(name)
+            if not reason:
+                self._saved(name.step)
+                return name.step
+            skipped.append(f"{name}: {reason}")
+            self._tell("checkpoint.skipped", f"{name} is passed over: {reason}", name.step, {"checkpoint": str(name)})
+        if skipped:
+            raise CheckpointError(
+                f"there are {len(skipped)} checkpoints and none can be used: " + "; ".join(skipped),
+                where=str(self.config.root),
+                hint="mend what the message names; to start from step 0 instead, move the directory away",
+            )
+        return 0
+
+    def due(self, step: int) -> Decision:
+        """Whether the schedule wants a save after ``step``, by this rank's clock; rank 0's answer counts."""
+        passed = self._clock.monotonic() - self._last_save
+        return self.config.schedule.due(step, seconds_since_save=passed, retry_at=self._retry_at)
+
+    def step(self, step: int, *, stopping: bool = False, due: bool | None = None) -> SaveResult | None:
+        """Save if it is time to; call once per completed step, on every rank.
+
+        Args:
+            stopping: save in any case, because the ranks are about to end.
+            due: rank 0's :meth:`due`, if the caller has already told all ranks (the trainer sends it along with its
+                loss); None lets this call agree on it.
+        """
+        if stopping:
+            return self.save_now(step, "stop was requested")
+        decision = self.due(step)
+        if due is None:
+            due = self.ranks.broadcast(decision.save) if self.config.schedule.uses_time else decision.save
+        return self.save_now(step, decision.reason or "it was due") if due else None
+
+    def save_now(self, step: int, reason: str) -> SaveResult:
+        """Save in any case, unless this step is saved already; return how it ended.
+
+        Raises:
+            CheckpointError: a newer incarnation has taken over: these ranks must end.
+        """
+        if step == self._saved_step:
+            return SaveResult(step)
+        started = self._clock.monotonic()
+        name = CheckpointName(self.incarnation, step)
+        error, size_bytes = self._write(name, reason)
+        if error:
+            self._failures += 1
+            self._retry_at = retry_step(step, self._failures)
+            self.ranks.on_first(lambda: self._discard(name))
+            self._tell("checkpoint.failed", f"step {step} was not saved: {error}", step, {"cause": reason})
+            return SaveResult(step, error)
+        self._saved(step)
+        seconds = self._clock.monotonic() - started
+        evidence = {"checkpoint": str(name), "cause": reason, "seconds": round(seconds, 4), "size_bytes": size_bytes}
+        self._tell("checkpoint.saved", f"{name} ({reason})", step, evidence)
+        self.ranks.on_first(self._prune)
+        return SaveResult(step)
+
+    def has_checkpoint(self) -> bool:
+        """Whether any complete checkpoint exists; asked of rank 0, told to all."""
+        return self.ranks.on_first(lambda: bool(self._tier.checkpoints(committed=True)))
+
+    def close(self) -> None:
+        """Finish. (The shared tier is written synchronously, so nothing is outstanding.)"""
+        self._items.clear()
+
+    # --- saving ---------------------------------------------------------------------------------------------------
+
+    def _write(self, name: CheckpointName, reason: str) -> tuple[str, int]:
+        """Write and commit; every rank returns the same error ("" for none) and size."""
+        error = self.ranks.on_first(lambda: self._prepare(name))
+        if error:
+            return error, 0
+        tensors: dict[str, Any] = {}
+        own: list[str] = []
+        error = self.ranks.first_error(_error_of(lambda: own.append(self._collect(tensors))))
+        if error:
+            return error, 0
+        files: list[FileEntry] = []
+        error = _error_of(lambda: files.extend(self._write_share(name, tensors, own[0])))
+        gathered = self.ranks.gather((error, files))
+        return self.ranks.on_first(lambda: self._commit(name, reason, gathered))
+
+    def _saved(self, step: int) -> None:
+        self._saved_step, self._last_save = step, self._clock.monotonic()
+        self._failures, self._retry_at = 0, None
+
+    def _prepare(self, name: CheckpointName) -> str:
+        self._check_fence()
+        return _error_of(lambda: self._tier.prepare(name))
+
+    def _collect(self, tensors: dict[str, Any]) -> str:
+        """Put all tensors into ``tensors``; return the rest of this rank's state as JSON."""
+        tree = {key: torch_state.split(item.state_dict(), key, tensors) for key, item in self._items.items()}
+        if self._rng is not None:
+            tree["rng"] = self._rng.state_dict()
+        return json.dumps(codec.encode(tree), separators=(",", ":"))
+
+    def _write_share(self, name: CheckpointName, tensors: dict[str, Any], own: str) -> list[FileEntry]:
+        folder, rank = self._tier.folder(name), self.ranks.rank
+        torch_state.write_tensors(folder, tensors, self.ranks.group)
+        write_atomic(folder / names.rank_file(rank), own)
+        mine = [names.rank_file(rank), *(path.name for path in folder.glob(f"__{rank}_*.distcp"))]
+        if self.ranks.is_first:
+            mine.append(names.METADATA)
+        return self._tier.seal(folder, mine)
+
+    def _commit(self, name: CheckpointName, reason: str, gathered: list[tuple[str, list[FileEntry]]]) -> tuple[str, int]:
+        error = next((f"rank {rank}: {text}" for rank, (text, _) in enumerate(gathered) if text), "")
+        if error:
+            return error, 0
+        self._check_fence()
+        files = tuple(entry for _, entries in gathered for entry in entries)
+        manifest = Manifest(name.step, name.incarnation, self.ranks.world_size, files)
+        world = {"world_size": self.ranks.world_size, **self.config.world}
+        error = _error_of(lambda: self._tier.commit(name, manifest, time=self._clock.time(), reason=reason, world=world))
+        return error, manifest.size_bytes
+
+    def _discard(self, name: CheckpointName) -> None:
+        # What cannot be removed now has no commit record, and the next start removes it.
+        with contextlib.suppress(HpctrainError):
+            self._tier.discard(name)
+
+    def _prune(self) -> None:
+        complete = self._tier.checkpoints(committed=True)
+        for name in self.config.retention.superseded(complete):
+            with contextlib.suppress(HpctrainError):
+                self._tier.discard(name)
+
+    # --- one writer at a time -------------------------------------------------------------------------------------
+
+    def _claim(self) -> int:
+        newest = names.newest_incarnation(self._tier.entries())
+        incarnation = newest + 1 if self.config.incarnation is None else self.config.incarnation
+        if newest > incarnation:
+            raise _fenced(incarnation, newest, self.config.root)
+        self._tier.claim(incarnation)
+        for name in self._tier.checkpoints(committed=False):
+            if name.incarnation <= incarnation:
+                self._discard(name)
+        return incarnation
+
+    def _check_fence(self) -> None:
+        newest = names.newest_incarnation(self._tier.entries())
+        if newest > self.incarnation:
+            raise _fenced(self.incarnation, newest, self.config.root)
+
+    # --- restoring ------------------------------------------------------------------------------------------------
+
+    def _try_restore(self, name: CheckpointName) -> str:
+        """Verify and load one checkpoint; every rank returns the same reason why not, "" when it is loaded."""
+        started = self._clock.monotonic()
+        opened = self.ranks.on_first(lambda: self._open(name))
+        if isinstance(opened, str):
+            return opened
+        commit, manifest = opened
+        mine = share(manifest.files, self.ranks.rank, self.ranks.world_size)
+        reason = self.ranks.first_error(self._tier.damage(name, mine))
+        if reason:
+            return reason
+        self._load(name, manifest)
+        evidence = {"checkpoint": str(name), "seconds": round(self._clock.monotonic() - started, 4),
+                    "size_bytes": manifest.size_bytes, "saved_by": dict(commit.world)}
+        self._tell("checkpoint.restored", f"{name}, saved because {commit.reason}", name.step, evidence)
+        return ""
+
+    def _open(self, name: CheckpointName) -> tuple[CommitRecord, Manifest] | str:
+        try:
+            return self._tier.open(name)
+        except (ValueError, OSError) as error:
+            return str(error)
+
+    def _load(self, name: CheckpointName, manifest: Manifest) -> None:
+        error = self.ranks.first_error(_error_of(lambda: self._load_share(name, manifest)))
+        if error:
+            raise CheckpointError(
+                f"{name} is whole but does not fit this run: {error}", where=str(self.config.root),
+                hint="model, optimizer or data changed since it was saved: start a new run, or undo the change",
+            )
+
+    def _load_share(self, name: CheckpointName, manifest: Manifest) -> None:
+        folder = self._tier.folder(name)
+        same_world = manifest.world_size == self.ranks.world_size
+        own = _read_rank_state(folder / names.rank_file(self.ranks.rank if same_world else 0))
+        tensors: dict[str, Any] = {}
+        for key, item in self._items.items():
+            torch_state.split(item.state_dict(), key, tensors)
+        wanted = {ref.path: ref for key in self._items for ref in torch_state.refs(own[key])}
+        _check_fit(wanted, tensors)
+        targets = {path: tensors[path] if path in tensors else torch_state.empty(ref) for path, ref in wanted.items()}
+        torch_state.read_tensors(folder, targets, self.ranks.group)
+        for key, item in self._items.items():
+            item.load_state_dict(torch_state.join(own[key], targets))
+        # Last, because loading itself may draw numbers. On another number of ranks there is nothing to continue.
+        if self._rng is not None and same_world:
+            self._rng.load_state_dict(own["rng"])
+
+    def _tell(self, kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:
+        if self._notify is not None and self.ranks.is_first:
+            self._notify(kind, reason, step, evidence)
+
+
+def _read_rank_state(path: Any) -> dict[str, Any]:
+    state: dict[str, Any] = codec.decode(json.loads(path.read_bytes()))
+    return state
+
+
+def _check_fit(wanted: Mapping[str, codec.TensorRef], present: Mapping[str, Any]) -> None:
+    """Refuse before any tensor is touched, with a name."""
+    for path, ref in wanted.items():
+        if path in present and tuple(present[path].shape) != ref.shape:
+            raise ValueError(f"{path} has shape {tuple(present[path].shape)}, the checkpoint's has {ref.shape}")
+    if missing := sorted(set(present) - set(wanted)):
+        raise ValueError(f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))
+
+
+def _error_of(work: Callable[[], Any]) -> str:
+    """Run one rank's part of a joint action and return its error as text, so that all ranks can agree on it."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait to hear of it
+        return _describe(error)
+    return ""
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, HpctrainError):
+        return str(error)
+    # DCP wraps what went wrong on each rank; the first cause is what a person can act on.
+    failures = getattr(error, "failures", None)
+    if isinstance(failures, dict) and failures:
+        rank, wrapped = sorted(failures.items())[0]
+        return f"{type(wrapped[0]).__name__} on rank {rank}: {wrapped[0]}"
+    return f"{type(error).__name__}: {error}"
+
+
+class FencedError(CheckpointError):
+    """A newer incarnation of the ranks has taken over the directory."""
+
+
+def _fenced(mine: int, newest: int, root: Any) -> FencedError:
+    return FencedError(
+        f"incarnation {newest} has taken over; incarnation {mine} may no longer save", where=str(root),
+        hint="an old process of this run is still alive, or the directory belongs to another run",
+    )

@@ -1,0 +1,170 @@
+"""Checkpoints on a file system that all ranks see (adapter over the file system).
+
+Knows files and their order of writing, nothing of tensors, ranks or policy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import xxhash
+
+from hpctrain.checkpoint import names, trust
+from hpctrain.checkpoint.manifest import CommitRecord, FileEntry, Manifest
+from hpctrain.checkpoint.names import CheckpointName
+from hpctrain.errors import StorageError
+from hpctrain.files import PRIVATE_FILE, make_private_dir, storage_errors, sync_dir, write_atomic, write_json_atomic
+
+_CHUNK_BYTES = 4 * 1024 * 1024
+
+
+class SharedTier:
+    """The directory that holds the checkpoints of one run.
+
+    Args:
+        root: it is made, 0700, if it does not exist.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, name: CheckpointName) -> Path:
+        """Where a checkpoint lies."""
+        return self.root / str(name)
+
+    def entries(self) -> list[str]:
+        """All names in the directory; empty when there is none."""
+        try:
+            return sorted(os.listdir(self.root))
+        except FileNotFoundError:
+            return []
+
+    def claim(self, incarnation: int) -> None:
+        """Tell older incarnations that their time is over.
+
+        Raises:
+            StorageError: the directory cannot be written.
+        """
+        make_private_dir(self.root)
+        write_atomic(self.root / names.claim_file(incarnation), "")
+        for entry in self.entries():
+            older = names.parse_claim(entry)
+            if older is not None and older < incarnation:
+                with contextlib.suppress(OSError):
+                    (self.root / entry).unlink()
+
+    def checkpoints(self, *, committed: bool) -> list[CheckpointName]:
+        """Checkpoints that have a commit record (valid or not), or the directories that have none; oldest first."""
+        found = [name for entry in self.entries() if (name := names.parse_name(entry)) is not None]
+        return sorted(name for name in found if (self.folder(name) / names.COMMIT).exists() is committed)
+
+    def prepare(self, name: CheckpointName) -> None:
+        """Make an empty directory, in place of what an earlier try may have left.
+
+        Raises:
+            StorageError: the directory cannot be written, or a complete checkpoint of this name lies there.
+        """
+        if (self.folder(name) / names.COMMIT).exists():
+            raise StorageError("a complete checkpoint of this step is there already", where=str(self.folder(name)))
+        self.discard(name)
+        make_private_dir(self.folder(name))
+
+    def seal(self, folder: Path, files: Iterable[str]) -> list[FileEntry]:
+        """Make files private and hash them, as they lie in the file system now."""
+        sealed = []
+        for file in files:
+            with storage_errors(folder / file):
+                (folder / file).chmod(PRIVATE_FILE)
+                sealed.append(hash_file(folder, file))
+        return sealed
+
+    def commit(
+        self, name: CheckpointName, manifest: Manifest, *, time: float, reason: str, world: Mapping[str, object]
+    ) -> None:
+        """Make a checkpoint exist: everything before the commit record is on disk before it is.
+
+        Raises:
+            StorageError: it could not be written; the checkpoint does not exist.
+        """
+        folder, text = self.folder(name), manifest.to_bytes()
+        write_atomic(folder / names.MANIFEST, text)
+        with storage_errors(self.root):
+            sync_dir(folder)
+            sync_dir(self.root)
+        entry = FileEntry(names.MANIFEST, len(text), xxhash.xxh3_128_hexdigest(text))
+        record = CommitRecord(name.step, name.incarnation, time, reason, entry, manifest.size_bytes, world)
+        write_json_atomic(folder / names.COMMIT, record.to_json())
+
+    def discard(self, name: CheckpointName) -> None:
+        """Remove a checkpoint, its commit record first: a half-removed one does not exist.
+
+        Raises:
+            StorageError: it could not be removed.
+        """
+        folder = self.folder(name)
+        if not folder.exists():
+            return
+        with storage_errors(folder):
+            with contextlib.suppress(FileNotFoundError):
+                (folder / names.COMMIT).unlink()
+                sync_dir(folder)
+            shutil.rmtree(folder)
+
+    def open(self, name: CheckpointName) -> tuple[CommitRecord, Manifest]:
+        """Read the proof that a checkpoint is complete, and check what can be checked without reading its tensors.
+
+        Raises:
+            ValueError: why it must not be used.
+            OSError: it cannot be read.
+        """
+        folder = self.folder(name)
+        self._check_trust(folder)
+        commit = CommitRecord.from_bytes((folder / names.COMMIT).read_bytes())
+        text = (folder / names.MANIFEST).read_bytes()
+        if (len(text), xxhash.xxh3_128_hexdigest(text)) != (commit.manifest.size_bytes, commit.manifest.xxh3_128):
+            raise ValueError(f"{names.MANIFEST} is not the one that was committed")
+        manifest = Manifest.from_bytes(text)
+        if not ((commit.step, commit.incarnation) == (name.step, name.incarnation) == (manifest.step, manifest.incarnation)):
+            raise ValueError(f"it says step {commit.step} of incarnation {commit.incarnation}, its name says otherwise")
+        for entry in manifest.files:
+            size = (folder / entry.name).stat().st_size
+            if size != entry.size_bytes:
+                raise ValueError(f"{entry.name} has {size} bytes instead of {entry.size_bytes}")
+        return commit, manifest
+
+    def damage(self, name: CheckpointName, files: Iterable[FileEntry]) -> str:
+        """Read files and compare their hashes; say what is wrong with the first bad one, "" when all are good."""
+        for entry in files:
+            try:
+                if hash_file(self.folder(name), entry.name) != entry:
+                    return f"{entry.name} is damaged (its xxh3 hash is not the committed one)"
+            except OSError as error:
+                return f"{entry.name} cannot be read: {error.strerror}"
+        return ""
+
+    def _check_trust(self, folder: Path) -> None:
+        # The root too: who may write there can swap whole checkpoints.
+        for path in (self.root, folder, *folder.iterdir()):
+            status = path.lstat()
+            reason = trust.objection(str(path), owner=status.st_uid, mode=status.st_mode, user=os.geteuid())
+            if reason:
+                raise ValueError(reason)
+
+
+def hash_file(folder: Path, name: str) -> FileEntry:
+    """Size and xxh3 of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest, size = xxhash.xxh3_128(), 0
+    buffer = bytearray(_CHUNK_BYTES)
+    with (folder / name).open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+            size += count
+    return FileEntry(name, size, digest.hexdigest())

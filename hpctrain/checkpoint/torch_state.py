@@ -1,0 +1,187 @@
+"""Torch state as named tensors plus JSON, and PyTorch's distributed checkpoint files (adapter over ``torch``).
+
+Tensors go into DCP files, so that stock ``torch.distributed.checkpoint.load`` reads them without this code; everything
+else goes through :mod:`hpctrain.checkpoint.codec`, so that restoring runs no pickle of ours. DCP's own ``.metadata``
+*is* a pickle: :mod:`hpctrain.checkpoint.trust` decides whether it may be opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+
+from hpctrain.checkpoint.codec import TensorRef
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything that can say and take back what it remembers."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to save."""
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Take it back."""
+
+
+class ModelState:
+    """A module, plain or wrapped by DDP, FSDP2, activation checkpointing or torch.compile; names are the bare module's."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and persistent buffers by name; DTensors where the model is sharded."""
+        return dict(get_model_state_dict(self._model))
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Copy the values in."""
+        set_model_state_dict(self._model, state_dict)
+
+
+class OptimizerState:
+    """An optimizer, its state keyed by parameter name instead of by position."""
+
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._model, self._optimizer = model, optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """State and parameter groups. A fresh optimizer's state is created, so that there is something to load into."""
+        return dict(get_optimizer_state_dict(self._model, self._optimizer))
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Copy the values in."""
+        set_optimizer_state_dict(self._model, self._optimizer, state_dict)
+
+
+class RandomState:
+    """The random generators of one rank: Python's, NumPy's if it is used, torch's on the CPU and on its CUDA device."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, no tensors: each rank has its own."""
+        state: dict[str, Any] = {"python": random.getstate(), "torch": _to_bytes(torch.get_rng_state())}
+        if "numpy" in sys.modules:
+            kind, keys, position, has_gauss, gauss = sys.modules["numpy"].random.get_state()
+            state["numpy"] = (str(kind), keys.tobytes(), int(position), int(has_gauss), float(gauss))
+        if _cuda_in_use():
+            # Only this rank's device: asking for the others would create a context on each of them.
+            state["cuda"] = _to_bytes(torch.cuda.get_rng_state())
+        return state
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Continue every generator where it was."""
+        random.setstate(state_dict["python"])
+        torch.set_rng_state(_from_bytes(state_dict["torch"]))
+        if "numpy" in state_dict:
+            import numpy as np
+
+            kind, keys, position, has_gauss, gauss = state_dict["numpy"]
+            np.random.set_state((kind, np.frombuffer(keys, dtype=np.uint32), position, has_gauss, gauss))
+        if "cuda" in state_dict and _cuda_in_use():
+            torch.cuda.set_rng_state(_from_bytes(state_dict["cuda"]))
+
+
+def split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Move all tensors of a nested value into ``tensors``; return the value with a :class:`TensorRef` in each place.
+
+    Raises:
+        ValueError: two tensors would get the same name.
+    """
+    if isinstance(value, torch.Tensor):
+        if path in tensors:
+            raise ValueError(f"two tensors are called {path!r}")
+        tensors[path] = value.detach()
+        return TensorRef(path, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+    if isinstance(value, Mapping):
+        return {key: split(item, f"{path}.{key}", tensors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [split(item, f"{path}.{index}", tensors) for index, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    return value
+
+
+def join(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """The inverse of :func:`split`."""
+    if isinstance(value, TensorRef):
+        return tensors[value.path]
+    if isinstance(value, dict):
+        return {key: join(item, tensors) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [join(item, tensors) for item in value]
+        return tuple(items) if isinstance(value, tuple) else items
+    return value
+
+
+def refs(value: Any) -> list[TensorRef]:
+    """Every tensor that a split value speaks of."""
+    if isinstance(value, TensorRef):
+        return [value]
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [ref for child in children for ref in refs(child)]
+
+
+def empty(ref: TensorRef) -> torch.Tensor:
+    """A tensor on the CPU to load into, for state that does not exist yet."""
+    return torch.empty(ref.shape, dtype=getattr(torch, ref.dtype))
+
+
+def write_tensors(folder: Path, tensors: dict[str, torch.Tensor], group: Any) -> None:
+    """Write DCP files, flushed to disk; all ranks of ``group`` together.
+
+    Plain tensors count as identical on all ranks and are written once, by ranks in turn; DTensors by their shards.
+
+    Raises:
+        CheckpointException: some rank could not write; raised on every rank.
+    """
+    writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=True, overwrite=True)
+    planner = DefaultSavePlanner(dedup_save_to_lowest_rank=False)
+    with _quiet():
+        dcp_save(dict(tensors), storage_writer=writer, planner=planner, process_group=group, no_dist=group is None)
+
+
+def read_tensors(folder: Path, tensors: dict[str, torch.Tensor], group: Any) -> None:
+    """Fill tensors from DCP files, in place, each rank only what it needs; all ranks of ``group`` together.
+
+    Raises:
+        CheckpointException: a tensor is missing or has another shape, or a file cannot be read.
+    """
+    with _quiet():
+        dcp_load(tensors, storage_reader=FileSystemReader(folder), process_group=group, no_dist=group is None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # DCP warns that there is no process group (we know: it is one process) and about storage classes that it
+    # deprecates itself; neither means anything to the person who reads the log.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _cuda_in_use() -> bool:
+    return torch.cuda.is_available() and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call,unused-ignore]
+
+
+def _to_bytes(tensor: torch.Tensor) -> bytes:
+    return bytes(tensor.cpu().numpy().tobytes())
+
+
+def _from_bytes(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -1,0 +1,80 @@
+"""The final weights in Hugging Face format (adapter over ``transformers``)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from hpctrain.checkpoint.ranks import Ranks
+from hpctrain.files import make_private_dir, storage_errors, sync_dir
+from hpctrain.train.model import Network
+from hpctrain.train.tokenizers import Tokenizer
+
+
+def save_model(network: Network, tokenizer: Tokenizer | None, folder: Path, *, dtype: torch.dtype, ranks: Ranks) -> None:
+    """Gather the weights on rank 0 and write them; all ranks together.
+
+    The directory appears whole or not at all, in place of an older one.
+
+    Args:
+        dtype: of the stored weights.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(network.model, options=options)
+    ranks.on_first(lambda: _write(weights, network.config, tokenizer, folder, dtype))
+
+
+def _write(weights: dict[str, Any], config: Any, tokenizer: Tokenizer | None, folder: Path, dtype: torch.dtype) -> None:
+    partial = folder.with_name(f".{folder.name}.partial")
+    with storage_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        make_private_dir(partial)
+        try:
+            _bare_model(config, dtype).save_pretrained(partial, state_dict=_stored(weights, dtype))
+            if tokenizer is not None:
+                tokenizer.save(partial)
+            for file in partial.iterdir():
+                _sync(file)
+            _swap(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _bare_model(config: Any, dtype: torch.dtype) -> Any:
+    """The unwrapped class, without memory: it knows how its weights are named, tied and split into files."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, torch_dtype=dtype)
+
+
+def _stored(weights: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        name: value.to(dtype).contiguous() if value.is_floating_point() else value.contiguous() for name, value in weights.items()
+    }
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    sync_dir(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(file: Path) -> None:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

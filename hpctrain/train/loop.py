@@ -1,0 +1,298 @@
+"""Training, from the first line to the last (service).
+
+Read :func:`train` and then :func:`train_steps` from top to bottom; every name they use is one file of this package.
+Every rank runs the same lines; rank 0 also speaks and writes for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from hpctrain.checkpoint.config import CheckpointConfig
+from hpctrain.checkpoint.manager import Checkpointer, SaveResult
+from hpctrain.checkpoint.ranks import Ranks
+from hpctrain.checkpoint.retention import Retention
+from hpctrain.checkpoint.schedule import Schedule
+from hpctrain.errors import StorageError
+from hpctrain.jobs.layout import RunDir
+from hpctrain.recipe.schema import Data, Recipe, Training
+from hpctrain.train import text, tokens
+from hpctrain.train.budget import BatchLayout, batch_layout, total_steps
+from hpctrain.train.data import DataCursor, Samples
+from hpctrain.train.distributed import build_mesh, choose_device, connect, disconnect, sum_over_ranks
+from hpctrain.train.environment import EXIT_DONE, EXIT_STOPPED, INCARNATION, RankEnvironment
+from hpctrain.train.export import save_model
+from hpctrain.train.heartbeat import Heartbeat
+from hpctrain.train.model import Network, build_model, distribute, load_config
+from hpctrain.train.optim import build_optimizer, clip_gradient, set_learning_rate
+from hpctrain.train.order import SampleOrder
+from hpctrain.train.randomness import make_deterministic, seed_all
+from hpctrain.train.report import Reporter, StepReport
+from hpctrain.train.schedule import learning_rate
+from hpctrain.train.stop import StopRequest
+from hpctrain.train.tokenizers import Tokenizer, build_tokenizer
+
+
+def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
+    """Train a recipe on this rank; return the exit code.
+
+    Args:
+        recipe: resolved; it has ``model`` and ``data``.
+        run_dir: an existing directory that all ranks share.
+
+    Raises:
+        HpctrainError: what the user or the site can mend; on every rank, with the same exit code.
+    """
+    assert recipe.model is not None
+    assert recipe.data is not None
+    training = recipe.training
+
+    # 1. Meet the other ranks.
+    stop = StopRequest(environment.stop_file)
+    stop.install()
+    heartbeat = Heartbeat(environment.heartbeat_file, environment.rank, environment.incarnation)
+    heartbeat.beat("init", detail="joining the other ranks")
+    if training.deterministic:
+        make_deterministic()
+    place = connect(environment, choose_device(environment))
+    mesh = build_mesh(training.parallelism, place, environment.local_world_size)
+    batch = batch_layout(training, place.world_size)
+    ranks = Ranks()
+    report = Reporter(
+        run_dir, environment, heartbeat, log_every_steps=training.log_every_steps, tensorboard=recipe.tracking.tensorboard
+    )
+    checkpointer = Checkpointer(checkpoint_config(recipe, run_dir), ranks=ranks, notify=report.event)
+    report.incarnation = checkpointer.incarnation
+
+    # 2. The data: tokenised once, by rank 0, and mapped into memory by all.
+    heartbeat.beat("data")
+    prepared = prepare_data(recipe, recipe.data, run_dir, ranks, report, heartbeat)
+    samples = Samples(prepared.file.open(), recipe.data.sequence_length, recipe.data.validation_fraction)
+    steps = total_steps(training, samples.training, samples.length)
+    cursor = DataCursor(SampleOrder(samples.training, training.seed), prepared.file.fingerprint, samples.length)
+
+    # 3. The model: the same weights on every rank, then spread over the ranks.
+    heartbeat.beat("init", total_steps=steps, detail="building the model")
+    seed_all(training.seed)
+    config = load_config(recipe.model, prepared.vocab_size)
+    network = distribute(build_model(recipe, config, place.device), config, training, place, mesh)
+    optimizer = build_optimizer(network.model, training.optimizer)
+    seed_all(training.seed + 1 + place.rank)  # from here on each rank draws its own dropout
+
+    # 4. Continue where the newest complete checkpoint left off.
+    heartbeat.beat("load")
+    checkpointer.register(model=network.model, optimizer=optimizer, data=cursor, rng=True)
+    step = checkpointer.restore() if recipe.checkpoint.resume == "auto" else 0
+    report.start(step, steps, describe(network, training, batch, samples))
+
+    # 5. Train.
+    run = Run(training, network, optimizer, samples, cursor, batch, steps)
+    step, stopping = train_steps(run, step, checkpointer, stop, report, heartbeat, save_final=recipe.checkpoint.save_final)
+    if stopping:
+        return after_stop(step, stopping, checkpointer, report)
+    report.event("trainer.finished", f"all {steps} steps are done", step)
+
+    # 6. Leave the model behind in a form that others read.
+    heartbeat.beat("finish", step=step, detail="saving the model")
+    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+    save_model(network, prepared.tokenizer, run_dir.model, dtype=dtype, ranks=ranks)
+    report.event("model.saved", f"{run_dir.model}", step)
+    checkpointer.close()
+    report.close()
+    disconnect()
+    return EXIT_DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What every step needs."""
+
+    training: Training
+    network: Network
+    optimizer: torch.optim.Optimizer
+    samples: Samples
+    cursor: DataCursor
+    batch: BatchLayout
+    steps: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Predicted tokens of one global batch."""
+        return self.batch.global_batch_size * self.samples.length
+
+
+def train_steps(
+    run: Run, step: int, checkpointer: Checkpointer, stop: StopRequest, report: Reporter, heartbeat: Heartbeat, *,
+    save_final: bool,
+) -> tuple[int, SaveResult | None]:
+    """Train from ``step`` to the last one, or until all ranks agree to stop.
+
+    Returns:
+        The completed step, and how the last save went if the ranks were asked to stop before the end.
+    """
+    place = run.network.place
+    while step < run.steps:
+        started = time.monotonic()
+        rate = learning_rate(step + 1, run.steps, run.training.optimizer.learning_rate, run.training.schedule)
+        loss_sum, grad_norm = train_step(run, rate)
+        step += 1
+
+        # All ranks meet once per step: they add up their losses, and agree on stopping and saving along the way.
+        wants_stop = float(bool(stop.reason))
+        wants_save = float(place.rank == 0 and checkpointer.due(step).save)
+        loss_sum, stopping, due = sum_over_ranks([loss_sum, wants_stop, wants_save], place.device)
+        line = StepReport(
+            step, loss_sum / run.tokens_per_step, rate, grad_norm, run.cursor.epoch, run.tokens_per_step,
+            time.monotonic() - started,
+        )
+        if evaluation_due(run, step):
+            heartbeat.beat("evaluate", step=step)
+            line.validation_loss = evaluate(run)
+        report.step(line)
+
+        last = step == run.steps
+        if stopping and not last:
+            heartbeat.beat("save", step=step)
+            return step, checkpointer.step(step, stopping=True)
+        if due or (last and save_final):
+            heartbeat.beat("save", step=step)
+            checkpointer.save_now(step, "the last step" if last else "it was due")
+            heartbeat.beat("step", step=step)
+    return step, None
+
+
+def train_step(run: Run, rate: float) -> tuple[float, float]:
+    """One optimizer step; return the sum of this rank's token losses, and the norm of the whole gradient."""
+    network, micro = run.network, run.batch.micro_batch_size
+    place = network.place
+    mine = run.cursor.next_share(run.batch.global_batch_size, place.rank, place.world_size)
+    loss_sum = torch.zeros((), device=place.device)
+    # Ranks' gradients are averaged, so each scales its sum by their number: the mean over all tokens of the global batch.
+    scale = place.world_size / run.tokens_per_step
+    for turn in range(run.batch.accumulation):
+        inputs = run.samples.batch(mine[turn * micro : (turn + 1) * micro], place.device)
+        with network.gradient_sync(turn == run.batch.accumulation - 1):
+            loss = network.loss_sum(inputs)
+            (loss * scale).backward()
+        loss_sum += loss.detach()
+    norm = clip_gradient(network.model.parameters(), run.training.clip_grad_norm)
+    set_learning_rate(run.optimizer, rate)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return loss_sum.item(), norm.item()
+
+
+def evaluation_due(run: Run, step: int) -> bool:
+    """Validation is measured as often as the recipe says, and after the last step."""
+    every = run.training.evaluate_every_steps
+    return run.samples.validation > 0 and (step == run.steps or (every > 0 and step % every == 0))
+
+
+@torch.no_grad()
+def evaluate(run: Run) -> float:
+    """Mean loss per token on the validation samples, over all ranks."""
+    network, micro = run.network, run.batch.micro_batch_size
+    place = network.place
+    mine = run.samples.validation_share(place.rank, place.world_size)
+    network.model.eval()
+    loss_sum = 0.0
+    for begin in range(0, len(mine), micro):
+        indices = [index for index in mine[begin : begin + micro] if index is not None]
+        # A rank with nothing left still takes part, since a sharded model needs all ranks for every pass.
+        loss = network.loss_sum(run.samples.batch(indices or [0], place.device))
+        loss_sum += loss.item() if indices else 0.0
+    network.model.train()
+    network.after_evaluation()
+    total = sum_over_ranks([loss_sum], place.device)[0]
+    return total / (run.samples.validation * run.samples.length)
+
+
+def after_stop(step: int, save: SaveResult, checkpointer: Checkpointer, report: Reporter) -> int:
+    """The exit code after a stop request.
+
+    If the last save failed but an older checkpoint exists, starting again still continues the run, at the cost of the
+    steps since. Without any checkpoint it would start over and most likely fail to save again: that needs a person.
+
+    Raises:
+        StorageError: nothing was ever saved.
+    """
+    if not save.ok and not checkpointer.has_checkpoint():
+        raise StorageError(
+            f"asked to stop after step {step}, and the state could not be saved: {save.error}",
+            where=str(checkpointer.config.root), hint="make room, then start the run again; it begins at step 0",
+        )
+    if save.ok:
+        report.say(f"stopped on request after step {step}; the state is saved")
+    else:
+        report.say(f"warning: stopped on request after step {step}, but saving failed: an older checkpoint will be used")
+    checkpointer.close()
+    report.close()
+    disconnect()
+    return EXIT_STOPPED
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Tokens, and the tokenizer that made them.
+
+    Attributes:
+        tokenizer: on rank 0 only; the others do not need it.
+    """
+
+    file: tokens.TokenFile
+    vocab_size: int
+    tokenizer: Tokenizer | None = None
+
+
+def prepare_data(
+    recipe: Recipe, data: Data, run_dir: RunDir, ranks: Ranks, report: Reporter, heartbeat: Heartbeat
+) -> PreparedData:
+    """Tokenise on rank 0, or find what an earlier start made; all ranks get the file's description."""
+    own: list[Tokenizer] = []
+
+    def progress(documents: int, count: int) -> None:
+        if documents % 1000 == 0:
+            heartbeat.beat("data", detail=f"{documents} documents, {count} tokens")
+
+    def work() -> PreparedData:
+        started = time.monotonic()
+        tokenizer = build_tokenizer(recipe.tokenizer)
+        own.append(tokenizer)
+        key = tokens.fingerprint(text.identity(data), tokenizer)
+        file = tokens.prepare(run_dir.cache, key, lambda: text.documents(data), tokenizer, progress)
+        how = "found in the cache" if file.reused else f"tokenised in {time.monotonic() - started:.1f} s"
+        evidence = {"tokens": file.tokens, "documents": file.documents, "reused": file.reused}
+        report.event("data.prepared", f"{file.tokens:,} tokens of {file.documents:,} documents, {how}", evidence=evidence)
+        return PreparedData(file, tokenizer.vocab_size)
+
+    shared = ranks.on_first(work)
+    return replace(shared, tokenizer=own[0]) if own else shared
+
+
+def checkpoint_config(recipe: Recipe, run_dir: RunDir) -> CheckpointConfig:
+    """The recipe's checkpoint section for this run."""
+    section = recipe.checkpoint
+    given = os.environ.get(INCARNATION)
+    return CheckpointConfig(
+        root=run_dir.checkpoints, schedule=Schedule(section.every_steps, section.every),
+        retention=Retention(section.keep_last, section.keep_every_steps),
+        # Without an agent nobody counts the starts; then the checkpoints do.
+        incarnation=int(given) if given else None,
+        world={"parallelism": recipe.training.parallelism.kind, "shard_size": recipe.training.parallelism.shard_size},
+    )
+
+
+def describe(network: Network, training: Training, batch: BatchLayout, samples: Samples) -> str:
+    """One line about what is trained on what."""
+    size = sum(parameter.numel() for parameter in network.model.parameters())
+    place = network.place
+    return (
+        f"{network.config.model_type} with {size:,} parameters, {place.world_size} ranks on {place.device.type} "
+        f"({training.parallelism.kind}, {training.precision}), {batch.global_batch_size} of {samples.training:,} samples "
+        f"x {samples.length} tokens per step"
+    )
+

@@ -1,0 +1,191 @@
+"""The network: built, spread over the ranks, fed (adapter over ``transformers`` and ``torch``)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from hpctrain.errors import NotFoundError, RecipeError
+from hpctrain.recipe import schema
+from hpctrain.train.distributed import Place
+from hpctrain.train.randomness import unchanged_randomness
+
+
+def load_config(recipe: schema.Model, vocab_size: int) -> Any:
+    """The transformers configuration of the recipe's model.
+
+    Args:
+        vocab_size: of the tokenizer; taken where an architecture from the recipe does not say its own.
+
+    Raises:
+        NotFoundError: there is no model at ``path``.
+        RecipeError: transformers does not know or does not accept the architecture, or its vocabulary is too small.
+    """
+    from transformers import AutoConfig
+
+    if recipe.config is not None:
+        numbers = {"vocab_size": vocab_size, **recipe.config}
+        model_type = str(numbers.pop("model_type", ""))
+        try:
+            config = AutoConfig.for_model(model_type, **numbers)
+        except Exception as error:  # noqa: BLE001 - each architecture validates its numbers in its own way
+            raise RecipeError(f"transformers refuses this architecture: {_first_line(error)}", where="model.config") from None
+    else:
+        config = _from_path(recipe, lambda path: AutoConfig.from_pretrained(path, trust_remote_code=recipe.trust_remote_code))
+    known = getattr(config, "vocab_size", None)
+    if known is not None and known < vocab_size:
+        raise RecipeError(
+            f"the model knows {known} tokens, the tokenizer makes {vocab_size}", where="model",
+            hint=f"set model.config.vocab_size to at least {vocab_size}, or choose another tokenizer",
+        )
+    return config
+
+
+def build_model(recipe: schema.Recipe, config: Any, device: torch.device) -> torch.nn.Module:
+    """The bare network on its device, in float32: random for ``pretrain``, with the weights of ``path`` for ``cpt``.
+
+    The seed is the same on every rank, so all ranks build the same weights.
+
+    Raises:
+        NotFoundError: there are no weights at ``path``.
+        RecipeError: transformers cannot build it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    assert recipe.model is not None
+    options: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code}
+    if recipe.model.attention != "auto":
+        options["attn_implementation"] = recipe.model.attention
+    if recipe.method == "cpt":
+        model = _from_path(
+            recipe.model, lambda path: AutoModelForCausalLM.from_pretrained(path, torch_dtype=torch.float32, **options)
+        ).to(device)
+    else:
+        try:
+            with device:
+                model = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32, **options)
+        except (ValueError, ImportError) as error:
+            raise RecipeError(f"transformers cannot build this model: {_first_line(error)}", where="model") from None
+    if recipe.training.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    network: torch.nn.Module = model
+    return network
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The network as the loop uses it.
+
+    Attributes:
+        model: wrapped for its parallelism.
+        config: its transformers configuration.
+        place: where it computes.
+        autocast: compute in bfloat16 through autocast (DDP); FSDP2 casts by itself.
+    """
+
+    model: torch.nn.Module
+    config: Any
+    place: Place
+    autocast: bool
+
+    def loss_sum(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Sum of the next-token losses of some samples.
+
+        Args:
+            tokens: (samples, sequence length + 1); every token but the first is predicted once.
+        """
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        with torch.autocast(self.place.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            logits = self.model(input_ids=inputs, use_cache=False).logits
+        return cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+
+    @contextlib.contextmanager
+    def gradient_sync(self, enabled: bool) -> Iterator[None]:
+        """Exchange gradients in the backward pass inside, or (while accumulating) keep them local."""
+        if isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(enabled)
+            yield
+        elif isinstance(self.model, DistributedDataParallel) and not enabled:
+            with self.model.no_sync():
+                yield
+        else:
+            yield
+
+
+    def after_evaluation(self) -> None:
+        """Free the parameters that FSDP2 left gathered, expecting a backward pass that does not come."""
+        if isinstance(self.model, FSDPModule):
+            self.model.reshard()
+
+
+def distribute(model: torch.nn.Module, config: Any, training: schema.Training, place: Place, mesh: DeviceMesh | None) -> Network:
+    """Wrap a bare network for its parallelism."""
+    bf16 = training.precision == "bf16"
+    if mesh is not None:
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
+        for layer in decoder_layers(model):
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+        if training.compile:
+            model.compile()
+        return Network(model, config, place, autocast=False)
+    if training.compile:
+        model.compile()
+    device_ids = [place.device.index] if place.device.type == "cuda" else None
+    network = Network(DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False), config, place, autocast=bf16)
+    _settle_buckets(network)
+    return network
+
+
+def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The repeated blocks of a transformer, which FSDP2 gathers one at a time."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    found = [module for module in model.modules() if type(module).__name__ in names]
+    if found:
+        return found
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    # The outermost list, not the longest: a layer's experts may outnumber the layers.
+    return list(lists[0]) if lists else []
+
+
+def _settle_buckets(network: Network) -> None:
+    """One throw-away forward and backward pass.
+
+    After the first backward pass DDP regroups its gradient buckets, which changes the order in which gloo adds numbers.
+    Doing that before the first real step makes every start alike, so that a resumed run ends byte-equal.
+    """
+    buffers = [(buffer, buffer.detach().clone()) for buffer in network.model.buffers()]
+    with unchanged_randomness():
+        tokens = torch.zeros((1, 9), dtype=torch.long, device=network.place.device)
+        network.loss_sum(tokens).backward()  # type: ignore[no-untyped-call]  # torch annotates it only in newer versions
+    network.model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def _from_path(recipe: schema.Model, load: Any) -> Any:
+    path = recipe.path or ""
+    if path.startswith(("/", "./", "../", "~")) and not Path(path).expanduser().exists():
+        raise NotFoundError(f"there is no model at {path}", where="model.path")
+    try:
+        return load(str(Path(path).expanduser()) if path.startswith("~") else path)
+    except (OSError, ValueError) as error:
+        raise NotFoundError(
+            f"cannot load the model {path!r}: {_first_line(error)}", where="model.path",
+            hint="give a local directory with config.json and weights, or the id of a hub model this node can download",
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,136 @@
+"""What the run tells people and machines: log lines, metrics, events, progress (adapter over standard output and files).
+
+Only rank 0 speaks; the other ranks have a reporter that says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpctrain.clock import Clock, SystemClock
+from hpctrain.jobs.layout import RunDir
+from hpctrain.jobs.writer import EventWriter
+from hpctrain.recipe.units import format_duration
+from hpctrain.train.environment import RankEnvironment
+from hpctrain.train.heartbeat import Heartbeat
+from hpctrain.train.metrics import MetricsLog
+
+_RECENT_STEPS = 20
+
+
+@dataclass(slots=True)
+class StepReport:
+    """One completed step, over all ranks.
+
+    Attributes:
+        loss: mean per token.
+        grad_norm: before clipping.
+        epoch: passes over the data so far.
+        tokens: in this step.
+        seconds: it took.
+        validation_loss: mean per token, where it was measured.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    epoch: float
+    tokens: int
+    seconds: float
+    validation_loss: float | None = None
+
+
+class Reporter:
+    """Speaks for the run.
+
+    Args:
+        heartbeat: of this rank; it exists on every rank.
+        log_every_steps: steps between log lines.
+    """
+
+    def __init__(
+        self, run_dir: RunDir, environment: RankEnvironment, heartbeat: Heartbeat, *, log_every_steps: int = 1,
+        tensorboard: bool = False, clock: Clock | None = None,
+    ) -> None:
+        self._speaks = environment.rank == 0
+        self._clock: Clock = clock or SystemClock()
+        self._heartbeat, self._log_every, self._node = heartbeat, log_every_steps, environment.node
+        self._recent: deque[float] = deque(maxlen=_RECENT_STEPS)
+        self._total, self._first, self._warned = 0, True, ""
+        self.incarnation = environment.incarnation
+        if self._speaks:
+            job = os.environ.get("SLURM_JOB_ID", "")
+            host = environment.node or socket.gethostname()
+            self._events = EventWriter(run_dir, "trainer", host, self._clock, int(job) if job.isdigit() else None)
+            self._metrics = MetricsLog(run_dir.metrics, run_dir.tensorboard if tensorboard else None)
+
+    def say(self, line: str) -> None:
+        """One line for people."""
+        if self._speaks:
+            print(line, flush=True)  # noqa: T201 - the trainer's standard output is its log
+
+    def event(self, kind: str, reason: str, step: int | None = None, evidence: Mapping[str, Any] | None = None) -> None:
+        """One event, and the same as a log line."""
+        if self._speaks:
+            self._events.note(kind, reason, node=self._node, step=step, evidence=evidence)
+            self.say(f"{kind}: {reason}")
+
+    def start(self, step: int, total_steps: int, summary: str) -> None:
+        """Training begins after ``step`` completed steps."""
+        self._total = total_steps
+        self._heartbeat.beat("step", step=step, total_steps=total_steps)
+        where = f"continues after step {step} of {total_steps}" if step else f"starts, {total_steps} steps"
+        self.event("trainer.started", f"training {where}: {summary}", step, {"total_steps": total_steps})
+
+    def step(self, line: StepReport) -> None:
+        """A step is complete."""
+        self._recent.append(line.seconds)
+        pace = sum(self._recent) / len(self._recent)
+        rate, eta = line.tokens / max(line.seconds, 1e-9), pace * (self._total - line.step)
+        self._heartbeat.beat(
+            "step", step=line.step, loss=line.loss, learning_rate=line.learning_rate, tokens_per_s=round(line.tokens / pace, 1),
+            eta_s=round(eta, 1),
+        )
+        if not self._speaks:
+            return
+        self._metrics.write(self._record(line, rate))
+        if self._metrics.problem != self._warned:
+            self._warned = self._metrics.problem
+            if self._warned:
+                print(f"warning: metrics.jsonl cannot be written: {self._warned}; training goes on", file=sys.stderr, flush=True)  # noqa: T201
+        if self._first:
+            self._first = False
+            self.event("step.first", f"step {line.step} took {line.seconds:.2f} s", line.step, {"seconds": round(line.seconds, 3)})
+        if line.step % self._log_every == 0 or line.step == self._total or line.validation_loss is not None:
+            self.say(self._text(line, rate, eta))
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._speaks:
+            self._metrics.close()
+        self._heartbeat.close()
+
+    def _record(self, line: StepReport, tokens_per_s: float) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "step": line.step, "time": round(self._clock.time(), 3), "loss": line.loss, "learning_rate": line.learning_rate,
+            "grad_norm": line.grad_norm, "tokens": line.step * line.tokens, "tokens_per_s": round(tokens_per_s, 2),
+            "step_time_s": round(line.seconds, 5), "epoch": round(line.epoch, 6), "incarnation": self.incarnation,
+        }
+        if line.validation_loss is not None:
+            record["validation_loss"] = line.validation_loss
+        return record
+
+    def _text(self, line: StepReport, tokens_per_s: float, eta_s: float) -> str:
+        width = len(str(self._total))
+        validation = f"  validation {line.validation_loss:.4f}" if line.validation_loss is not None else ""
+        return (
+            f"step {line.step:>{width}}/{self._total}  loss {line.loss:.4f}{validation}  lr {line.learning_rate:.2e}  "
+            f"grad {line.grad_norm:.3f}  {tokens_per_s:,.0f} tokens/s  ETA {format_duration(eta_s)}"
+        )

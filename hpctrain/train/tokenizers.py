@@ -1,0 +1,108 @@
+"""Text to numbers (adapter over ``transformers``' tokenizers; the byte tokenizer needs nothing)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from hpctrain.errors import NotFoundError, RecipeError
+from hpctrain.files import write_json_atomic
+from hpctrain.recipe import schema
+
+Tokens = np.ndarray[Any, Any]
+_BATCH = 256
+
+
+class Tokenizer(Protocol):
+    """What preparing data needs of a tokenizer."""
+
+    vocab_size: int
+    """Numbers are below this."""
+    identity: Any
+    """Plain JSON that changes when the numbers would."""
+
+    def encode(self, documents: Iterable[str]) -> Iterator[Tokens]:
+        """The tokens of each document, end-of-text included."""
+
+    def save(self, folder: Path) -> None:
+        """Put what a user of the final model needs beside its weights."""
+
+
+class ByteTokenizer:
+    """One token per UTF-8 byte, then end-of-text; nothing to download, nothing unknown."""
+
+    end_of_text, padding, vocab_size = 256, 257, 258
+    identity: Any = ("bytes", 1)
+
+    def encode(self, documents: Iterable[str]) -> Iterator[Tokens]:
+        """The tokens of each document, end-of-text included."""
+        for document in documents:
+            data = np.frombuffer(document.encode("utf-8", errors="surrogatepass"), dtype=np.uint8)
+            tokens = np.empty(len(data) + 1, dtype=np.uint16)
+            tokens[:-1] = data
+            tokens[-1] = self.end_of_text
+            yield tokens
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text again; special tokens are left out, broken UTF-8 is replaced."""
+        return bytes(token for token in tokens if token < self.end_of_text).decode("utf-8", errors="replace")
+
+    def save(self, folder: Path) -> None:
+        """Describe the numbers; transformers has no class for them."""
+        write_json_atomic(folder / "hpctrain_tokenizer.json", {
+            "kind": "bytes", "vocab_size": self.vocab_size, "end_of_text_id": self.end_of_text, "padding_id": self.padding,
+            "note": "token = UTF-8 byte; encode: list(text.encode()); decode: bytes(t for t in tokens if t < 256).decode()",
+        })
+
+
+class PretrainedTokenizer:
+    """A transformers tokenizer from a directory or the hub.
+
+    Raises:
+        NotFoundError: it cannot be loaded.
+        RecipeError: it has no end-of-text token.
+    """
+
+    def __init__(self, path: str) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(path)
+        except Exception as error:  # noqa: BLE001 - transformers and the hub raise many classes for "not there"
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise NotFoundError(f"cannot load the tokenizer {path!r}: {first}", where="tokenizer.path") from None
+        if self._tokenizer.eos_token_id is None:
+            raise RecipeError(f"the tokenizer {path!r} has no end-of-text token", where="tokenizer.path")
+        self.vocab_size: int = len(self._tokenizer)
+        self.identity: Any = ("pretrained", path, self.vocab_size, json.dumps(self._tokenizer.init_kwargs, default=str, sort_keys=True))
+
+    def encode(self, documents: Iterable[str]) -> Iterator[Tokens]:
+        """The tokens of each document, end-of-text included."""
+        end = self._tokenizer.eos_token_id
+        source = iter(documents)
+        while batch := list(islice(source, _BATCH)):
+            encoded = self._tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            for ids in encoded["input_ids"]:
+                yield np.asarray([*ids, end], dtype=np.uint32)
+
+    def save(self, folder: Path) -> None:
+        """Save it in Hugging Face format."""
+        self._tokenizer.save_pretrained(folder)
+
+
+def build_tokenizer(recipe: schema.Tokenizer) -> Tokenizer:
+    """The tokenizer of a recipe.
+
+    Raises:
+        NotFoundError, RecipeError: see :class:`PretrainedTokenizer`.
+    """
+    if recipe.kind == "bytes":
+        return ByteTokenizer()
+    if not recipe.path:
+        raise RecipeError("a pretrained tokenizer needs a path", where="tokenizer.path")
+    return PretrainedTokenizer(recipe.path)
