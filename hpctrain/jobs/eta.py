@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from hpctrain.jobs.metrics import Point
+from hpctrain.jobs.records import Point
 
 WINDOW = 100
 """Newest steps that speed is measured over: long enough to hold some saves, short enough to follow a change."""

@@ -6,6 +6,8 @@ which then count as written at the time of the line before.
 
 from __future__ import annotations
 
+import heapq
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -17,12 +19,17 @@ from hpctrain.jobs.layout import RankLog
 from hpctrain.jobs.text import iso
 
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?Z(?: |$)")
-_CONTROL = re.compile(r"\x1b\[[0-9;:]*m|\x1b\[[0-?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\|$)|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor movements
+    r"|\x1b\].*?(?:\x07|\x1b\\|$)"  # window titles and links
+    r"|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m$")
 
-PALETTE = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow", "bright_magenta",
-           "bright_blue")
-"""Colours of the rank prefixes; a rank has the same one in every call. Red is left to errors."""
+PALETTE = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
+"""ANSI colours of the rank prefixes; a rank has the same one in every call. Red is left to errors."""
+JOB_COLOUR = 2
+"""The batch step's prefix is dim."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,9 +53,9 @@ class LogLine:
         return "[job]" if self.rank < 0 else f"[rank {self.rank} {self.node}]"
 
     @property
-    def colour(self) -> str:
-        """The colour of the prefix, the same in every call."""
-        return "white" if self.rank < 0 else PALETTE[self.rank % len(PALETTE)]
+    def colour(self) -> int:
+        """The ANSI colour of the prefix, the same in every call."""
+        return JOB_COLOUR if self.rank < 0 else PALETTE[self.rank % len(PALETTE)]
 
     def to_json(self) -> dict[str, Any]:
         """One object of ``hpctrain logs -o json``."""
@@ -114,8 +121,54 @@ def clean(text: str, *, colour: bool) -> str:
     return kept + "\x1b[0m" if "\x1b[" in kept else kept
 
 
+@dataclass(frozen=True, slots=True)
+class LineFormat:
+    """How lines are shown.
+
+    Attributes:
+        colour: colour the prefixes and keep colours that the ranks print.
+        timestamps: put the time, in UTC, before each line.
+        json: one JSON object per line instead.
+    """
+
+    colour: bool = False
+    timestamps: bool = False
+    json: bool = False
+
+    def show(self, line: LogLine) -> str:
+        """The text of one line, without its newline."""
+        if self.json:
+            return json.dumps(line.to_json(), ensure_ascii=False)
+        prefix = f"\x1b[{line.colour}m{line.prefix}\x1b[0m" if self.colour else line.prefix
+        known = math.isfinite(line.time)
+        time = f"{iso(line.time) if known else '-':24} " if self.timestamps else ""
+        return f"{time}{prefix} {clean(line.text, colour=self.colour)}".rstrip(" ")
+
+
+class EchoFilter:
+    """Leaves out what stands in two files: the agents repeat rank 0's lines in the batch step's output.
+
+    A line of the batch step and one of a rank are the same if time and text are. Whichever comes first is kept.
+    """
+
+    def __init__(self, remember: int = 20_000) -> None:
+        self._remember = remember
+        self._seen: dict[tuple[float, str], tuple[bool, int]] = {}
+
+    def passes(self, line: LogLine) -> bool:
+        """False for the second copy of a line."""
+        key, is_job = (line.time, line.text), line.rank < 0
+        was_job, copies = self._seen.get(key, (is_job, 0))
+        if was_job != is_job and copies:
+            self._seen[key] = (was_job, copies - 1)
+            return False
+        self._seen.pop(key, None)
+        self._seen[key] = (is_job, copies + 1)
+        if len(self._seen) > self._remember:
+            del self._seen[next(iter(self._seen))]
+        return True
+
+
 def in_order(streams: Iterable[Iterable[LogLine]]) -> Iterator[LogLine]:
     """Lines of several sources by time; lines of one source never change places."""
-    import heapq
-
     return heapq.merge(*streams, key=lambda line: line.time)

@@ -12,7 +12,8 @@ from hpctrain.clock import Clock
 from hpctrain.errors import SlurmError
 from hpctrain.jobs.event import Event
 from hpctrain.jobs.find import Run
-from hpctrain.jobs.snapshot import Answer, ask, read_records, status_from_files
+from hpctrain.jobs.records import Progress
+from hpctrain.jobs.snapshot import Answer, Records, ask, read_records, status_from_files
 from hpctrain.jobs.state import SlurmAnswer
 from hpctrain.jobs.status import JobStatus
 from hpctrain.slurm.model import JobState, JobUpdate
@@ -42,6 +43,7 @@ class Poller:
         self.events: Sequence[Event] = ()
         self._slurm, self._clock, self._say, self._lift = slurm, clock, say, lift_delay
         self._answer: Answer | None = None
+        self._progress: Progress | None = None
         self._due = 0.0
         self._interval = SOONEST_S
         self._asked = float("-inf")
@@ -52,6 +54,10 @@ class Poller:
         """Look now."""
         records = read_records(self.run)
         self.events = records.events
+        if records.progress is None and self._progress is not None:
+            # The heartbeat was read while it was being replaced: the one before is still the best there is.
+            records = Records(records.events, self._progress, records.points)
+        self._progress = records.progress
         job_events = sum(event.kind.startswith("job.") for event in self.events)
         now = self._clock.monotonic()
         if job_events != self._job_events:

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpctrain.files import read_jsonl
 from hpctrain.jobs.event import Event, merge
 from hpctrain.jobs.layout import RunDir
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The newest heartbeat of rank 0.
-
-    Attributes:
-        time: when rank 0 said so, seconds since the epoch.
-        phase: what it was doing: ``data``, ``step``, ``save``, ``load`` ...
-        step: completed optimizer steps, None before the loop.
-    """
-
-    time: float
-    phase: str = ""
-    step: int | None = None
-    total_steps: int | None = None
-    loss: float | None = None
-    tokens_per_s: float | None = None
+from hpctrain.jobs.records import Progress, loss_of, real, whole
 
 
 def read_progress(run: RunDir) -> Progress | None:
@@ -38,8 +19,8 @@ def read_progress(run: RunDir) -> Progress | None:
         record = json.loads(run.progress.read_text(encoding="utf-8"))
         return Progress(
             time=float(record["time"]), phase=str(record.get("phase") or ""), step=whole(record.get("step")),
-            total_steps=whole(record.get("total_steps")), loss=real(record.get("loss")),
-            tokens_per_s=real(record.get("tokens_per_s")),
+            total_steps=whole(record.get("total_steps")), loss=loss_of(record),
+            tokens_per_s=real(record.get("tokens_per_s")), detail=str(record.get("detail") or ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -64,18 +45,6 @@ def newest_sign_of_life(run: RunDir) -> float | None:
     """When anything was last written: heartbeat, metrics or output of the batch step."""
     times = [_mtime(path) for path in (run.progress, run.metrics, run.job_log)]
     return max((time for time in times if time is not None), default=None)
-
-
-def whole(value: object) -> int | None:
-    """An integer out of JSON, None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return int(value)
-
-
-def real(value: object) -> float | None:
-    """A number out of JSON (NaN and infinity included), None for anything else."""
-    return None if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
 
 
 def _events_of(path: Path) -> list[Event]:

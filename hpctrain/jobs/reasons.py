@@ -36,7 +36,8 @@ _KNOWN: Mapping[str, Reason] = {
     ),
     "BeginTime": Reason(
         "Slurm holds it back until a start time has come (after a requeue that is two minutes)",
-        "lift the delay: scontrol update jobid=JOB StartTime=now ('hpctrain logs -f JOB' does that after a requeue of its own)",
+        "lift the delay: scontrol update jobid=JOB StartTime=now"
+        " ('hpctrain logs -f JOB' does that after a requeue of the job's own)",
     ),
     "Dependency": Reason("it waits for another job to end", "'scontrol show job JOB' names that job beside Dependency="),
     "DependencyNeverSatisfied": Reason(

@@ -11,8 +11,8 @@ from hpctrain.jobs import reader
 from hpctrain.jobs.eta import pace, remaining_s
 from hpctrain.jobs.event import Event
 from hpctrain.jobs.find import Run
-from hpctrain.jobs.metrics import Point, read_tail
-from hpctrain.jobs.reader import Progress, whole
+from hpctrain.jobs.metrics import read_tail
+from hpctrain.jobs.records import Point, Progress, whole
 from hpctrain.jobs.state import Facts, SlurmAnswer, judge
 from hpctrain.jobs.status import JobStatus
 from hpctrain.slurm.model import Job
@@ -47,6 +47,17 @@ def look(runs: Sequence[Run], slurm: Slurm | None, clock: Clock) -> list[JobStat
     return [status_from_files(run, answers[run.name], clock.time()) for run in runs]
 
 
+def look_at_list(runs: Sequence[Run], slurm: Slurm | None, clock: Clock, *, newest: int | None) -> list[JobStatus]:
+    """The status of the newest runs (all for None), and of older ones that Slurm says have not ended."""
+    answers = ask(runs, slurm) if runs else {}
+    chosen = [run for index, run in enumerate(runs) if newest is None or index < newest or _active(answers[run.name])]
+    return [status_from_files(run, answers[run.name], clock.time()) for run in chosen]
+
+
+def _active(answer: Answer) -> bool:
+    return answer.job is not None and not answer.job.state.finished
+
+
 def look_at(run: Run, slurm: Slurm | None, clock: Clock) -> JobStatus:
     """The status of one run."""
     return look([run], slurm, clock)[0]
@@ -57,7 +68,7 @@ def ask(runs: Sequence[Run], slurm: Slurm | None) -> Mapping[str, Answer]:
     if slurm is None:
         return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail="there is no Slurm here") for run in runs}
     try:
-        found = {job.job_id: job for job in (slurm.jobs([run.job_id for run in runs]) if len(runs) == 1 else slurm.jobs())}
+        found = {job.job_id: job for job in (slurm.jobs([runs[0].job_id]) if len(runs) == 1 else slurm.jobs())}
         answers = {run.name: match(run, found.get(run.job_id)) for run in runs}
         missing = [run for run in runs if answers[run.name].kind is SlurmAnswer.FORGOTTEN and run.cluster]
         here = slurm.cluster_name() if missing else ""
@@ -85,7 +96,7 @@ def status_from_files(run: Run, answer: Answer, now: float, records: Records | N
     events, progress, points = records.events, records.progress, records.points
     speed = pace(points)
     verdict = judge(Facts(
-        answer=answer.kind, now=now, job=answer.job, detail=answer.detail, job_id=run.job_id, events=events,
+        answer=answer.kind, now=now, job=answer.job, detail=answer.detail, name=run.name, events=events,
         progress=progress, last_sign=reader.newest_sign_of_life(run.dir), submitted_time=run.submitted_time,
         step_time_s=speed.step_time_s,
     ))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hpctrain.jobs.event import Event
-from hpctrain.jobs.reader import Progress
 from hpctrain.jobs.reasons import explain
+from hpctrain.jobs.records import Progress
 from hpctrain.jobs.status import State
 from hpctrain.jobs.text import ago, duration, plural
 from hpctrain.slurm.model import Job, JobState
@@ -38,6 +38,7 @@ class Facts:
 
     Attributes:
         job: the job as Slurm knows it; None unless ``answer`` is KNOWN.
+        name: of the run, for the commands in advice.
         detail: for NO_ANSWER Slurm's error, for OTHER_CLUSTER the name of the run's own cluster.
         events: the run's events, in order of time.
         last_sign: when the run last wrote anything.
@@ -48,7 +49,7 @@ class Facts:
     now: float
     job: Job | None = None
     detail: str = ""
-    job_id: int | None = None
+    name: str = ""
     events: Sequence[Event] = ()
     progress: Progress | None = None
     last_sign: float | None = None
@@ -121,7 +122,8 @@ def _running(facts: Facts, job: Job) -> Verdict:
 def _starting(facts: Facts, job: Job, current: Sequence[Event]) -> Verdict:
     since = f"it started {ago(job.start_time, facts.now)}" if job.start_time else "it has started"
     if facts.last_sign is None and job.start_time and facts.now - job.start_time > SILENT_S:
-        return Verdict(State.STARTING, f"{since}, but has not written anything yet", "look at 'hpctrain logs'", silent=True)
+        advice = f"look at 'hpctrain logs {facts.name}'"
+        return Verdict(State.STARTING, f"{since}, but has not written anything yet", advice, silent=True)
     if _last(current, "trainer.started"):
         return Verdict(State.RUNNING, "the training loop has begun")
     if _last(current, "ranks.started"):
@@ -132,18 +134,18 @@ def _starting(facts: Facts, job: Job, current: Sequence[Event]) -> Verdict:
 
 def _working(facts: Facts, heartbeat: float) -> Verdict:
     doing = {
-        "step": "training", "save": "saving a checkpoint", "load": "loading a checkpoint", "data": "preparing data",
-        "eval": "measuring validation loss", "evaluate": "measuring validation loss", "start": "getting ready",
-        "setup": "getting ready", "model": "building the model", "finish": "writing the result",
-        "done": "done with all steps",
+        "init": "getting ready", "data": "preparing data", "load": "loading a checkpoint", "step": "training",
+        "save": "saving a checkpoint", "evaluate": "measuring the validation loss", "finish": "writing the result",
     }
     phase = facts.progress.phase if facts.progress else ""
     words = doing.get(phase, f"in phase {phase!r}" if phase else "training")
+    if facts.progress and facts.progress.detail:
+        words += f" ({facts.progress.detail})"
     age = facts.now - heartbeat
     if age > max(SILENT_S, 10 * (facts.step_time_s or 0)):
         step = f"; a step usually takes {duration(facts.step_time_s)}" if facts.step_time_s else ""
         sentence = f"it was {words} when rank 0 was last heard of, {duration(age)} ago{step}"
-        return Verdict(State.RUNNING, sentence, "it may hang: look at 'hpctrain logs --all --tail 50'", silent=True)
+        return Verdict(State.RUNNING, sentence, f"it may hang: hpctrain logs {facts.name} --all --tail 50", silent=True)
     return Verdict(State.RUNNING, f"it is {words}; rank 0 was heard of {ago(heartbeat, facts.now)}")
 
 
@@ -198,7 +200,7 @@ def _without_slurm(facts: Facts) -> Verdict:
         return Verdict(State.QUEUED, "it was submitted a moment ago and Slurm does not list it yet")
     return Verdict(
         State.UNKNOWN, f"Slurm no longer knows the job, and the run has recorded no end; {heard}",
-        "its logs tell more: hpctrain logs", final=True,
+        f"its logs may tell more: hpctrain logs {facts.name} --all --tail 50", final=True,
     )
 
 
@@ -215,7 +217,7 @@ def _failed(facts: Facts, why: str) -> Verdict:
     cause = verdict or next((e for e in reversed(current) if e.kind in ("rank.failed", "node.lost") and e.reason), None)
     sentence = verdict.reason if verdict else why + (f"; before that: {cause.reason}" if cause else "")
     where = f" on {cause.node}" if cause and cause.node and cause.node not in sentence else ""
-    advice = "the last lines before the end: hpctrain logs --all --tail 50"
+    advice = f"read the last lines before the end: hpctrain logs {facts.name} --all --tail 50"
     return Verdict(State.FAILED, sentence + where, advice, final=True, succeeded=False)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain.jobs.layout import RankLog, RunDir, parse_rank_log
-from hpctrain.jobs.logs import LogLine, Selection, in_order, split_stamp
+from hpctrain.jobs.logs import EchoFilter, LogLine, Selection, in_order, split_stamp
 
 BLOCK_BYTES = 256 * 1024
 LONGEST_LINE_BYTES = 1024 * 1024
@@ -35,7 +35,7 @@ class Source:
 
 
 def find_sources(run: RunDir, selection: Selection) -> list[Source]:
-    """The wanted log files that exist now: the batch step's first, then by incarnation and rank."""
+    """The wanted log files that exist now: by incarnation and rank, the batch step's last."""
     logs: list[RankLog] = []
     for folder in sorted(run.logs.glob("i[0-9]*")):
         try:
@@ -45,7 +45,13 @@ def find_sources(run: RunDir, selection: Selection) -> list[Source]:
             continue
         logs += [log for log in found if log is not None and selection.takes(log)]
     job = [Source(run.job_log)] if selection.job and run.job_log.exists() else []
-    return job + [Source.of_rank(log) for log in sorted(logs)]
+    return [Source.of_rank(log) for log in sorted(logs)] + job
+
+
+def known_places(run: RunDir) -> tuple[list[int], list[str]]:
+    """(ranks, nodes) that have ever written a line."""
+    sources = [source for source in find_sources(run, Selection(all=True)) if source.rank >= 0]
+    return sorted({source.rank for source in sources}), list(dict.fromkeys(source.node for source in sources))
 
 
 class FileTail:
@@ -113,8 +119,9 @@ class FileTail:
 
 
 def read_all(sources: Sequence[Source]) -> Iterator[LogLine]:
-    """All lines of several files in order of time."""
-    return in_order([_lines(FileTail(source)) for source in sources])
+    """All lines of several files in order of time, none of them twice."""
+    echo = EchoFilter()
+    return (line for line in in_order([_lines(FileTail(source)) for source in sources]) if echo.passes(line))
 
 
 def read_last(sources: Sequence[Source], count: int) -> tuple[list[LogLine], list[FileTail]]:
@@ -125,14 +132,17 @@ def read_last(sources: Sequence[Source], count: int) -> tuple[list[LogLine], lis
         tail = FileTail(source, offset=_offset_of_last(source.path, count))
         streams.append(_to_end(tail))
         tails.append(tail)
-    newest = list(in_order(streams))
+    echo = EchoFilter()
+    newest = [line for line in in_order(streams) if echo.passes(line)]
     return newest[-count:] if count else [], tails
 
 
 def _to_end(tail: FileTail) -> list[LogLine]:
     lines: list[LogLine] = []
-    while block := tail.read():
-        lines += block
+    before = -1
+    while tail.offset != before:
+        before = tail.offset
+        lines += tail.read()
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from datetime import datetime, timezone
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
@@ -94,3 +95,33 @@ def parse_since(text: str, now: float) -> float:
     if moment is None:
         raise ValueError(f"{text!r} is neither an age such as 10m or 1h30m nor a time such as 2026-11-21T01:54")
     return moment
+
+
+def bar(share: float, cells: int) -> str:
+    """A bar of block characters."""
+    full = round(max(0.0, min(1.0, share)) * cells)
+    return "█" * full + "░" * (cells - full)
+
+
+def cells(text: str) -> int:
+    """Columns that a text takes on a terminal."""
+    return sum(_width(char) for char in text)
+
+
+def cut(text: str, columns: int) -> str:
+    """A text that takes at most so many columns."""
+    if cells(text) <= columns:
+        return text
+    kept, used = "", 0
+    for char in text:
+        used += _width(char)
+        if used > columns - 1:
+            break
+        kept += char
+    return kept + "…"
+
+
+def _width(char: str) -> int:
+    if unicodedata.combining(char) or unicodedata.category(char) in ("Cf", "Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in ("W", "F") else 1

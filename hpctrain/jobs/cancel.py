@@ -1,0 +1,70 @@
+"""End runs for good (service)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpctrain.clock import Clock
+from hpctrain.errors import NoSuchJobError, SlurmError, StorageError
+from hpctrain.jobs.find import Run
+from hpctrain.jobs.snapshot import ask
+from hpctrain.jobs.state import SlurmAnswer
+from hpctrain.jobs.writer import EventWriter
+from hpctrain.slurm.port import Slurm
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What became of one run.
+
+    Attributes:
+        changed: it was ended by this call (or would be, in a dry run).
+        message: one sentence for people.
+    """
+
+    name: str
+    job_id: int
+    changed: bool
+    message: str
+
+
+def cancel(run: Run, slurm: Slurm, clock: Clock, *, host: str, user: str, dry_run: bool = False) -> Cancelled:
+    """Cancel a run's job, queued or running; one that has ended is left alone, so that a second call is safe.
+
+    The event ``job.cancelled`` is written before Slurm is asked, because the job's own processes look for it to tell
+    a person's wish from a failure.
+
+    Raises:
+        SlurmError: Slurm does not answer, or does not permit it.
+    """
+    answer = ask([run], slurm)[run.name]
+    if answer.kind is SlurmAnswer.NO_ANSWER:
+        raise SlurmError(
+            f"job {run.job_id} was not cancelled: {answer.detail}", hint="try again once 'scontrol ping' says UP",
+        )
+    if answer.kind is SlurmAnswer.OTHER_CLUSTER:
+        raise NoSuchJobError(
+            f"{run.name} (job {run.job_id}) was submitted to another cluster, {answer.detail!r}",
+            hint=f"a private cluster is chosen with 'hpctrain --cluster {answer.detail} cancel {run.name}'",
+        )
+    job = answer.job
+    if job is None or job.state.finished:
+        how = f"it is {job.state.value}" if job else "Slurm no longer knows it"
+        return Cancelled(run.name, run.job_id, False, f"{run.name} (job {run.job_id}) has already ended: {how}")
+    where = f"running on {len(job.nodes)} nodes" if job.nodes else "queued"
+    if dry_run:
+        return Cancelled(run.name, run.job_id, True, f"would cancel {run.name} (job {run.job_id}), {where}")
+    _record(run, f"{user} cancelled it while it was {job.state.value.lower()}", host=host, clock=clock)
+    try:
+        slurm.cancel(run.job_id)
+    except NoSuchJobError:
+        return Cancelled(run.name, run.job_id, False, f"{run.name} (job {run.job_id}) ended just now by itself")
+    return Cancelled(run.name, run.job_id, True, f"cancelled {run.name} (job {run.job_id}), which was {where}")
+
+
+def _record(run: Run, reason: str, *, host: str, clock: Clock) -> None:
+    try:
+        EventWriter(run.dir, "cli", host, clock, run.job_id).write("job.cancelled", reason)
+    except StorageError:
+        # A full disk or a removed directory must not keep anybody from ending a job.
+        return

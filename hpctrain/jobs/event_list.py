@@ -1,0 +1,83 @@
+"""Events as lines, once or as they come (service)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from hpctrain.clock import Clock
+from hpctrain.jobs.event import Event
+from hpctrain.jobs.find import Run
+from hpctrain.jobs.follow import how_it_ended
+from hpctrain.jobs.poll import Poller
+from hpctrain.jobs.report import sentence
+from hpctrain.jobs.status import JobStatus, json_value
+from hpctrain.jobs.text import cut, duration
+from hpctrain.slurm.port import Slurm
+
+POLL_S = 1.0
+_BAD, _GOOD, _ODD = 31, 32, 33
+_COLOURS = {
+    "job.finished": _GOOD, "trainer.finished": _GOOD, "model.saved": _GOOD,
+    "job.failed": _BAD, "rank.failed": _BAD, "node.lost": _BAD, "checkpoint.failed": _BAD,
+    "checkpoint.skipped": _ODD, "job.requeued": _ODD, "job.cancelled": _ODD, "job.stop_requested": _ODD,
+}
+
+
+def wanted(event: Event, kinds: Sequence[str]) -> bool:
+    """The event is of one of the kinds: a whole kind, or its first word with or without ``.*``; none means all."""
+    return not kinds or any(event.kind == kind or event.kind.split(".")[0] == kind.removesuffix(".*") for kind in kinds)
+
+
+class EventPrinter:
+    """Shows one event per line: the time, the time since submission, the source, what happened.
+
+    Args:
+        start: what relative times count from, seconds since the epoch.
+        width: cut lines there, None for never.
+        json_lines: one JSON object per line instead.
+    """
+
+    def __init__(
+        self, start: float, kinds: Sequence[str] = (), *, width: int | None = None, colour: bool = False,
+        json_lines: bool = False,
+    ) -> None:
+        self.kinds = kinds
+        self._start, self._width, self._colour, self._json = start, width, colour, json_lines
+        self._day = ""
+
+    def show(self, event: Event) -> str:
+        """The line, after a line with the date when that is a new one."""
+        if self._json:
+            return json.dumps(json_value(event.to_json()), ensure_ascii=False)
+        moment = datetime.fromtimestamp(event.time).astimezone()
+        day, self._day = self._day, moment.strftime("%Y-%m-%d")
+        head = f"{self._day}\n" if day != self._day else ""
+        passed = "+" + duration(max(0.0, event.time - self._start))
+        line = " ".join(f"  {moment:%H:%M:%S}  {passed:>8}  {event.source:<11} {sentence(event)}".splitlines())
+        line = line if self._width is None else cut(line, self._width)
+        code = _COLOURS.get(event.kind) if self._colour else None
+        return head + (f"\x1b[{code}m{line}\x1b[0m" if code else line)
+
+
+def follow_events(
+    run: Run, slurm: Slurm | None, clock: Clock, printer: EventPrinter, *,
+    out: Callable[[str], None], say: Callable[[str], None],
+) -> JobStatus:
+    """Print events as they come, until the run has ended; return its final status."""
+    poller = Poller(run, slurm, clock, say=say)
+    shown: set[tuple[float, str, str, str]] = set()
+    while True:
+        status = poller.status()
+        for event in poller.events:
+            # Not a position in the list: a slow file system may show an earlier event of another node later.
+            key = (event.time, event.source, event.kind, event.node)
+            if key not in shown:
+                shown.add(key)
+                if wanted(event, printer.kinds):
+                    out(printer.show(event))
+        if status.final:
+            say(how_it_ended(status))
+            return status
+        clock.sleep(POLL_S)

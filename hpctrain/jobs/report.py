@@ -1,0 +1,211 @@
+"""What a run did and what it cost, as numbers and a timeline (pure)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from hpctrain.jobs.event import Event
+from hpctrain.jobs.records import Metrics, Point
+from hpctrain.jobs.status import JobStatus, json_value
+from hpctrain.jobs.text import count, duration, iso, plural
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the timeline; ``times`` is how many like events in a row it stands for."""
+
+    time: float
+    what: str
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """See :func:`make_report`. Losses are None where no step has a finite one.
+
+    Attributes:
+        bad_loss_steps: points whose loss is NaN or infinite.
+        steps_redone: steps done twice because a restart went back to a checkpoint.
+        lost_s: time from the last step before each restart to the first after it, plus the redone steps' time.
+        training_s: sum of all steps' own times, None where steps carry none.
+    """
+
+    status: JobStatus
+    metrics: Metrics
+    timeline: tuple[Entry, ...]
+    first_loss: float | None = None
+    last_loss: float | None = None
+    lowest_loss: float | None = None
+    bad_loss_steps: int = 0
+    first_bad_step: int | None = None
+    tokens: int | None = None
+    tokens_per_s: float | None = None
+    step_time_s: float | None = None
+    checkpoints: int = 0
+    steps_redone: int = 0
+    lost_s: float = 0.0
+
+    def to_json(self, *, max_points: int = 1000) -> dict[str, Any]:
+        """Plain JSON; the curve is thinned to about ``max_points``."""
+        points = thin(self.metrics.points, max_points)
+        return {
+            "status": self.status.to_json(),
+            "loss": {"first": self.first_loss, "last": self.last_loss, "lowest": self.lowest_loss,
+                     "bad_steps": self.bad_loss_steps, "first_bad_step": self.first_bad_step},
+            "throughput": {"tokens": self.tokens, "tokens_per_s": json_value(self.tokens_per_s),
+                           "step_time_s": self.step_time_s},
+            "checkpoints": self.checkpoints,
+            "restarts": [
+                {"incarnation": r.incarnation, "time": r.time, "last_step": r.last_step, "first_step": r.first_step,
+                 "steps_redone": r.steps_redone} for r in self.metrics.restarts
+            ],
+            "steps_redone": self.steps_redone, "lost_s": self.lost_s,
+            "timeline": [{"time": e.time, "time_iso": iso(e.time), "what": e.what, "times": e.times} for e in self.timeline],
+            "curve": [
+                {"step": point.step, "loss": json_value(point.loss), "tokens_per_s": json_value(point.tokens_per_s)}
+                for point in points
+            ],
+        }
+
+
+def make_report(status: JobStatus, events: Sequence[Event], metrics: Metrics) -> Report:
+    """Put status, events and metrics of one run together."""
+    points = metrics.points
+    losses = [point.loss for point in points if point.loss is not None and math.isfinite(point.loss)]
+    bad = [point.step for point in points if point.loss is not None and not math.isfinite(point.loss)]
+    rates = [point.tokens_per_s for point in points if point.tokens_per_s is not None and math.isfinite(point.tokens_per_s)]
+    times = [point.step_time_s for point in points if point.step_time_s is not None]
+    step_time_s = median(times) if times else None
+    redone = sum(restart.steps_redone for restart in metrics.restarts)
+    lost = sum(max(0.0, restart.time - restart.last_time) for restart in metrics.restarts) + redone * (step_time_s or 0.0)
+    return Report(
+        status=status, metrics=metrics, timeline=tuple(make_timeline(events)),
+        first_loss=losses[0] if losses else None, last_loss=losses[-1] if losses else None,
+        lowest_loss=min(losses, default=None), bad_loss_steps=len(bad), first_bad_step=bad[0] if bad else None,
+        tokens=points[-1].tokens if points else None, tokens_per_s=median(rates) if rates else None, step_time_s=step_time_s,
+        checkpoints=sum(event.kind == "checkpoint.saved" for event in events), steps_redone=redone, lost_s=lost,
+    )
+
+
+def thin(points: Sequence[Point], limit: int) -> list[Point]:
+    """At most about ``limit`` evenly spaced points, the first and the last among them."""
+    if len(points) <= limit:
+        return list(points)
+    stride = len(points) / (limit - 1)
+    return [points[int(index * stride)] for index in range(limit - 1)] + [points[-1]]
+
+
+def averaged(points: Sequence[Point], bins: int) -> tuple[list[float], list[float]]:
+    """(steps, mean finite losses) of about ``bins`` equal parts: a curve without the noise that no screen can show."""
+    usable = [(p.step, p.loss) for p in points if p.loss is not None and math.isfinite(p.loss)]
+    if len(usable) <= bins:
+        return [float(step) for step, _ in usable], [loss for _, loss in usable]
+    low, high = usable[0][0], usable[-1][0]
+    sums: dict[int, list[float]] = {}
+    for step, loss in usable:
+        cell = sums.setdefault(min(bins - 1, (step - low) * bins // max(1, high - low)), [0.0, 0.0, 0.0])
+        cell[0] += step
+        cell[1] += loss
+        cell[2] += 1
+    return [cell[0] / cell[2] for cell in sums.values()], [cell[1] / cell[2] for cell in sums.values()]
+
+
+def make_timeline(events: Sequence[Event]) -> list[Entry]:
+    """The events worth a line; runs of saves, and one event told by several nodes, become one line."""
+    entries: list[Entry] = []
+    saves: list[Event] = []
+    nodes: list[str] = []
+    for index, event in enumerate(events):
+        following = events[index + 1].kind if index + 1 < len(events) else ""
+        if event.kind == "checkpoint.saved":
+            saves.append(event)
+            if following != event.kind:
+                entries.append(_saves(saves))
+                saves = []
+        elif event.kind in ("ranks.started", "ranks.stopped"):
+            nodes.append(event.node)
+            if following != event.kind:
+                verb = event.kind.partition(".")[2]
+                entries.append(Entry(event.time, f"ranks {verb} on {_nodes(nodes)}", len(nodes)))
+                nodes = []
+        else:
+            entries.append(Entry(event.time, sentence(event)))
+    return entries
+
+
+_TITLES = {
+    "job.submitted": "submitted", "job.started": "job started", "job.finished": "job finished", "job.failed": "job failed",
+    "job.requeued": "job requeued", "job.cancelled": "cancelled", "job.stop_requested": "asked to save and stop",
+    "rank.failed": "a rank failed", "node.lost": "node lost", "trainer.started": "training loop began",
+    "trainer.finished": "all steps done", "step.first": "first step", "checkpoint.saved": "checkpoint saved",
+    "checkpoint.restored": "restored from a checkpoint", "checkpoint.skipped": "checkpoint passed over",
+    "checkpoint.failed": "checkpoint failed", "data.prepared": "data prepared", "model.saved": "model saved",
+}
+
+
+def sentence(event: Event) -> str:
+    """An event as one phrase: what, at which step, where, why."""
+    words = _TITLES.get(event.kind, event.kind)
+    where = f" on {event.node}" if event.node and event.kind not in _ONE_PER_JOB else ""
+    at = f" at step {event.step}" if event.step is not None else ""
+    return f"{words}{at}{where}" + (f": {event.reason}" if event.reason else "")
+
+
+_ONE_PER_JOB = ("trainer.started", "trainer.finished", "step.first", "data.prepared", "model.saved", "job.started")
+"""Only one process of a job reports these; its node is no news."""
+
+
+def _saves(saves: Sequence[Event]) -> Entry:
+    steps = [event.step for event in saves if event.step is not None]
+    if len(saves) == 1:
+        return Entry(saves[0].time, "checkpoint saved" + (f" at step {steps[0]}" if steps else ""))
+    between = f", steps {steps[0]} to {steps[-1]}" if steps else ""
+    return Entry(saves[-1].time, f"{len(saves)} checkpoints saved{between}", len(saves))
+
+
+def _nodes(names: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(name for name in names if name))
+    return ", ".join(unique) if len(unique) <= 4 else plural(len(unique), "node")
+
+
+def summary_lines(report: Report) -> list[tuple[str, str]]:
+    """(label, text) pairs of the numbers."""
+    from hpctrain.jobs.text import loss
+
+    status = report.status
+    rows: list[tuple[str, str]] = []
+    if status.step is not None:
+        share = f" ({status.step / status.total_steps:.0%})" if status.total_steps else ""
+        rows.append(("Steps", f"{status.step}" + (f" of {status.total_steps}" if status.total_steps else "") + share))
+    if report.last_loss is not None:
+        rows.append(("Loss", f"{loss(report.first_loss)} at first, {loss(report.last_loss)} at last,"
+                             f" {loss(report.lowest_loss)} at its lowest"))
+    if report.bad_loss_steps:
+        about = "about " if report.metrics.sampled else ""
+        steps = plural(report.bad_loss_steps, "step")
+        rows.append(("", f"{about}{steps} with a NaN or infinite loss, the first at step {report.first_bad_step}"))
+    speed = [f"{count(report.tokens_per_s)} tokens/s"] if report.tokens_per_s is not None else []
+    speed += [f"{report.step_time_s:.3g} s per step"] if report.step_time_s is not None else []
+    if speed:
+        rows.append(("Speed", ", ".join(speed) + " (medians)"))
+    if report.tokens is not None:
+        rows.append(("Tokens", count(report.tokens)))
+    times = [f"{duration(status.queued_s)} in the queue"] if status.queued_s is not None else []
+    times += [f"{duration(status.elapsed_s)} since the first start"] if status.elapsed_s is not None else []
+    rows.append(("Time", ", ".join(times) or "-"))
+    rows.append(("Saves", plural(report.checkpoints, "checkpoint")))
+    rows.append(("Restarts", _restarts(report)))
+    return rows
+
+
+def _restarts(report: Report) -> str:
+    if not report.status.restarts:
+        return "none"
+    text = f"{report.status.restarts}"
+    if report.metrics.restarts:
+        text += f"; {plural(report.steps_redone, 'step')} done again, {duration(report.lost_s)} lost in all"
+    return text
