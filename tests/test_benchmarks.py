@@ -1,0 +1,47 @@
+"""Every benchmark runs in its short form, so that its full form still works on the day it is needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpctrain import process
+from tests.source_tree import ROOT
+
+pytestmark = pytest.mark.slow
+ROW = re.compile(r"^\| (.+?) \| (\d+) \| ([\d.]+) ms \| ([\d.]+) to ([\d.]+) ms \| ([\d.]+) \|$", re.MULTILINE)
+
+
+def rows_of(script: str, tmp_path: Path) -> dict[str, float]:
+    """Ratio by case, from the printed table; every number must be consistent."""
+    env = {**os.environ, "HPCTRAIN_STATE_DIR": str(tmp_path / "state"), "HPCTRAIN_RUNS_DIR": str(tmp_path / "runs")}
+    argv = [sys.executable, str(ROOT / "benchmarks" / script), "--short"]
+    result = process.run(argv, timeout_s=250, env=env, cwd=str(tmp_path))
+    assert result.ok, result.stdout + result.stderr
+    ratios = {}
+    for name, runs, median, low, high, ratio in ROW.findall(result.stdout):
+        assert int(runs) >= 2
+        assert 0 < float(low) <= float(median) <= float(high)
+        ratios[name] = float(ratio)
+    return ratios
+
+
+def test_startup(tmp_path: Path) -> None:
+    """Start-up is measured against a bare import of click, help included."""
+    ratios = rows_of("startup.py", tmp_path)
+
+    assert 1.0 == ratios['python -c "import click"']
+    assert ratios["hpctrain --help"] < ratios["hpctrain submit quickstart --dry-run"]
+
+
+@pytest.mark.cluster
+def test_submit(tmp_path: Path) -> None:
+    """Submission is measured against raw sbatch on a cluster of its own, which is gone afterwards."""
+    ratios = rows_of("submit.py", tmp_path)
+
+    assert 1.0 == ratios["sbatch SCRIPT"]
+    assert {"hpctrain submit", "hpctrain.submit() from Python"} <= set(ratios)
