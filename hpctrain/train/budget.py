@@ -63,6 +63,6 @@ def total_steps(training: Training, samples: int, sequence_length: int) -> int:
     if training.epochs is not None:
         steps = int(training.epochs * samples / training.global_batch_size)
         if steps < 1:
-            raise RecipeError(f"{training.epochs} epochs of {samples} samples are less than one step", where="training.epochs")
+            raise RecipeError(f"{training.epochs} epochs of {samples} samples are not one step", where="training.epochs")
         return steps
     raise RecipeError("one of steps, tokens and epochs must be given", where="training")

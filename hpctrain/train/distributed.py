@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore  # torch.distributed offers it, its type stubs do not
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from hpctrain.errors import HpctrainError, RecipeError
@@ -66,7 +67,7 @@ def connect(environment: RankEnvironment, device: torch.device) -> Place:
         torch.cuda.set_device(device)
     if environment.world_size == 1 and "MASTER_ADDR" not in os.environ:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # alone: a host name that does not resolve must not matter
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=COLLECTIVE_TIMEOUT)
     else:
         if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
             raise HpctrainError(

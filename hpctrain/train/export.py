@@ -53,13 +53,11 @@ def _bare_model(config: Any, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, torch_dtype=dtype)
+        return AutoModelForCausalLM.from_config(config, torch_dtype=dtype)  # type: ignore[no-untyped-call,unused-ignore]
 
 
 def _stored(weights: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    return {
-        name: value.to(dtype).contiguous() if value.is_floating_point() else value.contiguous() for name, value in weights.items()
-    }
+    return {name: (value.to(dtype) if value.is_floating_point() else value).contiguous() for name, value in weights.items()}
 
 
 def _swap(partial: Path, folder: Path) -> None:

@@ -43,7 +43,8 @@ class Heartbeat:
 
         Args:
             phase: one of :data:`PHASES`.
-            values: ``step``, ``total_steps``, ``loss``, ``learning_rate``, ``tokens_per_s``, ``eta_s``, ``detail`` (short text).
+            values: ``step``, ``total_steps``, ``loss``, ``learning_rate``, ``tokens_per_s``, ``eta_s``, and ``detail``,
+                a short text that holds for this beat only.
         """
         if self._handle is None:
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -17,9 +18,10 @@ from hpctrain.checkpoint.manager import Checkpointer, SaveResult
 from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.checkpoint.retention import Retention
 from hpctrain.checkpoint.schedule import Schedule
-from hpctrain.errors import StorageError
+from hpctrain.errors import RecipeError, StorageError
 from hpctrain.jobs.layout import RunDir
 from hpctrain.recipe.schema import Data, Recipe, Training
+from hpctrain.recipe.schema import Tokenizer as TokenizerSection
 from hpctrain.train import text, tokens
 from hpctrain.train.budget import BatchLayout, batch_layout, total_steps
 from hpctrain.train.data import DataCursor, Samples
@@ -47,8 +49,8 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     Raises:
         HpctrainError: what the user or the site can mend; on every rank, with the same exit code.
     """
-    assert recipe.model is not None
-    assert recipe.data is not None
+    if recipe.model is None or recipe.data is None:
+        raise RecipeError("the trainer needs 'model' and 'data'")
     training = recipe.training
 
     # 1. Meet the other ranks.
@@ -70,7 +72,7 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
 
     # 2. The data: tokenised once, by rank 0, and mapped into memory by all.
     heartbeat.beat("data")
-    prepared = prepare_data(recipe, recipe.data, run_dir, ranks, report, heartbeat)
+    prepared = prepare_data(recipe.data, recipe.tokenizer, run_dir.cache, ranks=ranks, report=report, heartbeat=heartbeat)
     samples = Samples(prepared.file.open(), recipe.data.sequence_length, recipe.data.validation_fraction)
     steps = total_steps(training, samples.training, samples.length)
     cursor = DataCursor(SampleOrder(samples.training, training.seed), prepared.file.fingerprint, samples.length)
@@ -79,7 +81,11 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     heartbeat.beat("init", total_steps=steps, detail="building the model")
     seed_all(training.seed)
     config = load_config(recipe.model, prepared.vocab_size)
-    network = distribute(build_model(recipe, config, place.device), config, training, place, mesh)
+    model = build_model(
+        recipe.model, config, place.device, pretrained=recipe.method == "cpt",
+        activation_checkpointing=training.activation_checkpointing,
+    )
+    network = distribute(model, config, training, place, mesh)
     optimizer = build_optimizer(network.model, training.optimizer)
     seed_all(training.seed + 1 + place.rank)  # from here on each rank draws its own dropout
 
@@ -91,7 +97,10 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
 
     # 5. Train.
     run = Run(training, network, optimizer, samples, cursor, batch, steps)
-    step, stopping = train_steps(run, step, checkpointer, stop, report, heartbeat, save_final=recipe.checkpoint.save_final)
+    step, stopping = train_steps(
+        run, step, checkpointer=checkpointer, stop=stop, report=report, heartbeat=heartbeat,
+        save_final=recipe.checkpoint.save_final,
+    )
     if stopping:
         return after_stop(step, stopping, checkpointer, report)
     report.event("trainer.finished", f"all {steps} steps are done", step)
@@ -126,7 +135,7 @@ class Run:
 
 
 def train_steps(
-    run: Run, step: int, checkpointer: Checkpointer, stop: StopRequest, report: Reporter, heartbeat: Heartbeat, *,
+    run: Run, step: int, *, checkpointer: Checkpointer, stop: StopRequest, report: Reporter, heartbeat: Heartbeat,
     save_final: bool,
 ) -> tuple[int, SaveResult | None]:
     """Train from ``step`` to the last one, or until all ranks agree to stop.
@@ -177,7 +186,7 @@ def train_step(run: Run, rate: float) -> tuple[float, float]:
         inputs = run.samples.batch(mine[turn * micro : (turn + 1) * micro], place.device)
         with network.gradient_sync(turn == run.batch.accumulation - 1):
             loss = network.loss_sum(inputs)
-            (loss * scale).backward()
+            (loss * scale).backward()  # type: ignore[no-untyped-call,unused-ignore]
         loss_sum += loss.detach()
     norm = clip_gradient(network.model.parameters(), run.training.clip_grad_norm)
     set_learning_rate(run.optimizer, rate)
@@ -249,7 +258,7 @@ class PreparedData:
 
 
 def prepare_data(
-    recipe: Recipe, data: Data, run_dir: RunDir, ranks: Ranks, report: Reporter, heartbeat: Heartbeat
+    data: Data, tokenizer_section: TokenizerSection, cache: Path, *, ranks: Ranks, report: Reporter, heartbeat: Heartbeat
 ) -> PreparedData:
     """Tokenise on rank 0, or find what an earlier start made; all ranks get the file's description."""
     own: list[Tokenizer] = []
@@ -260,10 +269,10 @@ def prepare_data(
 
     def work() -> PreparedData:
         started = time.monotonic()
-        tokenizer = build_tokenizer(recipe.tokenizer)
+        tokenizer = build_tokenizer(tokenizer_section)
         own.append(tokenizer)
         key = tokens.fingerprint(text.identity(data), tokenizer)
-        file = tokens.prepare(run_dir.cache, key, lambda: text.documents(data), tokenizer, progress)
+        file = tokens.prepare(cache, key, lambda: text.documents(data), tokenizer, progress)
         how = "found in the cache" if file.reused else f"tokenised in {time.monotonic() - started:.1f} s"
         evidence = {"tokens": file.tokens, "documents": file.documents, "reused": file.reused}
         report.event("data.prepared", f"{file.tokens:,} tokens of {file.documents:,} documents, {how}", evidence=evidence)

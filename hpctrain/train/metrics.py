@@ -43,7 +43,7 @@ class MetricsLog:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one step."""
-        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
+        finite = {key: None if _is_wild(value) else value for key, value in record.items()}
         line = (json.dumps(finite, separators=(",", ":")) + "\n").encode()
         try:
             written = os.write(self._handle, b"\n" + line if self._torn else line)
@@ -64,6 +64,10 @@ class MetricsLog:
             self._board.close()
 
 
+def _is_wild(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)  # JSON has no NaN and no infinity
+
+
 def _ends_torn(handle: int) -> bool:
     size = os.fstat(handle).st_size
     return size > 0 and os.pread(handle, 1, size - 1) != b"\n"
@@ -76,4 +80,4 @@ def _board(folder: Path) -> Any:
         raise MissingDependencyError(
             "tracking.tensorboard is on, but the package 'tensorboard' is not installed", hint="pip install tensorboard"
         ) from None
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]  # tensorboard's writer has no annotations
+    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call,unused-ignore]  # tensorboard's writer has no annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,10 @@ def load_config(recipe: schema.Model, vocab_size: int) -> Any:
         try:
             config = AutoConfig.for_model(model_type, **numbers)
         except Exception as error:  # noqa: BLE001 - each architecture validates its numbers in its own way
-            raise RecipeError(f"transformers refuses this architecture: {_first_line(error)}", where="model.config") from None
+            raise RecipeError(f"transformers refuses it: {_first_line(error)}", where="model.config") from None
     else:
-        config = _from_path(recipe, lambda path: AutoConfig.from_pretrained(path, trust_remote_code=recipe.trust_remote_code))
+        trust = recipe.trust_remote_code
+        config = _from_path(recipe, lambda path: AutoConfig.from_pretrained(path, trust_remote_code=trust))
     known = getattr(config, "vocab_size", None)
     if known is not None and known < vocab_size:
         raise RecipeError(
@@ -50,8 +52,10 @@ def load_config(recipe: schema.Model, vocab_size: int) -> Any:
     return config
 
 
-def build_model(recipe: schema.Recipe, config: Any, device: torch.device) -> torch.nn.Module:
-    """The bare network on its device, in float32: random for ``pretrain``, with the weights of ``path`` for ``cpt``.
+def build_model(
+    section: schema.Model, config: Any, device: torch.device, *, pretrained: bool, activation_checkpointing: bool
+) -> torch.nn.Module:
+    """The bare network on its device, in float32: random, or ``pretrained`` with the weights of ``path``.
 
     The seed is the same on every rank, so all ranks build the same weights.
 
@@ -61,21 +65,22 @@ def build_model(recipe: schema.Recipe, config: Any, device: torch.device) -> tor
     """
     from transformers import AutoModelForCausalLM
 
-    assert recipe.model is not None
-    options: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code}
-    if recipe.model.attention != "auto":
-        options["attn_implementation"] = recipe.model.attention
-    if recipe.method == "cpt":
+    options: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
+    if section.attention != "auto":
+        options["attn_implementation"] = section.attention
+    if pretrained:
         model = _from_path(
-            recipe.model, lambda path: AutoModelForCausalLM.from_pretrained(path, torch_dtype=torch.float32, **options)
+            section, lambda path: AutoModelForCausalLM.from_pretrained(path, torch_dtype=torch.float32, **options)
         ).to(device)
     else:
         try:
             with device:
-                model = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32, **options)
+                model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call,unused-ignore]
+                    config, torch_dtype=torch.float32, **options
+                )
         except (ValueError, ImportError) as error:
             raise RecipeError(f"transformers cannot build this model: {_first_line(error)}", where="model") from None
-    if recipe.training.activation_checkpointing:
+    if activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     network: torch.nn.Module = model
@@ -128,11 +133,13 @@ class Network:
             self.model.reshard()
 
 
-def distribute(model: torch.nn.Module, config: Any, training: schema.Training, place: Place, mesh: DeviceMesh | None) -> Network:
+def distribute(
+    model: torch.nn.Module, config: Any, training: schema.Training, place: Place, mesh: DeviceMesh | None
+) -> Network:
     """Wrap a bare network for its parallelism."""
     bf16 = training.precision == "bf16"
     if mesh is not None:
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bf16 else MixedPrecisionPolicy()
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32)
         for layer in decoder_layers(model):
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -141,8 +148,7 @@ def distribute(model: torch.nn.Module, config: Any, training: schema.Training, p
         return Network(model, config, place, autocast=False)
     if training.compile:
         model.compile()
-    device_ids = [place.device.index] if place.device.type == "cuda" else None
-    network = Network(DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False), config, place, autocast=bf16)
+    network = Network(_ddp(model, place), config, place, autocast=bf16)
     _settle_buckets(network)
     return network
 
@@ -158,6 +164,15 @@ def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
     return list(lists[0]) if lists else []
 
 
+def _ddp(model: torch.nn.Module, place: Place) -> DistributedDataParallel:
+    device_ids = [place.device.index] if place.device.type == "cuda" else None
+    # Language models' buffers are constants: sending them before every forward pass is for nothing. torch 2.13 renamed it.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {"device_ids": device_ids, name: False}
+    return DistributedDataParallel(model, **options)
+
+
 def _settle_buckets(network: Network) -> None:
     """One throw-away forward and backward pass.
 
@@ -167,7 +182,7 @@ def _settle_buckets(network: Network) -> None:
     buffers = [(buffer, buffer.detach().clone()) for buffer in network.model.buffers()]
     with unchanged_randomness():
         tokens = torch.zeros((1, 9), dtype=torch.long, device=network.place.device)
-        network.loss_sum(tokens).backward()  # type: ignore[no-untyped-call]  # torch annotates it only in newer versions
+        network.loss_sum(tokens).backward()  # type: ignore[no-untyped-call,unused-ignore]
     network.model.zero_grad(set_to_none=True)
     with torch.no_grad():
         for buffer, before in buffers:

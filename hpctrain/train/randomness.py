@@ -26,7 +26,7 @@ def seed_all(seed: int) -> None:
     import numpy as np
 
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the legacy generator is the one that libraries draw from
+    np.random.seed(seed % 2**32)  # the legacy generator is the one that libraries draw from
     torch.manual_seed(seed % 2**63)
 
 

@@ -95,19 +95,17 @@ class Reporter:
         pace = sum(self._recent) / len(self._recent)
         rate, eta = line.tokens / max(line.seconds, 1e-9), pace * (self._total - line.step)
         self._heartbeat.beat(
-            "step", step=line.step, loss=line.loss, learning_rate=line.learning_rate, tokens_per_s=round(line.tokens / pace, 1),
-            eta_s=round(eta, 1),
+            "step", step=line.step, loss=line.loss, learning_rate=line.learning_rate,
+            tokens_per_s=round(line.tokens / pace, 1), eta_s=round(eta, 1),
         )
         if not self._speaks:
             return
         self._metrics.write(self._record(line, rate))
-        if self._metrics.problem != self._warned:
-            self._warned = self._metrics.problem
-            if self._warned:
-                print(f"warning: metrics.jsonl cannot be written: {self._warned}; training goes on", file=sys.stderr, flush=True)  # noqa: T201
+        self._warn_of(self._metrics.problem)
         if self._first:
             self._first = False
-            self.event("step.first", f"step {line.step} took {line.seconds:.2f} s", line.step, {"seconds": round(line.seconds, 3)})
+            evidence = {"seconds": round(line.seconds, 3)}
+            self.event("step.first", f"step {line.step} took {line.seconds:.2f} s", line.step, evidence)
         if line.step % self._log_every == 0 or line.step == self._total or line.validation_loss is not None:
             self.say(self._text(line, rate, eta))
 
@@ -116,6 +114,12 @@ class Reporter:
         if self._speaks:
             self._metrics.close()
         self._heartbeat.close()
+
+    def _warn_of(self, problem: str) -> None:
+        if problem and problem != self._warned:
+            text = f"warning: metrics.jsonl cannot be written: {problem}; training goes on"
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 - once, not per step
+        self._warned = problem
 
     def _record(self, line: StepReport, tokens_per_s: float) -> dict[str, Any]:
         record: dict[str, Any] = {

@@ -5,7 +5,6 @@ A *document* is one piece of text that belongs together: a text file, one line o
 
 from __future__ import annotations
 
-import glob
 import gzip
 import json
 import os
@@ -14,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import HpctrainError, MissingDependencyError, NotFoundError, RecipeError
+from hpctrain.recipe.files import DATA_SUFFIXES, data_files
 from hpctrain.recipe.schema import Data
-
-SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".parquet")
 
 
 def documents(data: Data) -> Iterator[str]:
@@ -62,24 +60,17 @@ def find_files(patterns: list[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))]
-        files = [file for match in matches for file in _inside(match)]
+        files = data_files(str(Path(pattern).expanduser()))
         if not files:
             raise NotFoundError(
-                f"{pattern!r} matches no data file" if not matches else f"{pattern!r} holds no {' '.join(SUFFIXES)} file",
-                where="data.paths", hint=f"relative paths start at {Path.cwd()}",
+                f"{pattern!r} is no {' '.join(DATA_SUFFIXES)} file, nor a directory or pattern of them", where="data.paths",
+                hint=f"on node {os.uname().nodename}, relative paths start at {Path.cwd()}",
             )
         found.update(dict.fromkeys(files))
     for file in found:
-        if not file.name.endswith(SUFFIXES):
-            raise RecipeError(f"{file}: not one of {' '.join(SUFFIXES)}", where="data.paths")
+        if not file.name.endswith(DATA_SUFFIXES):
+            raise RecipeError(f"{file}: not one of {' '.join(DATA_SUFFIXES)}", where="data.paths")
     return list(found)
-
-
-def _inside(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
-    return [path]
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -138,7 +129,9 @@ def _huggingface(data: Data) -> Iterator[str]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise MissingDependencyError("data.source huggingface needs the package 'datasets'", hint="pip install datasets") from None
+        raise MissingDependencyError(
+            "data.source huggingface needs the package 'datasets'", hint="pip install datasets"
+        ) from None
     try:
         rows = load_dataset(data.name, data.subset, split=data.split)
     except Exception as error:  # noqa: BLE001 - datasets raises dozens of classes; all mean that it could not be loaded

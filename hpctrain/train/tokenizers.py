@@ -79,7 +79,8 @@ class PretrainedTokenizer:
         if self._tokenizer.eos_token_id is None:
             raise RecipeError(f"the tokenizer {path!r} has no end-of-text token", where="tokenizer.path")
         self.vocab_size: int = len(self._tokenizer)
-        self.identity: Any = ("pretrained", path, self.vocab_size, json.dumps(self._tokenizer.init_kwargs, default=str, sort_keys=True))
+        settings = json.dumps(self._tokenizer.init_kwargs, default=str, sort_keys=True)
+        self.identity: Any = ("pretrained", path, self.vocab_size, settings)
 
     def encode(self, documents: Iterable[str]) -> Iterator[Tokens]:
         """The tokens of each document, end-of-text included."""

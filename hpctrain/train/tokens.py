@@ -74,7 +74,7 @@ def fingerprint(sources: Any, tokenizer: Tokenizer) -> str:
 
 def prepare(
     cache: Path, key: str, documents: Callable[[], Iterable[str]], tokenizer: Tokenizer,
-    progress: Callable[[int, int], None] = lambda documents, tokens: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TokenFile:
     """Find the tokens in the cache, or make them; on one rank.
 
@@ -82,7 +82,7 @@ def prepare(
         cache: directory of the cache.
         key: from :func:`fingerprint`.
         documents: opened only if there is work to do.
-        progress: told the number of documents and tokens so far, after each document.
+        progress: if given, told the number of documents and tokens so far, after each document.
 
     Raises:
         StorageError: the cache cannot be written.
@@ -110,14 +110,16 @@ def prepare(
 
 
 def _write(
-    path: Path, documents: Iterable[str], tokenizer: Tokenizer, dtype: np.dtype[Any], progress: Callable[[int, int], None]
+    path: Path, documents: Iterable[str], tokenizer: Tokenizer, dtype: np.dtype[Any],
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[int, int]:
     documents_done = tokens_done = 0
     with path.open("wb", buffering=1 << 20) as file:
         for tokens in tokenizer.encode(documents):
             file.write(tokens.astype(dtype, copy=False).tobytes())
             documents_done, tokens_done = documents_done + 1, tokens_done + len(tokens)
-            progress(documents_done, tokens_done)
+            if progress is not None:
+                progress(documents_done, tokens_done)
         file.flush()
         os.fsync(file.fileno())
     return documents_done, tokens_done
