@@ -115,10 +115,11 @@ def _type(value: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
         return f"`{value['const']}`"
     if "$ref" in value:
         return _type(defs[_reference(value)], defs)
-    kind = str(value.get("type", "any"))
+    kind = value.get("type", "any")
     if kind == "array":
         return f"list of {_type(value.get('items', {}), defs)}"
-    return {"null": "nothing", "object": "mapping"}.get(kind, kind)
+    kinds = kind if isinstance(kind, list) else [kind]
+    return " or ".join({"null": "nothing", "object": "mapping"}.get(one, one) for one in kinds)
 
 
 def _default(value: Mapping[str, Any], target: str, defs: Mapping[str, Any]) -> str:
