@@ -87,7 +87,8 @@ def down(name: str, dry_run: bool, output: str) -> None:
     existed = clusters.exists(name)
     ended = clusters.members(name) if dry_run else clusters.down(name)
     if existed or ended:
-        say(f"{'would end' if dry_run else 'ended'} {_processes(ended)} and remove{'' if dry_run else 'd'} cluster '{name}'")
+        verbs = ("would end", "remove") if dry_run else ("ended", "removed")
+        say(f"{verbs[0]} {_processes(ended)}, and {verbs[1]} cluster '{name}'")
     else:
         say(f"there is no cluster '{name}': nothing to do")
     if output == "json":
@@ -273,12 +274,10 @@ def _processes(members: Sequence[Member]) -> str:
 
 
 def _summary(names: Sequence[str]) -> str:
-    """Names, folded where there are many: ``munged, slurmctld, n[1-512]``."""
-    from ClusterShell.NodeSet import NodeSet
+    """Names, folded where there are many: ``munged,n[1-512],slurmctld``."""
+    from hpctrain.slurm.nodelist import fold
 
-    plain = [name for name in names if not name[-1].isdigit()]
-    numbered = [name for name in names if name[-1].isdigit()]
-    return ", ".join([*plain, *([str(NodeSet.fromlist(numbered))] if numbered else [])])
+    return fold(names)
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,7 +14,7 @@ from hpctrain.devcluster import daemons, ports, prepare
 from hpctrain.devcluster.control import Control, NodeState
 from hpctrain.devcluster.kill import kill_members
 from hpctrain.devcluster.layout import DEFAULT_GPUS_PER_NODE, DEFAULT_NODES, Layout, Spec, check_name
-from hpctrain.devcluster.lock import cluster_lock
+from hpctrain.devcluster.lock import cluster_lock, lock_path
 from hpctrain.devcluster.members import CONTROLLER, MUNGE, SLURMD, Member, find_members
 from hpctrain.devcluster.slurm_conf import check_path
 from hpctrain.devcluster.state import ClusterInfo, daemon_pid, describe, layout_of, load_spec, save_spec, state_root
@@ -125,7 +125,7 @@ class Clusters:
             StorageError: a file cannot be removed.
         """
         layout = self._layout(check_name(name))
-        if not layout.state_dir.exists() and not find_members(layout):
+        if not layout.state_dir.exists() and not lock_path(self._root, name).exists() and not find_members(layout):
             return []
         with self._lock(name) as lock_file:
             layout = self._layout(name)

@@ -16,6 +16,11 @@ WAIT_S = 180.0
 _POLL_S = 0.1
 
 
+def lock_path(root: Path, name: str) -> Path:
+    """The lock file of a cluster, beside its directory."""
+    return root / f".{name}.lock"
+
+
 @contextlib.contextmanager
 def cluster_lock(root: Path, name: str, *, on_wait: Callable[[], None]) -> Iterator[Path]:
     """Hold the lock of a cluster; the kernel drops it however this process ends.
@@ -30,7 +35,7 @@ def cluster_lock(root: Path, name: str, *, on_wait: Callable[[], None]) -> Itera
     Raises:
         ClusterError: another command still holds it after three minutes.
     """
-    path = root / f".{name}.lock"
+    path = lock_path(root, name)
     deadline = time.monotonic() + WAIT_S
     waited = False
     while (handle := _try_lock(path)) is None:

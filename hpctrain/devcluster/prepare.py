@@ -60,7 +60,7 @@ def write_files(spec: Spec, layout: Layout) -> None:
     """
     for directory in layout.directories:
         make_private_dir(directory)
-    host = Host(socket.gethostname().partition(".")[0], pwd.getpwuid(os.geteuid()).pw_name, daemons.slurm_version())
+    host = Host(socket.gethostname().partition(".")[0], _user_name(), daemons.slurm_version())
     conf = layout.slurm_conf.parent
     write_atomic(layout.slurm_conf, render_slurm_conf(spec, layout, host), durable=False)
     write_atomic(conf / "gres.conf", render_gres_conf(spec, layout), durable=False)
@@ -91,6 +91,14 @@ def remove_root_if_empty(root: Path) -> None:
     for directory in (root, root.parent):
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        message = f"user id {os.geteuid()} has no entry in the user database, and Slurm runs no jobs without one"
+        raise ClusterError(message, hint="add a line for it to /etc/passwd, or run as another user") from None
 
 
 def _remove_tree(path: Path) -> None:
