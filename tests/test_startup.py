@@ -34,7 +34,9 @@ def test_help_imports_only_click(arguments: list[str], tmp_path: Path) -> None:
 
 def test_importing_the_package_costs_nothing(tmp_path: Path) -> None:
     """``import hpctrain`` brings in the standard library at most."""
-    assert set() == imported_by("import hpctrain; hpctrain.__version__", tmp_path) & {*HEAVY, "click", "subprocess", "asyncio"}
+    found = imported_by("import hpctrain; hpctrain.__version__", tmp_path)
+
+    assert set() == found & {*HEAVY, "click", "subprocess", "asyncio"}
 
 
 def test_a_dry_run_needs_no_torch(tmp_path: Path) -> None:

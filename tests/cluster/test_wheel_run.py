@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from tests.conftest import InstalledWheel
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+WARMUP = ("--set", "training.schedule.warmup_steps=1")
 
 
 def test_the_wheel_trains(installed_wheel: InstalledWheel, cluster_env: dict[str, str], tmp_path: Path) -> None:
     """``submit quickstart --wait`` from the wheel ends well, with every step done and the weights written."""
     env = {**cluster_env, "HPCTRAIN_RUNS_DIR": str(tmp_path / "runs")}
-    done = installed_wheel.run("submit", "quickstart", "--set", "training.steps=5", "--wait", timeout_s=280, **env)
+    done = installed_wheel.run("submit", "quickstart", "--set", "training.steps=5", *WARMUP, "--wait", timeout_s=280, **env)
     assert done.ok, done.stdout + done.stderr
 
     (run_dir,) = (tmp_path / "runs").iterdir()
