@@ -95,8 +95,8 @@ def list_(all_: bool, output: str) -> None:
 def _say_what_is_missing(statuses: list[JobStatus], total: int, context: Context) -> None:
     if context.slurm is None:
         say(f"\n{context.why_no_slurm}; the table shows what the runs have recorded.")
-    elif any(status.explanation.startswith("Slurm does not answer") for status in statuses):
-        say("\nSlurm does not answer; the table shows what the runs have recorded.")
+    elif silent := next((status for status in statuses if status.explanation.startswith("Slurm does not answer")), None):
+        say(f"\n{silent.explanation.split(';')[0]}; the table shows what the runs have recorded.")
     if total > len(statuses):
         say(f"\n{total - len(statuses)} older runs are not shown: hpctrain list --all")
 

@@ -31,8 +31,7 @@ class Cancelled:
 def cancel(run: Run, slurm: Slurm, clock: Clock, *, host: str, user: str, dry_run: bool = False) -> Cancelled:
     """Cancel a run's job, queued or running; one that has ended is left alone, so that a second call is safe.
 
-    The event ``job.cancelled`` is written before Slurm is asked, because the job's own processes look for it to tell
-    a person's wish from a failure.
+    The event ``job.cancelled`` says who did it.
 
     Raises:
         SlurmError: Slurm does not answer, or does not permit it.
@@ -54,11 +53,12 @@ def cancel(run: Run, slurm: Slurm, clock: Clock, *, host: str, user: str, dry_ru
     where = f"running on {len(job.nodes)} nodes" if job.nodes else "queued"
     if dry_run:
         return Cancelled(run.name, run.job_id, True, f"would cancel {run.name} (job {run.job_id}), {where}")
-    _record(run, f"{user} cancelled it while it was {job.state.value.lower()}", host=host, clock=clock)
     try:
         slurm.cancel(run.job_id)
     except NoSuchJobError:
         return Cancelled(run.name, run.job_id, False, f"{run.name} (job {run.job_id}) ended just now by itself")
+    # Afterwards, so that a refused cancel leaves no false record.
+    _record(run, f"{user} cancelled it while it was {job.state.value.lower()}", host=host, clock=clock)
     return Cancelled(run.name, run.job_id, True, f"cancelled {run.name} (job {run.job_id}), which was {where}")
 
 

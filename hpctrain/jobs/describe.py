@@ -36,7 +36,7 @@ def render(described: Description, *, width: int, colour: bool = False) -> str:
     state = _tint(state_word(status), str(COLOURS[status.state]), colour)
     head = f"{_tint(status.name, '1', colour)}  job {status.id}  {state}"
     lines = [head, *_wrap(_capital(status.explanation) + ".", "  ", width)]
-    if status.advice:
+    if status.advice and not any(command in status.advice for command in next_commands(status)):
         lines += _wrap("What to do: " + status.advice, "  ", width)
     lines.append("")
     for label, text in [*_progress_rows(status), *_time_rows(described), *_place_rows(described)]:

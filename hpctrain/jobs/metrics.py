@@ -57,6 +57,9 @@ def _sample(file: BinaryIO, size: int, samples: int) -> Metrics:
         if after.incarnation > before.incarnation:
             between = [*_points_between(file, left, right), after]
             restarts.extend(find_restarts(between))
+            # The first step of each incarnation decides which older points still count.
+            firsts = [point for older, point in pairwise(between) if point.incarnation > older.incarnation]
+            points.update({(point.incarnation, point.step): point for point in firsts})
     return Metrics(merge_points(points.values()), tuple(restarts), sampled=True)
 
 

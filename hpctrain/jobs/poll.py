@@ -76,7 +76,7 @@ class Poller:
         down = self._answer.kind is SlurmAnswer.NO_ANSWER
         was_down = before is not None and before.kind is SlurmAnswer.NO_ANSWER
         if down and not was_down:
-            self._say(f"Slurm does not answer ({self._answer.detail}); following the run's files")
+            self._say(f"{self._answer.detail}; following the run's files")
         elif was_down and not down:
             self._say("Slurm answers again")
         unchanged = before is not None and _gist(before) == _gist(self._answer)

@@ -117,13 +117,14 @@ _LIMITED = (
     ("mem", "memory"),
     ("node", "nodes"),
     ("submit", "jobs in the queue"),
-    ("job", "jobs"),
     ("wall", "run time"),
     ("billing", "billing units"),
     ("license", "licenses"),
     ("energy", "energy"),
     ("bb", "burst buffer"),
+    ("job", "jobs"),
 )
+"""Parts of limits' names, the more telling first (``PerJob`` ends many of them)."""
 
 
 def explain(reason: str) -> Reason:

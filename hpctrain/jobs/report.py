@@ -149,6 +149,9 @@ _TITLES = {
 
 def sentence(event: Event) -> str:
     """An event as one phrase: what, at which step, where, why."""
+    if event.kind in ("ranks.started", "ranks.stopped") and event.reason:
+        # The agent's sentence says all that the title would.
+        return event.reason
     words = _TITLES.get(event.kind, event.kind)
     where = f" on {event.node}" if event.node and event.kind not in _ONE_PER_JOB else ""
     at = f" at step {event.step}" if event.step is not None else ""

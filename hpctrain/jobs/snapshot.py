@@ -66,14 +66,14 @@ def look_at(run: Run, slurm: Slurm | None, clock: Clock) -> JobStatus:
 def ask(runs: Sequence[Run], slurm: Slurm | None) -> Mapping[str, Answer]:
     """Slurm's answer for each run, by run name; errors of Slurm become NO_ANSWER."""
     if slurm is None:
-        return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail="there is no Slurm here") for run in runs}
+        return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail="there is no Slurm here to ask") for run in runs}
     try:
         found = {job.job_id: job for job in (slurm.jobs([runs[0].job_id]) if len(runs) == 1 else slurm.jobs())}
         answers = {run.name: match(run, found.get(run.job_id)) for run in runs}
         missing = [run for run in runs if answers[run.name].kind is SlurmAnswer.FORGOTTEN and run.cluster]
         here = slurm.cluster_name() if missing else ""
     except SlurmError as error:
-        return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail=error.message) for run in runs}
+        return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail=f"Slurm does not answer: {error.message}") for run in runs}
     other = {run.name: Answer(SlurmAnswer.OTHER_CLUSTER, detail=run.cluster) for run in missing if run.cluster != here}
     return {**answers, **other}
 

@@ -39,7 +39,7 @@ class Facts:
     Attributes:
         job: the job as Slurm knows it; None unless ``answer`` is KNOWN.
         name: of the run, for the commands in advice.
-        detail: for NO_ANSWER Slurm's error, for OTHER_CLUSTER the name of the run's own cluster.
+        detail: for NO_ANSWER what is the matter with Slurm, for OTHER_CLUSTER the name of the run's own cluster.
         events: the run's events, in order of time.
         last_sign: when the run last wrote anything.
         step_time_s: typical duration of a step, None while unknown.
@@ -190,13 +190,14 @@ def _without_slurm(facts: Facts) -> Verdict:
     if facts.answer is SlurmAnswer.NO_ANSWER:
         alive = facts.progress is not None and facts.now - facts.progress.time < FRESH_S
         return Verdict(
-            State.RUNNING if alive else State.UNKNOWN, f"Slurm does not answer ({facts.detail}); {heard}",
-            "" if alive else "ask again when 'scontrol ping' says that the controller is up",
+            State.RUNNING if alive else State.UNKNOWN, f"{facts.detail}; {heard}",
+            "" if alive else "Slurm will tell more once it can be reached",
         )
     if facts.answer is SlurmAnswer.OTHER_CLUSTER:
         advice = f"a private cluster is chosen with 'hpctrain --cluster {facts.detail} ...', a site's with SLURM_CONF"
         return Verdict(State.UNKNOWN, f"it was submitted to another cluster, {facts.detail!r}; {heard}", advice)
-    if facts.submitted_time and facts.now - facts.submitted_time < FRESH_S and not current:
+    started = _last(current, "job.started")
+    if facts.submitted_time and facts.now - facts.submitted_time < FRESH_S and not started:
         return Verdict(State.QUEUED, "it was submitted a moment ago and Slurm does not list it yet")
     return Verdict(
         State.UNKNOWN, f"Slurm no longer knows the job, and the run has recorded no end; {heard}",

@@ -28,10 +28,15 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(time: float | None, now: float) -> str:
-    """``12s ago``; ``just now`` for less than two seconds and for clocks that disagree."""
+    """``12s ago``, ``7m ago``, ``3d ago``; ``just now`` for less than two seconds and for clocks that disagree."""
     if time is None:
         return "-"
-    return "just now" if now - time < 2 else f"{duration(round(now - time))} ago"
+    age = now - time
+    if age < 2:
+        return "just now"
+    size, unit = next(((size, unit) for size, unit in ((86400, "d"), (3600, "h"), (60, "m"), (1, "s")) if age >= size))
+    # "1h 40m ago" says more than "1h ago"; "31h ago" would not.
+    return f"{duration(age)} ago" if unit == "h" and age < 6 * size else f"{int(age // size)}{unit} ago"
 
 
 def count(number: float | None) -> str:
