@@ -7,7 +7,6 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import stat
 import tempfile
 from pathlib import Path
@@ -60,7 +59,7 @@ def write_files(spec: Spec, layout: Layout) -> None:
     """
     for directory in layout.directories:
         make_private_dir(directory)
-    host = Host(socket.gethostname().partition(".")[0], _user_name(), daemons.slurm_version())
+    host = Host(_user_name(), daemons.slurm_version())
     conf = layout.slurm_conf.parent
     write_atomic(layout.slurm_conf, render_slurm_conf(spec, layout, host), durable=False)
     write_atomic(conf / "gres.conf", render_gres_conf(spec, layout), durable=False)

@@ -26,14 +26,14 @@ _VERSION = re.compile(r"(\d+)\.(\d+)")
 _SLURM_CONF = """\
 # Written by 'hpctrain cluster up', and again whenever it starts the controller: changes here are lost.
 ClusterName=hpctrain-{name}
-SlurmctldHost={host}(127.0.0.1)
+# Not this machine's own name, which need not resolve. Daemons listen on all addresses, since NoInAddrAny would make
+# them listen on whatever that name resolves to; only who has the munge key is obeyed.
+SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={controller_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={munge_socket}
-# Listen on the loopback address only: this is nobody else's cluster.
-CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 StateSaveLocation={controller_state}
 SlurmdSpoolDir={spool}/%n
 SlurmctldPidFile={pids}/slurmctld.pid
@@ -59,7 +59,7 @@ MinJobAge=3600
 # Nodes that stop answering are declared DOWN soon; one that was set DOWN by hand stays so.
 SlurmdTimeout=40
 ReturnToService=1
-{gres_types}NodeName={nodes} NodeHostname={host} NodeAddr=127.0.0.1 Port={slurmd_ports} \
+{gres_types}NodeName={nodes} NodeHostname=localhost NodeAddr=127.0.0.1 Port={slurmd_ports} \
 CPUs={cpus} RealMemory={memory_mib}{gres} State=UNKNOWN
 PartitionName={partition} Nodes={nodes} Default=YES DefaultTime=60 MaxTime=UNLIMITED State=UP
 """
@@ -70,12 +70,10 @@ class Host:
     """What the configuration needs to know about this machine.
 
     Attributes:
-        name: short host name, as slurmctld finds it.
         user: name of the user who runs everything.
         slurm_version: major and minor version, such as ``(22, 5)``.
     """
 
-    name: str
     user: str
     slurm_version: tuple[int, int]
 
@@ -86,7 +84,6 @@ def render_slurm_conf(spec: Spec, layout: Layout, host: Host) -> str:
     first = spec.controller_port + 1
     return _SLURM_CONF.format(
         name=spec.name,
-        host=host.name,
         user=host.user,
         controller_port=spec.controller_port,
         munge_socket=layout.munge_socket,

@@ -21,7 +21,7 @@ from hpctrain.errors import UsageError
 GOLDEN = Path(__file__).parents[2] / "golden" / "devcluster"
 SPEC = Spec("default", nodes=4, gpus_per_node=8, controller_port=17000, runtime_dir="/state/clusters/default")
 LAYOUT = Layout(Path("/state/clusters/default"), Path("/state/clusters/default"))
-HOST = Host("box", "ada", (22, 5))
+HOST = Host("ada", (22, 5))
 
 
 def test_slurm_conf_is_the_golden_one() -> None:
@@ -38,7 +38,7 @@ def test_a_single_node_and_gpu_need_no_brackets() -> None:
     """Slurm refuses a range of one port beside one name: both are written plain."""
     spec = replace(SPEC, nodes=1, gpus_per_node=1)
 
-    assert "NodeName=n1 NodeHostname=box NodeAddr=127.0.0.1 Port=17001 " in render_slurm_conf(spec, LAYOUT, HOST)
+    assert "NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port=17001 " in render_slurm_conf(spec, LAYOUT, HOST)
     assert "NodeName=n1 Name=gpu Type=sim File=/state/clusters/default/gpus/gpu0\n" in render_gres_conf(spec, LAYOUT)
 
 
