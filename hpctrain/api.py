@@ -150,10 +150,10 @@ def job(key: str | int) -> Job:
     Raises:
         NotFoundError: there is no such run, or there are several.
     """
-    from hpctrain.jobs.find import find_run
+    from hpctrain.jobs.strays import find_or_ask
 
     context = default_context()
-    return Job(find_run(str(key), context.settings.runs_dir), context)
+    return Job(find_or_ask(str(key), context.settings.runs_dir, context.slurm), context)
 
 
 def submit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Job:

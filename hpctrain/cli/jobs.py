@@ -51,9 +51,9 @@ def width() -> int:
 
 def find(context: Context, key: str) -> Run:
     """The run that a person means."""
-    from hpctrain.jobs.find import find_run
+    from hpctrain.jobs.strays import find_or_ask
 
-    return find_run(key, context.settings.runs_dir)
+    return find_or_ask(key, context.settings.runs_dir, context.slurm)
 
 
 def echo(text: str) -> None:

@@ -87,7 +87,9 @@ def _place_rows(described: Description) -> list[tuple[str, str]]:
         rows.append(("Slurm says", f"{status.slurm_state}{reason}"))
     if status.recipe:
         rows.append(("Recipe", status.recipe))
-    if status.run_dir:
+    if not status.run_dir:
+        rows.append(("Directory", "it is gone; only Slurm still knows this job"))
+    else:
         rows.append(("Directory", status.run_dir))
         rows.append(("Logs", "logs/ in it"))
         saved = [event for event in described.events if event.kind == "checkpoint.saved"]

@@ -15,6 +15,7 @@ from hpctrain.jobs.metrics import read_tail
 from hpctrain.jobs.records import Point, Progress, whole
 from hpctrain.jobs.state import Facts, SlurmAnswer, judge
 from hpctrain.jobs.status import JobStatus
+from hpctrain.jobs.strays import strays
 from hpctrain.slurm.model import Job
 from hpctrain.slurm.port import Slurm
 
@@ -48,8 +49,17 @@ def look(runs: Sequence[Run], slurm: Slurm | None, clock: Clock) -> list[JobStat
 
 
 def look_at_list(runs: Sequence[Run], slurm: Slurm | None, clock: Clock, *, newest: int | None) -> list[JobStatus]:
-    """The status of the newest runs (all for None), and of older ones that Slurm says have not ended."""
-    answers = ask(runs, slurm) if runs else {}
+    """The status of the newest runs (all for None), of older ones that have not ended, and of jobs that have lost theirs."""
+    answers: Mapping[str, Answer]
+    if slurm is None:
+        answers = ask(runs, None)
+    else:
+        try:
+            jobs = slurm.jobs()
+            runs = sorted([*runs, *strays(jobs, runs)], key=lambda run: run.submitted_time, reverse=True)
+            answers = _answers(runs, jobs, slurm)
+        except SlurmError as error:
+            answers = _no_answer(runs, f"Slurm does not answer: {error.message}")
     chosen = [run for index, run in enumerate(runs) if newest is None or index < newest or _active(answers[run.name])]
     return [status_from_files(run, answers[run.name], clock.time()) for run in chosen]
 
@@ -66,14 +76,23 @@ def look_at(run: Run, slurm: Slurm | None, clock: Clock) -> JobStatus:
 def ask(runs: Sequence[Run], slurm: Slurm | None) -> Mapping[str, Answer]:
     """Slurm's answer for each run, by run name; errors of Slurm become NO_ANSWER."""
     if slurm is None:
-        return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail="there is no Slurm here to ask") for run in runs}
+        return _no_answer(runs, "there is no Slurm here to ask")
     try:
-        found = {job.job_id: job for job in (slurm.jobs([runs[0].job_id]) if len(runs) == 1 else slurm.jobs())}
-        answers = {run.name: match(run, found.get(run.job_id)) for run in runs}
-        missing = [run for run in runs if answers[run.name].kind is SlurmAnswer.FORGOTTEN and run.cluster]
-        here = slurm.cluster_name() if missing else ""
+        jobs = slurm.jobs([runs[0].job_id]) if len(runs) == 1 else slurm.jobs()
+        return _answers(runs, jobs, slurm)
     except SlurmError as error:
-        return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail=f"Slurm does not answer: {error.message}") for run in runs}
+        return _no_answer(runs, f"Slurm does not answer: {error.message}")
+
+
+def _no_answer(runs: Iterable[Run], detail: str) -> dict[str, Answer]:
+    return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail=detail) for run in runs}
+
+
+def _answers(runs: Sequence[Run], jobs: Iterable[Job], slurm: Slurm) -> dict[str, Answer]:
+    found = {job.job_id: job for job in jobs}
+    answers = {run.name: match(run, found.get(run.job_id)) for run in runs}
+    missing = [run for run in runs if answers[run.name].kind is SlurmAnswer.FORGOTTEN and run.cluster]
+    here = slurm.cluster_name() if missing else ""
     other = {run.name: Answer(SlurmAnswer.OTHER_CLUSTER, detail=run.cluster) for run in missing if run.cluster != here}
     return {**answers, **other}
 
@@ -108,8 +127,8 @@ def status_from_files(run: Run, answer: Answer, now: float, records: Records | N
     since_step = now - newest.time if newest else 0.0
     incarnation = _incarnation(events, newest)
     return JobStatus(
-        id=run.job_id, name=run.name, run_dir=str(run.dir.path), state=verdict.state, explanation=verdict.explanation,
-        advice=verdict.advice, final=verdict.final, succeeded=verdict.succeeded, silent=verdict.silent,
+        id=run.job_id, name=run.name, run_dir=str(run.dir.path) if run.dir.path.is_dir() else "",
+        state=verdict.state, explanation=verdict.explanation, advice=verdict.advice, final=verdict.final, succeeded=verdict.succeeded, silent=verdict.silent,
         slurm_state=job.state.value if job else "", reason=job.reason if job and job.reason != "None" else "",
         cluster=run.cluster, recipe=run.recipe, partition=job.partition if job else "",
         nodes=_nodes(job, events), num_nodes=_num_nodes(run, job), phase=progress.phase if progress and running else "",
