@@ -48,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         environment = _environment()
         rank = environment.rank
         recipe, run_dir = _arguments(argv, environment)
-        _quiet_libraries()
         from hpctrain.train.loop import train
 
         return train(recipe, run_dir, environment)
@@ -92,14 +91,6 @@ def _recipe(path: Path) -> Recipe:
         if getattr(recipe, section) is None:
             raise RecipeError(f"the trainer needs {section!r}", where=str(path))
     return recipe
-
-
-def _quiet_libraries() -> None:
-    """Keep the log to what this run has to say."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
 def _report(error: HpctrainError, rank: int) -> int:

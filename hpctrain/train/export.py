@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.files import make_private_dir, storage_errors, sync_dir
+from hpctrain.train.hugging_face import dtype_option
 from hpctrain.train.model import Network
 from hpctrain.train.tokenizers import Tokenizer
 
@@ -53,7 +54,7 @@ def _bare_model(config: Any, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, torch_dtype=dtype)  # type: ignore[no-untyped-call,unused-ignore]
+        return AutoModelForCausalLM.from_config(config, **dtype_option(dtype))  # type: ignore[no-untyped-call,unused-ignore]
 
 
 def _stored(weights: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:

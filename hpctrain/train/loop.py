@@ -29,7 +29,8 @@ from hpctrain.train.distributed import build_mesh, choose_device, connect, disco
 from hpctrain.train.environment import EXIT_DONE, EXIT_STOPPED, INCARNATION, RankEnvironment
 from hpctrain.train.export import save_model
 from hpctrain.train.heartbeat import Heartbeat
-from hpctrain.train.model import Network, build_model, distribute, load_config
+from hpctrain.train.hugging_face import quiet
+from hpctrain.train.model import Network, build_network, load_config
 from hpctrain.train.optim import build_optimizer, clip_gradient, set_learning_rate
 from hpctrain.train.order import SampleOrder
 from hpctrain.train.randomness import make_deterministic, seed_all
@@ -54,6 +55,7 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     training = recipe.training
 
     # 1. Meet the other ranks.
+    quiet()
     stop = StopRequest(environment.stop_file)
     stop.install()
     heartbeat = Heartbeat(environment.heartbeat_file, environment.rank, environment.incarnation)
@@ -80,12 +82,8 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     # 3. The model: the same weights on every rank, then spread over the ranks.
     heartbeat.beat("init", total_steps=steps, detail="building the model")
     seed_all(training.seed)
-    config = load_config(recipe.model, prepared.vocab_size)
-    model = build_model(
-        recipe.model, config, place.device, pretrained=recipe.method == "cpt",
-        activation_checkpointing=training.activation_checkpointing,
-    )
-    network = distribute(model, config, training, place, mesh)
+    config = load_config(recipe.model, prepared.vocab_size, prepared.end_of_text)
+    network = build_network(recipe.model, config, training, place, mesh, pretrained=recipe.method == "cpt")
     optimizer = build_optimizer(network.model, training.optimizer)
     seed_all(training.seed + 1 + place.rank)  # from here on each rank draws its own dropout
 
@@ -254,6 +252,7 @@ class PreparedData:
 
     file: tokens.TokenFile
     vocab_size: int
+    end_of_text: int
     tokenizer: Tokenizer | None = None
 
 
@@ -276,7 +275,7 @@ def prepare_data(
         how = "found in the cache" if file.reused else f"tokenised in {time.monotonic() - started:.1f} s"
         evidence = {"tokens": file.tokens, "documents": file.documents, "reused": file.reused}
         report.event("data.prepared", f"{file.tokens:,} tokens of {file.documents:,} documents, {how}", evidence=evidence)
-        return PreparedData(file, tokenizer.vocab_size)
+        return PreparedData(file, tokenizer.vocab_size, tokenizer.end_of_text)
 
     shared = ranks.on_first(work)
     return replace(shared, tokenizer=own[0]) if own else shared

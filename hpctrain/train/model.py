@@ -11,21 +11,23 @@ from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from hpctrain.errors import NotFoundError, RecipeError
 from hpctrain.recipe import schema
 from hpctrain.train.distributed import Place
+from hpctrain.train.hugging_face import dtype_option, enable_activation_checkpointing
 from hpctrain.train.randomness import unchanged_randomness
+from hpctrain.train.sharding import fill_from_first, parameters_without_memory, shard
 
 
-def load_config(recipe: schema.Model, vocab_size: int) -> Any:
+def load_config(recipe: schema.Model, vocab_size: int, end_of_text: int) -> Any:
     """The transformers configuration of the recipe's model.
 
     Args:
-        vocab_size: of the tokenizer; taken where an architecture from the recipe does not say its own.
+        vocab_size, end_of_text: of the tokenizer; taken where an architecture from the recipe does not say its own.
 
     Raises:
         NotFoundError: there is no model at ``path``.
@@ -34,7 +36,8 @@ def load_config(recipe: schema.Model, vocab_size: int) -> Any:
     from transformers import AutoConfig
 
     if recipe.config is not None:
-        numbers = {"vocab_size": vocab_size, **recipe.config}
+        ends = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
+        numbers = {"vocab_size": vocab_size, **ends, **recipe.config}
         model_type = str(numbers.pop("model_type", ""))
         try:
             config = AutoConfig.for_model(model_type, **numbers)
@@ -52,39 +55,64 @@ def load_config(recipe: schema.Model, vocab_size: int) -> Any:
     return config
 
 
-def build_model(
-    section: schema.Model, config: Any, device: torch.device, *, pretrained: bool, activation_checkpointing: bool
-) -> torch.nn.Module:
-    """The bare network on its device, in float32: random, or ``pretrained`` with the weights of ``path``.
+def build_network(
+    section: schema.Model, config: Any, training: schema.Training, place: Place, mesh: DeviceMesh | None, *, pretrained: bool
+) -> Network:
+    """The network, spread over the ranks; all ranks together, each with the same seed.
 
-    The seed is the same on every rank, so all ranks build the same weights.
+    Args:
+        mesh: what FSDP2 shards over; None for DDP.
+        pretrained: start from the weights at ``section.path``, not from random ones.
 
     Raises:
         NotFoundError: there are no weights at ``path``.
         RecipeError: transformers cannot build it.
     """
+    bf16 = training.precision == "bf16"
+    if mesh is None:
+        model = _finish(_build(section, config, place.device, pretrained=pretrained), training)
+        network = Network(_ddp(model, place), config, place, autocast=bf16)
+        _settle_buckets(network)
+        return network
+    if getattr(config, "tie_word_embeddings", False):
+        # Without memory, tied weights would come apart. Such models are small: every rank builds all of it.
+        model = _finish(_build(section, config, place.device, pretrained=pretrained), training)
+        shard(model, mesh, bf16=bf16)
+    else:
+        cpu = torch.device("cpu")
+        source = _build(section, config, cpu, pretrained=pretrained) if place.rank == 0 else None
+        with parameters_without_memory():
+            model = _finish(_build(section, config, cpu, pretrained=False), training)
+        shard(model, mesh, bf16=bf16)
+        fill_from_first(model, source, place.device)
+    return Network(model, config, place, autocast=False)
+
+
+def _build(section: schema.Model, config: Any, device: torch.device, *, pretrained: bool) -> torch.nn.Module:
+    """The bare network in float32."""
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {"trust_remote_code": section.trust_remote_code}
+    options: dict[str, Any] = {"trust_remote_code": section.trust_remote_code, **dtype_option(torch.float32)}
     if section.attention != "auto":
         options["attn_implementation"] = section.attention
     if pretrained:
-        model = _from_path(
-            section, lambda path: AutoModelForCausalLM.from_pretrained(path, torch_dtype=torch.float32, **options)
-        ).to(device)
+        model = _from_path(section, lambda path: AutoModelForCausalLM.from_pretrained(path, **options)).to(device)
     else:
         try:
             with device:
-                model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call,unused-ignore]
-                    config, torch_dtype=torch.float32, **options
-                )
+                model = AutoModelForCausalLM.from_config(config, **options)  # type: ignore[no-untyped-call,unused-ignore]
         except (ValueError, ImportError) as error:
             raise RecipeError(f"transformers cannot build this model: {_first_line(error)}", where="model") from None
-    if activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()
     network: torch.nn.Module = model
     return network
+
+
+def _finish(model: torch.nn.Module, training: schema.Training) -> torch.nn.Module:
+    if training.activation_checkpointing:
+        enable_activation_checkpointing(model)
+    if training.compile:
+        model.compile()
+    return model.train()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,37 +159,6 @@ class Network:
         """Free the parameters that FSDP2 left gathered, expecting a backward pass that does not come."""
         if isinstance(self.model, FSDPModule):
             self.model.reshard()
-
-
-def distribute(
-    model: torch.nn.Module, config: Any, training: schema.Training, place: Place, mesh: DeviceMesh | None
-) -> Network:
-    """Wrap a bare network for its parallelism."""
-    bf16 = training.precision == "bf16"
-    if mesh is not None:
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32)
-        for layer in decoder_layers(model):
-            fully_shard(layer, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
-        if training.compile:
-            model.compile()
-        return Network(model, config, place, autocast=False)
-    if training.compile:
-        model.compile()
-    network = Network(_ddp(model, place), config, place, autocast=bf16)
-    _settle_buckets(network)
-    return network
-
-
-def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The repeated blocks of a transformer, which FSDP2 gathers one at a time."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
-    found = [module for module in model.modules() if type(module).__name__ in names]
-    if found:
-        return found
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    # The outermost list, not the longest: a layer's experts may outnumber the layers.
-    return list(lists[0]) if lists else []
 
 
 def _ddp(model: torch.nn.Module, place: Place) -> DistributedDataParallel:

@@ -23,6 +23,8 @@ class Tokenizer(Protocol):
 
     vocab_size: int
     """Numbers are below this."""
+    end_of_text: int
+    """The number that closes a document."""
     identity: Any
     """Plain JSON that changes when the numbers would."""
 
@@ -36,7 +38,9 @@ class Tokenizer(Protocol):
 class ByteTokenizer:
     """One token per UTF-8 byte, then end-of-text; nothing to download, nothing unknown."""
 
-    end_of_text, padding, vocab_size = 256, 257, 258
+    vocab_size = 258
+    end_of_text = 256
+    padding = 257
     identity: Any = ("bytes", 1)
 
     def encode(self, documents: Iterable[str]) -> Iterator[Tokens]:
@@ -78,18 +82,18 @@ class PretrainedTokenizer:
             raise NotFoundError(f"cannot load the tokenizer {path!r}: {first}", where="tokenizer.path") from None
         if self._tokenizer.eos_token_id is None:
             raise RecipeError(f"the tokenizer {path!r} has no end-of-text token", where="tokenizer.path")
+        self.end_of_text: int = self._tokenizer.eos_token_id
         self.vocab_size: int = len(self._tokenizer)
         settings = json.dumps(self._tokenizer.init_kwargs, default=str, sort_keys=True)
         self.identity: Any = ("pretrained", path, self.vocab_size, settings)
 
     def encode(self, documents: Iterable[str]) -> Iterator[Tokens]:
         """The tokens of each document, end-of-text included."""
-        end = self._tokenizer.eos_token_id
         source = iter(documents)
         while batch := list(islice(source, _BATCH)):
             encoded = self._tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)
             for ids in encoded["input_ids"]:
-                yield np.asarray([*ids, end], dtype=np.uint32)
+                yield np.asarray([*ids, self.end_of_text], dtype=np.uint32)
 
     def save(self, folder: Path) -> None:
         """Save it in Hugging Face format."""

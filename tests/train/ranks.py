@@ -89,13 +89,14 @@ class WarmRanks:
         for beat in run_dir.glob("beat-*"):
             beat.unlink()
         shared = {
-            "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
-            "HPCTRAIN_RUN_DIR": str(run_dir), "HPCTRAIN_STOP_FILE": str(run_dir / "stop"), "HPCTRAIN_DEVICE": "cpu",
-            "HPCTRAIN_NODE": "n1", "GLOO_SOCKET_IFNAME": "lo", **env,
+            "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()), "HPCTRAIN_RUN_DIR": str(run_dir), "HPCTRAIN_NODE": "n1",
+            "HPCTRAIN_STOP_FILE": str(run_dir / "stop"), "HPCTRAIN_DEVICE": "cpu", "GLOO_SOCKET_IFNAME": "lo", **env,
         }
         each = [
             {"log": str(run_dir / f"log-{rank}"), "env": {
-                **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "HPCTRAIN_HEARTBEAT_FILE": str(run_dir / f"beat-{rank}"),
+                **shared, "RANK": str(rank), "LOCAL_RANK": str(rank),
+                "HPCTRAIN_HEARTBEAT_FILE": str(run_dir / f"beat-{rank}"),
                 "TORCHELASTIC_ERROR_FILE": str(run_dir / f"error-{rank}.json"),
             }}
             for rank in range(ranks)

@@ -17,8 +17,11 @@ import sys
 import traceback
 from typing import Any
 
-WARM = ("torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.checkpoint", "transformers.models.llama.modeling_llama",
-        "transformers.models.gpt2.modeling_gpt2", "hpctrain.train.__main__", "hpctrain.train.loop", "pydoc_data.topics")
+WARM = (
+    "torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.checkpoint",
+    "transformers.models.llama.modeling_llama", "transformers.models.gpt2.modeling_gpt2", "hpctrain.train.__main__",
+    "hpctrain.train.loop", "pydoc_data.topics",
+)
 
 
 def serve() -> None:
@@ -45,7 +48,7 @@ def fork_rank(args: list[str], rank: dict[str, Any]) -> int:
         from hpctrain.train.__main__ import main
 
         code = main(args)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a child must never return into the parent's loop
         traceback.print_exc()
     finally:
         sys.stdout.flush()
