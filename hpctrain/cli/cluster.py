@@ -14,6 +14,7 @@ from hpctrain.devcluster.layout import DEFAULT_GPUS_PER_NODE, DEFAULT_NAME, DEFA
 
 if TYPE_CHECKING:
     from hpctrain.devcluster.cluster import Clusters
+    from hpctrain.devcluster.control import NodeState
     from hpctrain.devcluster.layout import Spec
     from hpctrain.devcluster.members import Member
     from hpctrain.devcluster.state import ClusterInfo
@@ -184,7 +185,7 @@ def start_node(node: str, name: str, dry_run: bool, output: str) -> None:
             say(f"node {node} answers, and stays {state.state} for the reason '{state.reason}'")
             say(f"to undo that: scontrol update nodename={node} state=resume")
     if output == "json":
-        print_json("node", {"name": node, "state": state.state, "in_service": state.in_service, "reason": state.reason})
+        print_json("node", {"name": node, "state": state.state, "in_service": state.in_service, "reason": _reason(state)})
 
 
 def _clusters() -> Clusters:
@@ -230,11 +231,15 @@ def _status(info: ClusterInfo) -> dict[str, Any]:
             "name": node, "slurmd_pid": pids[node],
             "state": states[node].state if node in states else "UNKNOWN",
             "responds": node in states and states[node].responds,
-            "reason": states[node].reason if node in states else "",
+            "reason": _reason(states[node]) if node in states else "",
         }
         for node in info.nodes
     ]
     return report
+
+
+def _reason(state: NodeState) -> str:
+    return "" if state.in_service else state.reason
 
 
 def _describe(info: ClusterInfo) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class NodeState:
     Attributes:
         state: base state and flags joined by '+', such as ``IDLE+DRAIN``.
         responds: slurmctld hears from its slurmd.
+        reason: why it was taken out of service. Some versions (24.11) keep it when the node is back, so it says
+            nothing about a node that is :attr:`in_service`.
         slurmd_started: when its slurmd started, in Slurm's writing; "None" or "" before it first registered.
     """
 

@@ -1,8 +1,8 @@
 """Which processes belong to a private cluster, and to which of its nodes (adapter over /proc).
 
 All nodes share one host, so membership is what tells them apart: daemons name the cluster's slurm.conf in their
-arguments; slurmstepd has it in its environment and its node's log open; job processes have both names in their
-environment or descend from a slurmstepd. What escapes is a process that both clears its environment and leaves its
+arguments; slurmstepd has its node's log open; job processes have slurm.conf and node in their environment or descend
+from a slurmstepd. What escapes is a process that both clears its environment and leaves its
 parents (``(setsid env -i program &)``): without cgroups nothing ties it to its job any more, for Slurm neither.
 """
 
@@ -52,7 +52,7 @@ def of_node(members: Iterable[Member], node: str) -> list[Member]:
 
 def _recognise(pid: int, layout: Layout) -> Member | None:
     started = processes.start_ticks(pid)
-    if started is None:
+    if started is None or not processes.shares_our_root(pid):
         return None
     arguments = processes.command_line(pid)
     name = processes.program(pid)
@@ -63,11 +63,13 @@ def _recognise(pid: int, layout: Layout) -> Member | None:
         return Member(pid, started, CONTROLLER)
     if name == SLURMD and conf in arguments:
         return Member(pid, started, SLURMD, _node_argument(arguments))
+    if name == STEP:
+        # Slurm 24.11 gives it no environment at all, and no version tells it its node's name.
+        node = _node_of_step(pid, layout)
+        return Member(pid, started, STEP, node) if node else None
     environment = processes.environment(pid)
     if environment.get("SLURM_CONF") != conf:
         return None
-    if name == STEP:
-        return Member(pid, started, STEP, _node_of_step(pid, layout))
     # A shell that was told about the cluster has SLURM_CONF too; only a job's processes have SLURMD_NODENAME.
     node = environment.get("SLURMD_NODENAME", "")
     return Member(pid, started, TASK, node) if node else None
@@ -79,7 +81,7 @@ def _node_argument(arguments: tuple[str, ...]) -> str:
 
 
 def _node_of_step(pid: int, layout: Layout) -> str:
-    """The node whose log the step daemon writes: it names its node nowhere else."""
+    """The node whose log the step daemon writes, "" if it is none of ours."""
     prefix = f"{layout.logs}/"
     for target in processes.open_files(pid):
         if target.startswith(prefix):

@@ -41,8 +41,8 @@ def kill_node(layout: Layout, node: str, clock: Clock, *, silent: bool) -> list[
     if not silent:
         control = Control(layout)
         # Somebody's own reason says why the node is out of service already: that must survive.
-        reason = control.nodes()[node].reason
-        control.set_down(node, reason if reason not in ("", "none") else KILL_REASON)
+        state = control.nodes()[node]
+        control.set_down(node, KILL_REASON if state.in_service or is_resumable(state) else state.reason or KILL_REASON)
     return killed
 
 

@@ -53,12 +53,17 @@ def program(pid: int) -> str:
         return ""
 
 
-def owner(pid: int) -> int | None:
-    """User id that the process runs as, None if it is gone."""
+def shares_our_root(pid: int) -> bool:
+    """The process sees the same files as we do; where that may not be read, it is assumed.
+
+    A chroot or container may have a cluster of the same path, and its processes are visible from outside.
+    """
     try:
-        return (PROC / str(pid)).stat().st_uid
+        theirs = (PROC / str(pid) / "root").stat()
     except OSError:
-        return None
+        return True
+    ours = Path("/").stat()
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def open_files(pid: int) -> list[str]:
