@@ -171,3 +171,8 @@ class JobUpdate:
     exclude: tuple[NodeName, ...] | None = None
     time_limit_s: int | None = None
     comment: str | None = None
+
+
+def clean_reason(text: str) -> str:
+    """A drain reason as Slurm keeps it: one line, and no double quotes (scontrol eats some of them)."""
+    return " ".join(text.replace('"', "'").split())

@@ -41,8 +41,10 @@ _NODE_MARKS = {
     "*": "NOT_RESPONDING", "~": "POWERED_DOWN", "#": "POWERING_UP", "%": "POWERING_DOWN", "$": "MAINTENANCE",
     "@": "REBOOT_ISSUED", "^": "REBOOT_ISSUED", "!": "POWER_DOWN", "-": "PLANNED",
 }  # fmt: skip
-_REASON = re.compile(r" Reason=(?P<text>.*?)(?: \[(?P<user>[^\s\[\]@]+)@(?P<time>[^\s\[\]]+)\]( +[A-Z]\w+=.*)?)?$", re.S)
-"""Slurm ends the text with who set it and when, and newer versions write more keys after that."""
+_REASON = re.compile(r" Reason=(?P<text>.*) \[(?P<user>[^\s\[\]@]+)@(?P<time>\d+|\d{4}-\d\d-\d\dT[\d:]+)\]", re.S)
+"""The last bracket is Slurm's: who set the reason and when. Newer versions write more keys after it."""
+_BARE_REASON = re.compile(r" Reason=(?P<text>.*)(?P<user>)(?P<time>)$", re.S)
+"""A reason from slurm.conf has no bracket."""
 _GPU = re.compile(r"^gpu(?::(?P<type>[^:(]+))??(?::no_consume)?(?::(?P<count>\d+))?(?:\(.*\))?$")
 
 
@@ -205,8 +207,7 @@ def _hold_flags(reason: str, priority: int) -> frozenset[str]:
 def _node(record: str) -> Node:
     state, flags = _node_state(_value(record, "State"))
     gpus, gpu_type = parse_gpus(_value(record, "Gres"))
-    reason = _REASON.search(record)
-    reason_time = reason["time"] if reason else None
+    reason = _REASON.search(record) or _BARE_REASON.search(record)
     return Node(
         name=NodeName(_value(record, "NodeName")),
         state=state,
@@ -219,8 +220,8 @@ def _node(record: str) -> Node:
         gpus_allocated=_gpus_allocated(record),
         features=_words(_value(record, "ActiveFeatures")),
         reason=reason["text"] if reason else "",
-        reason_user=(reason["user"] or "") if reason else "",
-        reason_time=parse_time(reason_time) if reason_time else None,
+        reason_user=reason["user"] if reason else "",
+        reason_time=parse_time(reason["time"]) if reason else None,
     )
 
 

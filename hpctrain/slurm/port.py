@@ -61,7 +61,10 @@ class Slurm(Protocol):
         """End a job for good. A job that has already ended is left alone; an unknown one raises NoSuchJobError."""
 
     def drain(self, names: Iterable[NodeName], reason: str) -> None:
-        """Take nodes out of service after their present jobs. Raises NoSuchNodeError."""
+        """Take nodes out of service after their present jobs. Raises NoSuchNodeError, SlurmError (no reason given).
+
+        The reason passes through :func:`hpctrain.slurm.model.clean_reason`.
+        """
 
     def undrain(self, names: Iterable[NodeName]) -> None:
         """Put drained nodes back (UNDRAIN, not RESUME: it never revives a node that is DOWN). Raises NoSuchNodeError."""

@@ -32,7 +32,7 @@ from hpctrain.ids import JobId, NodeName
 from hpctrain.process import Result
 from hpctrain.slurm import parse, refusal
 from hpctrain.slurm.commands import Commands, Runner, clean_environment, never_arrived, no_answer, said
-from hpctrain.slurm.model import Job, JobUpdate, Node, Partition, Submission
+from hpctrain.slurm.model import Job, JobUpdate, Node, Partition, Submission, clean_reason
 from hpctrain.slurm.nodelist import fold
 from hpctrain.slurm.script_options import script_options
 
@@ -180,12 +180,8 @@ class SlurmCli:
             self._slurm.change(f"cannot cancel job {job_id}", "scancel", str(job_id))
 
     def drain(self, names: Iterable[NodeName], reason: str) -> None:
-        """Drain nodes; line breaks in the reason become spaces.
-
-        Raises:
-            SlurmError: the reason is empty, which Slurm does not allow.
-        """
-        nodes, text = _folded(names), " ".join(reason.split())
+        """Drain nodes."""
+        nodes, text = _folded(names), clean_reason(reason)
         if nodes:
             changes = (f"NodeName={nodes}", "State=DRAIN", f"Reason={text}")
             self._slurm.change(f"cannot drain {nodes}", "scontrol", "update", *changes)

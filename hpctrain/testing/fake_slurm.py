@@ -29,7 +29,7 @@ from hpctrain.errors import (
     SlurmError,
 )
 from hpctrain.ids import JobId, NodeName
-from hpctrain.slurm.model import Job, JobState, JobUpdate, Node, Partition, Submission
+from hpctrain.slurm.model import Job, JobState, JobUpdate, Node, Partition, Submission, clean_reason
 from hpctrain.slurm.nodelist import expand, natural_sort
 from hpctrain.slurm.parse import parse_limit
 from hpctrain.slurm.script_options import script_options
@@ -216,10 +216,13 @@ class FakeSlurm:
     def drain(self, names: Iterable[NodeName], reason: str) -> None:
         """Set DRAIN and the reason."""
         self._call("drain")
-        for name in self._steer(names):
+        nodes, text = self._steer(names), clean_reason(reason)
+        if not text:
+            raise SlurmError("You must specify a reason when DOWNING or DRAINING a node")
+        for name in nodes:
             node = self._nodes[name]
             self._nodes[name] = replace(
-                node, flags=node.flags | {"DRAIN"}, reason=reason, reason_user=self.user, reason_time=self.clock.time(),
+                node, flags=node.flags | {"DRAIN"}, reason=text, reason_user=self.user, reason_time=self.clock.time(),
             )
 
     def undrain(self, names: Iterable[NodeName]) -> None:

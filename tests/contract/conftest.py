@@ -1,0 +1,227 @@
+"""The two worlds the Slurm contract runs in: the fake, and a private cluster behind the real adapter."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from hpctrain import process
+from hpctrain.devcluster.cluster import Clusters
+from hpctrain.devcluster.state import ClusterInfo
+from hpctrain.ids import JobId, NodeName
+from hpctrain.process import Result
+from hpctrain.slurm.model import Job, JobState, Submission
+from hpctrain.slurm.port import Slurm
+from hpctrain.slurm.via_cli import SlurmCli
+from hpctrain.testing.fake_clock import FakeClock
+from hpctrain.testing.fake_slurm import FakeSlurm
+
+NOBODY = 65534
+NODES = ("n1", "n2", "n3", "n4")
+
+
+class World(Protocol):
+    """A cluster of four nodes with eight GPUs each, and what a test may do to it behind Slurm's back."""
+
+    slurm: Slurm
+    work_dir: Path
+    user: str
+
+    def wait_until(self, true: Callable[[], bool]) -> None:
+        """Let time pass until something holds; fail the test if it never does."""
+
+    def finish(self, job_id: JobId, exit_code: int) -> None:
+        """Let a running job's script end."""
+
+    def node_down(self, name: str) -> None:
+        """Take a node out of Slurm's hands."""
+
+    def without_controller(self) -> Slurm:
+        """The same adapter, with a controller that does not answer."""
+
+    def as_stranger(self) -> Slurm:
+        """The same cluster for another user without any rights."""
+
+    def queries(self) -> int:
+        """How often the controller was asked so far."""
+
+
+class Driver:
+    """What tests do in either world."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.slurm = world, world.slurm
+
+    def submit(self, *options: str, nodes: int = 1) -> JobId:
+        """Submit a job that runs until :meth:`World.finish`; it takes whole nodes in both worlds."""
+        every = ("--exclusive", "--output=/dev/null", f"--nodes={nodes}")
+        header = "".join(f"#SBATCH {option}\n" for option in (*every, *options))
+        body = 'while [ ! -e "finish-$SLURM_JOB_ID" ]; do sleep 0.05; done; exit "$(cat "finish-$SLURM_JOB_ID")"\n'
+        return self.slurm.submit(Submission(f"#!/bin/sh\n{header}{body}", str(self.world.work_dir)))
+
+    def job(self, job_id: JobId) -> Job:
+        """The job as it is now."""
+        (job,) = self.slurm.jobs([job_id])
+        return job
+
+    def wait_for(self, job_id: JobId, state: JobState) -> Job:
+        """Wait until a job is in a state, with no transition going on."""
+        passing = {"COMPLETING", "CONFIGURING"}
+        self.world.wait_until(lambda: (job := self.job(job_id)).state is state and not job.flags & passing)
+        return self.job(job_id)
+
+    def running(self, *options: str, nodes: int = 1) -> Job:
+        """Submit a job and wait until it runs."""
+        return self.wait_for(self.submit(*options, nodes=nodes), JobState.RUNNING)
+
+    def ended(self, exit_code: int = 0) -> Job:
+        """A job that ran and is over."""
+        job = self.running()
+        self.world.finish(job.job_id, exit_code)
+        return self.wait_for(job.job_id, JobState.FAILED if exit_code else JobState.COMPLETED)
+
+
+class FakeWorld:
+    """Everything in memory."""
+
+    def __init__(self, work_dir: Path) -> None:
+        self.clock = FakeClock()
+        self.fake = FakeSlurm(NODES, clock=self.clock, user="alice")
+        self.slurm: Slurm = self.fake
+        self.work_dir, self.user = work_dir, "alice"
+
+    def wait_until(self, true: Callable[[], bool]) -> None:
+        for _ in range(10):
+            if true():
+                return
+            self.clock.advance(1)
+        raise AssertionError("it never came true")
+
+    def finish(self, job_id: JobId, exit_code: int) -> None:
+        self.fake.finish(job_id, exit_code)
+
+    def node_down(self, name: str) -> None:
+        self.fake.node_down(name)
+
+    def without_controller(self) -> Slurm:
+        self.fake.controller_up = False
+        return self.fake
+
+    def as_stranger(self) -> Slurm:
+        self.fake.user, self.fake.operator = "mallory", False
+        return self.fake
+
+    def queries(self) -> int:
+        return len(self.fake.calls)
+
+
+class RealWorld:
+    """A private cluster. The commands are counted on their way."""
+
+    def __init__(self, cluster: ClusterInfo, work_dir: Path) -> None:
+        self.cluster, self.work_dir = cluster, work_dir
+        self.user = process.run(["id", "-un"], timeout_s=10).stdout.strip()
+        self.env = {**os.environ, **cluster.env}
+        self._queries = 0
+        self.slurm: Slurm = SlurmCli(self.env, runner=self._run)
+
+    def wait_until(self, true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 40
+        while not true():
+            assert time.monotonic() < deadline, "it never came true"
+            time.sleep(0.1)
+
+    def finish(self, job_id: JobId, exit_code: int) -> None:
+        (self.work_dir / f"finish-{job_id}.tmp").write_text(str(exit_code))
+        (self.work_dir / f"finish-{job_id}.tmp").rename(self.work_dir / f"finish-{job_id}")
+
+    def node_down(self, name: str) -> None:
+        self._must("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=test")
+
+    def without_controller(self) -> Slurm:
+        """The same configuration with a port where nothing listens."""
+        text = re.sub(r"(?m)^SlurmctldPort=.*", "SlurmctldPort=1", Path(self.cluster.slurm_conf).read_text())
+        path = self.work_dir / "slurm.conf"
+        path.write_text(text + "\nMessageTimeout=2\n")
+        return SlurmCli({**self.env, "SLURM_CONF": str(path)}, retries=1, clock=FakeClock())
+
+    def as_stranger(self) -> Slurm:
+        if os.getuid() != 0:
+            pytest.skip("only root can become somebody else; a private cluster has one user, its administrator")
+        conf = Path(self.cluster.slurm_conf)
+        for path in (conf, conf.with_name("gres.conf")):
+            path.chmod(0o644)
+        for directory in [*conf.parents, *Path(self.cluster.munge_socket).parents]:
+            if directory.stat().st_uid == 0 and directory != Path("/"):
+                directory.chmod(directory.stat().st_mode | 0o011)
+        become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        return SlurmCli(self.env, runner=lambda argv, **options: process.run([*become, *argv], **options), uid=NOBODY)
+
+    def queries(self) -> int:
+        return self._queries
+
+    def clean(self) -> None:
+        """Leave no job behind and every node in service."""
+        self._must("scancel", f"--user={os.getuid()}")
+        self.wait_until(lambda: all(job.state.finished for job in self.slurm.jobs()))
+        for node in self.slurm.nodes():
+            if node.state == "DOWN" or node.drained:
+                self._must("scontrol", "update", f"NodeName={node.name}", "State=RESUME")
+        self.wait_until(lambda: all(node.state == "IDLE" and node.available for node in self.slurm.nodes()))
+
+    def _run(self, argv: list[str], **options: object) -> Result:
+        self._queries += 1
+        return process.run(argv, **options)  # type: ignore[arg-type]
+
+    def _must(self, *argv: str) -> None:
+        result = process.run(argv, timeout_s=20, env=self.env)
+        assert result.ok, result
+
+
+@pytest.fixture(scope="session")
+def contract_cluster() -> Iterator[ClusterInfo]:
+    """A private cluster for this suite alone, in a state directory with a short path."""
+    directory = Path(tempfile.mkdtemp(prefix="hpct-", dir="/tmp"))
+    clusters, name = Clusters(directory / "clusters", say=print), f"contract-{os.getpid()}"
+    try:
+        yield clusters.up(name)
+    finally:
+        clusters.down(name)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.cluster)])
+def world(request: pytest.FixtureRequest, ugly_dir: Path) -> Iterator[World]:
+    """One world after the other."""
+    if request.param == "fake":
+        yield FakeWorld(ugly_dir)
+        return
+    real = RealWorld(request.getfixturevalue("contract_cluster"), ugly_dir)
+    yield real
+    real.clean()
+
+
+@pytest.fixture
+def slurm(world: World) -> Slurm:
+    """The implementation under test."""
+    return world.slurm
+
+
+@pytest.fixture
+def driver(world: World) -> Driver:
+    """Helpers over it."""
+    return Driver(world)
+
+
+@pytest.fixture
+def node() -> NodeName:
+    """A node that exists."""
+    return NodeName("n2")
