@@ -34,7 +34,7 @@ executor = submitit.AutoExecutor(folder={folder!r}, cluster="slurm")
 executor.update_parameters(nodes=2, tasks_per_node=1, timeout_min=10)
 print(executor.submit(print, "hello").job_id)
 """
-HPCTRAIN_API = 'import hpctrain; print(hpctrain.submit("quickstart").job_id)'
+HPCTRAIN_API = 'import hpctrain; print(hpctrain.submit("quickstart").id)'
 
 
 def run(argv: list[str], env: Mapping[str, str]) -> str:

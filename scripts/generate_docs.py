@@ -118,7 +118,7 @@ def _type(value: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
     kind = value.get("type", "any")
     if kind == "array":
         return f"list of {_type(value.get('items', {}), defs)}"
-    kinds = kind if isinstance(kind, list) else [kind]
+    kinds: list[str] = kind if isinstance(kind, list) else [kind]
     return " or ".join({"null": "nothing", "object": "mapping"}.get(one, one) for one in kinds)
 
 

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,6 +110,7 @@ def functions(tree: ast.AST) -> Iterable[ast.FunctionDef | ast.AsyncFunctionDef]
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
+@cache
 def _read(path: Path) -> Module:
     relative = path.relative_to(ROOT)
     parts = list(relative.with_suffix("").parts)
@@ -118,6 +119,7 @@ def _read(path: Path) -> Module:
     return Module(str(relative), ".".join(parts), path.read_text())
 
 
+@cache
 def _is_module(name: str) -> bool:
     base = ROOT.joinpath(*name.split("."))
     return name.startswith("hpctrain.") and (base.with_suffix(".py").is_file() or base.is_dir())
