@@ -15,7 +15,7 @@ from typing import Protocol
 
 from hpctrain import process
 from hpctrain.agent.control import Control, try_write
-from hpctrain.agent.decide import Action, Decision, End, History, Limits, decide
+from hpctrain.agent.decide import Action, Decision, End, History, Limits, decide, why_told_to_end
 from hpctrain.agent.lines import stamp
 from hpctrain.agent.memory import load_history, save_history
 from hpctrain.agent.progress import best_step
@@ -26,6 +26,7 @@ from hpctrain.clock import Clock
 from hpctrain.errors import HpctrainError, JobStateError, NoSuchJobError, NotPermittedError, SlurmError
 from hpctrain.ids import Incarnation, JobId, NodeName
 from hpctrain.jobs.layout import RunDir
+from hpctrain.jobs.reader import read_events
 from hpctrain.jobs.writer import EventWriter
 from hpctrain.slurm.model import JobState
 from hpctrain.slurm.port import Slurm
@@ -43,6 +44,7 @@ REQUEUE_PATIENCE_S = 300.0
 EXIT_NOT_REQUEUED = 75
 _LEFT_AS = {
     JobState.CANCELLED: "job.cancelled", JobState.PREEMPTED: "job.requeued", JobState.PENDING: "job.requeued",
+    JobState.RUNNING: "job.failed",
 }
 
 
@@ -150,6 +152,8 @@ class Coordinator:
                 process.kill_group(srun)
         self._take_signals(step, control, wakeup)
         results = self._results(control, ranks, srun.returncode)
+        if not step.terminated and not step.aborted and set(ranks.nodes) <= control.term_noticed():
+            step.terminated, step.job_state = True, self._job_state()
         return self._end(step, ranks, results, srun.returncode, self._clock.monotonic() - started)
 
     def _take_signals(self, step: _Step, control: Control, wakeup: Wakeup) -> None:
@@ -207,7 +211,7 @@ class Coordinator:
         except SlurmError as error:
             self._say(f"Slurm does not say what happens to the job: {error}")
             return None
-        return jobs[0].state if jobs else None
+        return why_told_to_end(jobs[0], self._clock.time()) if jobs else None
 
     # -- how it ended ----------------------------------------------------------------------------------------------
 
@@ -261,13 +265,17 @@ class Coordinator:
         kind = {Action.FINISH: "job.finished", Action.FAIL: "job.failed"}.get(decision.action, "")
         if decision.action is Action.LEAVE and end.job_state:
             kind = _LEFT_AS.get(end.job_state, "")
-        if kind:
+        if kind and not (kind == "job.cancelled" and self._told_by_a_person()):
             self._events.note(kind, decision.reason, step=step, evidence=evidence)
         verb = {Action.FINISH: "finished", Action.FAIL: "failed", Action.LEAVE: "ended"}[decision.action]
         self._say(f"{verb}: {decision.reason}")
         if decision.action is Action.FAIL and end.failure and end.failure.traceback:
             self._say(f"the cause, from rank {end.failure.rank}:\n{end.failure.traceback.rstrip()}")
         return decision.exit_code
+
+    def _told_by_a_person(self) -> bool:
+        """'hpctrain cancel' has recorded who cancelled the job and needs no echo."""
+        return any(event.kind == "job.cancelled" and event.source == "cli" for event in read_events(self.run_dir))
 
     def _requeue(self, decision: Decision, evidence: dict[str, object], wakeup: Wakeup) -> int:
         """Have Slurm start the job again; a controller that does not answer is waited for."""

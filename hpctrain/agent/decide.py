@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any
 
 from hpctrain.agent.rank_result import RankExit
-from hpctrain.slurm.model import JobState
+from hpctrain.slurm.model import Job, JobState
 
 UNKNOWN_PROGRESS_S = 600.0
 """A script whose steps are not known has made progress if it ran this long before it failed."""
@@ -118,6 +118,25 @@ class Decision:
     history: History
 
 
+def why_told_to_end(job: Job, now: float) -> JobState:
+    """Who or what sent this job SIGTERM: CANCELLED, TIMEOUT, PENDING (somebody requeued it), or RUNNING (a signal only).
+
+    While a job is being cleaned up Slurm's commands say COMPLETING and hide the rest (tried with 22.05), but the times
+    tell: a requeued job has no end, one at its limit ended when that was reached, any other was cancelled.
+
+    Args:
+        now: seconds since the epoch.
+    """
+    if "COMPLETING" not in job.flags or job.state not in (JobState.RUNNING, JobState.UNKNOWN):
+        return job.state
+    if job.end_time is None or job.end_time > now + 60:
+        return JobState.PENDING
+    limit, start = job.time_limit_s, job.start_time
+    if limit is not None and start is not None and job.end_time - start >= limit:
+        return JobState.TIMEOUT
+    return JobState.CANCELLED
+
+
 def decide(end: End, history: History, limits: Limits) -> Decision:
     """Choose the action; see the module's docstring for the rules and their order."""
     progress = _progressed(end, history)
@@ -148,7 +167,8 @@ def _after_sigterm(end: End, history: History, limits: Limits, *, progress: bool
         return Decision(Action.LEAVE, "somebody had Slurm queue the job again", code, history)
     if end.job_state is None:
         return Decision(Action.LEAVE, "the job was told to end, and Slurm did not say why", code, history)
-    return Decision(Action.LEAVE, "the job was sent SIGTERM", code, history)
+    what = "the job was sent SIGTERM (by scancel --signal, or by preemption with a grace time) and has stopped"
+    return Decision(Action.LEAVE, what, code, history)
 
 
 def _continue(reason: str, end: End, history: History, limits: Limits, *, progress: bool) -> Decision:

@@ -45,11 +45,11 @@ class LineCutter:
             return []
         past, self._rest = body.rsplit(b"\r", 1)
         self._rest += mark
-        if now - self._last_bar < BAR_INTERVAL_S:
+        drawn = _drawn(past)
+        if now - self._last_bar < BAR_INTERVAL_S or not drawn.strip():
             return []
         self._last_bar = now
-        drawn = _drawn(past)
-        return _pieces(drawn) if drawn.strip() else []
+        return _pieces(drawn)
 
 
 def stamp(time_s: float) -> str:

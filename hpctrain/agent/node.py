@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import tempfile
 from collections.abc import Mapping
@@ -144,7 +143,7 @@ class NodeAgent:
         relay = Relay(self.control, self.node, self._clock, heartbeat, self.run_dir.progress)
         relay.start()
         held: HeldPort | None = None
-        warden = Warden()
+        warden = Warden(local_dir)
         try:
             rendezvous, held = self._rendezvous(ranks, wakeup, relay)
             self._start(ranks, rendezvous, local_dir, warden)
@@ -154,14 +153,14 @@ class NodeAgent:
             for running in self._ranks:
                 running.process.kill()
                 warden.forget(running.process.pid)
-            warden.close()
             relay.finish(DRAIN_S)
+            warden.close()
             if held is not None:
                 held.close()
-            shutil.rmtree(local_dir, ignore_errors=True)
         exits = tuple(running.ended for running in self._ranks if running.ended is not None)
         outcome = outcome_of(
-            exits, is_trainer=self.plan.command.is_trainer, stop_requested=self._stop_sent, aborted=bool(self._aborted)
+            exits, is_trainer=self.plan.command.is_trainer, stop_requested=self._stop_requested,
+            aborted=bool(self._aborted),
         )
         return NodeResult(self.node, outcome, exits)
 
@@ -190,14 +189,12 @@ class NodeAgent:
     def _watch(self, wakeup: Wakeup, relay: Relay, local_dir: Path) -> None:
         """Return when all ranks have ended, one has failed, or they are to be killed."""
         while True:
-            self._reap()
+            self._reap(wakeup, relay)
             if all(running.ended for running in self._ranks) or any(self._failed(running) for running in self._ranks):
                 return
             if relay.stop_reason is not None and not self._stop_sent:
                 self._ask_to_stop(relay.stop_reason, local_dir)
-            if wakeup.take(signal.SIGTERM) or wakeup.take(signal.SIGINT):
-                relay.report_term()
-                self._term_deadline = self._clock.monotonic() + TERM_PATIENCE_S
+            self._take_term(wakeup, relay)
             if relay.abort_reason is not None:
                 self._aborted = relay.abort_reason
             elif self._term_deadline and relay.stop_reason is None and self._clock.monotonic() > self._term_deadline:
@@ -219,14 +216,32 @@ class NodeAgent:
         # With stop_signal "none" a script is not asked: what it does is its own, and 0 then means done.
         self._stop_sent = self.plan.command.is_trainer or self.plan.stop_signal != "none"
 
-    def _reap(self) -> None:
+    @property
+    def _stop_requested(self) -> bool:
+        """The ranks know that they are to stop: through us, or because Slurm's SIGTERM reaches them as well as us."""
+        return self._stop_sent or self._term_deadline is not None
+
+    def _take_term(self, wakeup: Wakeup, relay: Relay) -> None:
+        if wakeup.take(signal.SIGTERM) or wakeup.take(signal.SIGINT):
+            relay.report_term()
+            self._term_deadline = self._clock.monotonic() + TERM_PATIENCE_S
+
+    def _reap(self, wakeup: Wakeup, relay: Relay) -> None:
         for running in self._ranks:
-            if running.ended is None and (code := running.process.poll()) is not None:
-                running.ended = RankExit(running.rank, self.node, code, self._clock.time())
+            if running.ended is not None or (code := running.process.poll()) is None:
+                continue
+            if code == -signal.SIGTERM and self._term_deadline is None:
+                # Slurm signals every process of a step: our own SIGTERM may arrive a moment after the rank died of its.
+                self._clock.sleep(0.1)
+                self._take_term(wakeup, relay)
+            by_slurm = code == -signal.SIGTERM and self._term_deadline is not None
+            running.ended = RankExit(running.rank, self.node, code, self._clock.time(), by_agent=by_slurm)
+            if by_slurm and not self._stop_sent:
+                self._aborted = self._aborted or "Slurm ended the ranks with SIGTERM"
 
     def _failed(self, running: _Running) -> bool:
-        return running.ended is not None and rank_failed(
-            running.ended.returncode, is_trainer=self.plan.command.is_trainer, stop_requested=self._stop_sent
+        return running.ended is not None and not running.ended.by_agent and rank_failed(
+            running.ended.returncode, is_trainer=self.plan.command.is_trainer, stop_requested=self._stop_requested
         )
 
     def _end_all(self) -> None:

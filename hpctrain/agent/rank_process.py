@@ -63,11 +63,15 @@ class RankProcess:
 
 
 class Warden:
-    """The small process that kills the groups should this agent die first."""
+    """The small process that kills the groups should this agent die first.
 
-    def __init__(self) -> None:
+    Args:
+        local_dir: the agent's node-local directory, which it removes at the end.
+    """
+
+    def __init__(self, local_dir: Path) -> None:
         self._process = process.start(
-            [sys.executable, "-I", "-S", str(_HERE / "warden.py")],
+            [sys.executable, "-I", "-S", str(_HERE / "warden.py"), str(local_dir)],
             stdin=process.PIPE, stdout=process.DEVNULL, stderr=process.DEVNULL,
         )
 
@@ -80,7 +84,7 @@ class Warden:
         self._say(f"-{pid}\n")
 
     def close(self) -> None:
-        """End it; what is still on its list is killed."""
+        """End it; what is still on its list is killed, and the directory removed."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()

@@ -1,8 +1,9 @@
 """Kills the ranks' process groups when their agent is gone (entry point, standard library only).
 
-``python -I -S warden.py`` reads lines from its standard input, which only the agent holds open for writing: ``+PID``
-adds a process group, ``-PID`` removes one that has been reaped. At the end of input the agent is dead (or done): every
-group still listed is killed. The ranks themselves also die by PR_SET_PDEATHSIG; this reaches *their* children.
+``python -I -S warden.py LOCAL_DIR`` reads lines from its standard input, which only the agent holds open for writing:
+``+PID`` adds a process group, ``-PID`` removes one that has been reaped. At the end of input the agent is dead (or
+done): every group still listed is killed, and the agent's node-local directory is removed. The ranks themselves also
+die by PR_SET_PDEATHSIG; this reaches *their* children.
 """
 
 import contextlib
@@ -23,6 +24,9 @@ def main() -> None:
     for group in groups:
         with contextlib.suppress(OSError):
             os.killpg(group, signal.SIGKILL)
+    import shutil  # not held in memory while waiting, which is nearly always
+
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def make_plan(recipe: Recipe, facts: ClusterFacts | None, place: Place) -> Plan:
         spares=resources.spares, ranks_per_node=ranks, device=device,
         command=_command(recipe, place, _environment(recipe, interface, threads)),
         slurm=_request(recipe, place), interface=interface, container=_container(resources),
+        one_host=place.one_host,
         total_steps=arithmetic.total_steps(recipe) if recipe.method else None,
         max_restarts=recipe.resilience.max_restarts,
         max_restarts_without_progress=recipe.resilience.max_restarts_without_progress,

@@ -74,6 +74,7 @@ class Plan:
         ranks_per_node: training processes per node.
         device: ``cpu`` or ``cuda``.
         interface: network interface for rendezvous and collectives; "" lets the resolver decide.
+        one_host: all nodes are one machine (the private cluster).
         total_steps: optimizer steps if known before the data is read, else None.
         max_restarts, max_restarts_without_progress, stop_signal: see the recipe's ``resilience``.
         notes: sentences about choices the user did not make, shown at submission.
@@ -90,6 +91,7 @@ class Plan:
     slurm: SlurmRequest
     interface: str = ""
     container: Container | None = None
+    one_host: bool = False
     total_steps: int | None = None
     max_restarts: int = 20
     max_restarts_without_progress: int = 2

@@ -81,7 +81,10 @@ def srun_words(plan: Plan, package_dir: str) -> Iterator[str]:
         yield f"--cpus-per-task={int(request.cpus_per_node)}"
     if request.gpus_per_node:
         yield shell_word(f"--gres={_gres(request)}")
-    yield from ("--cpu-bind=none", "--mpi=none", "--input=none", "--wait=0", "--kill-on-bad-exit=1")
+    if not plan.one_host:
+        # The agent's ranks share all CPUs of its task. (The private cluster binds nothing and warns when told not to.)
+        yield "--cpu-bind=none"
+    yield from ("--mpi=none", "--input=none", "--wait=0", "--kill-on-bad-exit=1")
     if plan.container is not None and plan.container.runtime == "pyxis":
         mounts = ",".join(container_mounts(plan.container, plan.run_dir, package_dir))
         yield shell_word(f"--container-image={plan.container.image}")

@@ -1,0 +1,63 @@
+"""How the ends of ranks become one word per node, and which of them is the cause."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpctrain.agent.error_file import explain
+from hpctrain.agent.rank_result import NodeOutcome, NodeResult, RankExit, first_failure, outcome_of
+
+
+def ended(*codes: int) -> list[RankExit]:
+    return [RankExit(rank, "n1", code, float(rank)) for rank, code in enumerate(codes)]
+
+
+@pytest.mark.parametrize(("codes", "trainer", "stop", "outcome"), [
+    ((0, 0), True, False, NodeOutcome.DONE),
+    ((75, 75), True, False, NodeOutcome.STOPPED),
+    ((0, 75), True, True, NodeOutcome.STOPPED),
+    ((0, 1), True, True, NodeOutcome.FAILED),
+    ((0, -15), True, True, NodeOutcome.FAILED),
+    ((0, 0), False, True, NodeOutcome.STOPPED),
+    ((-15, 143), False, True, NodeOutcome.STOPPED),
+    ((75, 0), False, False, NodeOutcome.FAILED),
+    ((0, 0), False, False, NodeOutcome.DONE),
+])
+def test_outcome(codes: tuple[int, ...], trainer: bool, stop: bool, outcome: NodeOutcome) -> None:
+    """75 means something from our trainer only; a script that was asked to stop may end as it likes."""
+    assert outcome_of(ended(*codes), is_trainer=trainer, stop_requested=stop, aborted=False) is outcome
+
+
+def test_first_failure_is_the_cause() -> None:
+    """Of failures on several nodes the earliest is taken, never a rank that an agent killed."""
+    early = RankExit(5, "n2", 1, 10.0)
+    late = RankExit(0, "n1", 1, 11.0)
+    killed = RankExit(4, "n2", -9, 9.0, by_agent=True)
+    results = [NodeResult("n1", NodeOutcome.FAILED, (late,)), NodeResult("n2", NodeOutcome.FAILED, (killed, early))]
+    assert first_failure(results) == early
+    assert first_failure([NodeResult("n1", NodeOutcome.ABORTED, (killed,))]) is None
+
+
+def test_result_survives_json() -> None:
+    """What an agent writes the coordinator reads back unchanged."""
+    result = NodeResult("n1", NodeOutcome.FAILED, (RankExit(0, "n1", -9, 1.5, "m", "t", ("a", "b"), by_agent=True),))
+    assert NodeResult.from_json(result.to_json()) == result
+
+
+def test_torchs_error_file_is_understood() -> None:
+    """Message and traceback of torchrun's error file win over the output."""
+    text = '{"message": {"message": "ValueError: boom", "extraInfo": {"py_callstack": "Traceback...", "timestamp": "1"}}}'
+    assert explain(text, ["other"]) == ("ValueError: boom", "Traceback...")
+    assert explain('{"message": "plain"}', []) == ("plain", "")
+
+
+def test_traceback_is_found_in_the_output() -> None:
+    """Without an error file the last traceback of the output is the explanation, without what follows it."""
+    tail = ["noise", "Traceback (most recent call last):", '  File "a.py", line 1', "KeyError: 'x'", "bye"]
+    assert explain("not json", tail) == ("KeyError: 'x'", "\n".join(tail[1:4]))
+
+
+def test_last_words_are_better_than_nothing() -> None:
+    """A program that dies without a traceback is quoted with its last line."""
+    assert explain("", ["Segmentation fault", ""]) == ("Segmentation fault", "")
+    assert explain("", []) == ("", "")
