@@ -44,8 +44,7 @@ def shipped_file(kind: str, name: str) -> Path:
 
 
 def shipped_recipes(root: Path | None = None) -> dict[str, Path]:
-    """All shipped recipes by name (``quickstart``, ``pretrain/llama3_1_8b_1node_8gpu``), in order of name, the
-    quickstart first."""
+    """All shipped recipes by name (``quickstart``, ``pretrain/llama3_1_8b_1node_8gpu``), those at the top first."""
     root = root or shipped(RECIPES)
     found = {path.relative_to(root).with_suffix("").as_posix(): path for path in root.rglob("*.yaml")}
     return dict(sorted(found.items(), key=lambda item: ("/" in item[0], item[0])))

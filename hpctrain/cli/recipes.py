@@ -97,7 +97,8 @@ def list_(output: str) -> None:
         return
     rows = [("NAME", "METHOD", "PARAMETERS", "NODES X GPUS", "DESCRIPTION")]
     rows += [
-        (item.name, item.method, short_count(item.parameters) or "-", f"{item.nodes} x {item.gpus_per_node}", item.description)
+        (item.name, item.method, short_count(item.parameters) or "-", f"{item.nodes} x {item.gpus_per_node}",
+         item.description)
         for item in entries
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

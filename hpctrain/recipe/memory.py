@@ -56,7 +56,8 @@ class Estimate:
     Attributes:
         shape: the model, None where its size is not known (then there are no items).
         items: the arithmetic, line by line.
-        device: ``GPU`` or ``rank's share of a node``: whose memory it is.
+        device: whose memory it is, with its verb: ``a GPU has``.
+        on_gpu: the ranks compute on GPUs.
         capacity_bytes: what there is, None where that is not known.
         capacity_from: where that number comes from.
         notes: sentences about what could not be checked.
@@ -64,7 +65,8 @@ class Estimate:
 
     shape: Shape | None = None
     items: tuple[Item, ...] = ()
-    device: str = "GPU"
+    device: str = "a GPU has"
+    on_gpu: bool = True
     capacity_bytes: int | None = None
     capacity_from: str = ""
     notes: tuple[str, ...] = ()
@@ -107,18 +109,19 @@ def estimate(
     if isinstance(shape, str):
         return Estimate(notes=(shape,))
     gpu = device_is_gpu(recipe, facts)
-    capacity, source = _gpu_capacity(recipe, gpu_memory_bytes, facts) if gpu else _cpu_capacity(recipe, facts)
+    as_gpu = gpu or recipe.resources.gpu_memory is not None  # said in the recipe: also where GPUs are simulated
+    capacity, source = _gpu_capacity(recipe, gpu_memory_bytes, facts) if as_gpu else _cpu_capacity(recipe, facts)
     notes = () if capacity or not gpu else (f"the memory of a GPU is not known, so the size was not checked: {source}",)
-    device = "GPU" if gpu else "rank's share of a node"
-    return Estimate(shape, tuple(_items(recipe, shape, gpu)), device, capacity, source, notes)
+    device = "a GPU has" if as_gpu else "a rank's share of its node is"
+    return Estimate(shape, tuple(_items(recipe, shape, gpu)), device, gpu, capacity, source, notes)
 
 
 def check_memory(recipe: Recipe, size: Estimate) -> list[Problem]:
     """One problem, with the arithmetic and what would fit, if the model is larger than the memory it is given."""
     if size.fits or size.shape is None or size.capacity_bytes is None:
         return []
-    head = (f"{size.shape.parameters:,} parameters need about {format_bytes(size.total_bytes)} per rank, and a "
-            f"{size.device} has {format_bytes(size.capacity_bytes)} ({size.capacity_from}):")
+    head = (f"{size.shape.parameters:,} parameters need about {format_bytes(size.total_bytes)} per rank, and "
+            f"{size.device} {format_bytes(size.capacity_bytes)} ({size.capacity_from}):")
     body = "\n".join(f"      {line}" for line in size.lines())
     return [Problem(("model",), f"{head}\n{body}\n      {_remedy(recipe, size)}")]
 
@@ -170,7 +173,7 @@ def _layer_bytes_per_token(shape: Shape, compute: int, eager_length: int) -> int
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norms = 2 * shape.hidden * (4 + 2 * compute)  # the float32 input, the normalised value, the output
     attention = compute * (3 * queries + 2 * keys)  # q, k, v, the result, and its copy in the layout of the projection
-    scores = shape.heads * eager_length * (4 + 2 * compute)
+    scores = shape.heads * eager_length * (6 if compute == 2 else 4)  # the softmax in float32, and its bfloat16 copy
     mlp = compute * shape.inner * (4 if shape.gated else 2)
     return norms + attention + scores + mlp
 
@@ -200,7 +203,7 @@ def _cpu_capacity(recipe: Recipe, facts: ClusterFacts | None) -> tuple[int | Non
     ranks = ranks_per_node(recipe.resources)
     memory, source = recipe.resources.memory_per_node, "resources.memory_per_node"
     part = facts.partition(recipe.resources.partition) if facts else None
-    if memory is None and part:
+    if memory is None and part and not any(group.simulated for group in part.groups):
         # Slurm's default may be less; more than the largest node has is impossible in any case.
         memory, source = max((group.memory_bytes for group in part.groups), default=0), "memory of a node"
     return (memory // ranks, f"{source} {format_bytes(memory)} / {ranks} ranks") if memory and memory > 2**24 else (None, "")
@@ -219,14 +222,14 @@ def _remedy(recipe: Recipe, size: Estimate) -> str:
             continue
         tried = changed
         changes.append(words)
-        needs = sum(item.size_bytes for item in _items(tried, shape, size.device == "GPU"))
+        needs = sum(item.size_bytes for item in _items(tried, shape, size.on_gpu))
         if needs <= capacity:
             return f"what would fit: {', '.join(changes)} ({format_bytes(needs)} per rank)"
     nodes = tried.resources.nodes
     while nodes < 4096:
         nodes *= 2
         larger = tried.model_copy(update={"resources": tried.resources.model_copy(update={"nodes": nodes})})
-        needs = sum(item.size_bytes for item in _items(larger, shape, size.device == "GPU"))
+        needs = sum(item.size_bytes for item in _items(larger, shape, size.on_gpu))
         if needs <= capacity:
             return f"what would fit: {', '.join([*changes, f'resources.nodes={nodes}'])} ({format_bytes(needs)} per rank)"
     return "nothing this version can do makes it fit: take a smaller model, a shorter data.sequence_length or larger GPUs"

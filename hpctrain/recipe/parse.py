@@ -20,7 +20,7 @@ MAX_NODES = 50_000
 """Also bounds what aliases can expand to: a recipe is some hundred values."""
 MAX_DEPTH = 40
 
-_TAG = "tag:yaml.org,2002:"
+_YAML_HINT = "'hpctrain recipes show quickstart' shows a recipe that works"
 _NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"^[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*)$")
@@ -29,9 +29,17 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 class _Reader(yaml.SafeLoader):
-    """PyYAML's parser without any implicit type: all plain scalars arrive as text."""
+    """PyYAML's parser without types: all plain scalars arrive as text, and tags are refused."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML's own class attribute
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]  # untyped in PyYAML's stubs
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            mark: Any = event.start_mark  # the stubs tell PyYAML's two kinds of mark apart
+            raise yaml.MarkedYAMLError(None, None, f"YAML tags are not supported: {tag}", mark)
+        return super().compose_node(parent, index)
 
 
 def parse_document(text: str, source: str) -> Node:
@@ -97,14 +105,11 @@ class _Builder:
         if depth > MAX_DEPTH:
             _fail(where, f"nested more than {MAX_DEPTH} levels deep (or an alias that contains itself)")
         if isinstance(node, yaml.MappingNode):
-            self._refuse_tag(node, "map")
             return Node(self._mapping(node, depth), where)
         if isinstance(node, yaml.SequenceNode):
-            self._refuse_tag(node, "seq")
             return Node([self.build(item, depth + 1) for item in node.value], where)
         if not isinstance(node, yaml.ScalarNode):
             _fail(where, "not a value")
-        self._refuse_tag(node, "str")
         return self._scalar(node, where)
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
@@ -114,7 +119,6 @@ class _Builder:
             where = self._where(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
                 _fail(where, "a key must be a word, not a list or a mapping")
-            self._refuse_tag(key_node, "str")
             key = str(key_node.value)
             if key == "<<":
                 _fail(where, "merge keys (<<) are not supported; use 'extends:' for a common base")
@@ -132,10 +136,6 @@ class _Builder:
         text = str(node.value)
         _refuse_control(text, where)
         return Node(text, where) if node.style else _plain(text, where)
-
-    def _refuse_tag(self, node: yaml.Node, plain: str) -> None:
-        if node.tag not in (_TAG + plain, "!"):
-            _fail(self._where(node), f"YAML tags are not supported: {node.tag.replace(_TAG, '!!')}")
 
     def _where(self, node: yaml.Node) -> str:
         return _at(self.source, node.start_mark) if self.numbered else self.source
@@ -171,6 +171,8 @@ def _explain(error: yaml.MarkedYAMLError, text: str, mark: yaml.Mark | None) -> 
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return "a tab is used for indentation; YAML wants spaces"
     problem = error.problem or "cannot be parsed"
+    if "tags are not supported" in problem:
+        return problem.replace("tag:yaml.org,2002:", "!!")
     if "mapping values are not allowed" in problem:
         return "not valid YAML: a second ': ' in one line; put the value in quotes"
     if "but found another document" in problem:
@@ -183,5 +185,5 @@ def _at(source: str, mark: yaml.Mark | None) -> str:
 
 
 def _fail(where: str, message: str) -> NoReturn:
-    raise_problems([Problem((), message, where)], where)
+    raise_problems([Problem((), message, where, _YAML_HINT)], where)
     raise AssertionError("unreachable")

@@ -17,11 +17,16 @@ class Problem:
         path: the key it is about; empty for the recipe as a whole.
         message: what is wrong and what was expected.
         where: ``file:line``, ``--set KEY`` or a settings file; "" until it is looked up.
+        hint: what to do about it, where that is not plain.
     """
 
     path: Path
     message: str
     where: str = ""
+    hint: str = ""
+
+
+OVERRIDE_HINT = "correct the file, or override a value with --set KEY=VALUE; 'hpctrain recipes schema' explains every key"
 
 
 def raise_problems(problems: Sequence[Problem], source: str) -> None:
@@ -32,10 +37,11 @@ def raise_problems(problems: Sequence[Problem], source: str) -> None:
     """
     if not problems:
         return
+    hint = next((problem.hint for problem in problems if problem.hint), OVERRIDE_HINT)
     if len(problems) == 1:
-        raise RecipeError(_sentence(problems[0]), where=_one_line(problems[0].where or source))
+        raise RecipeError(_sentence(problems[0]), where=_one_line(problems[0].where or source), hint=hint)
     lines = [f"  {_one_line(problem.where or source)}: {_sentence(problem)}" for problem in problems]
-    raise RecipeError("\n".join([f"{len(problems)} problems", *lines]), where=_one_line(source))
+    raise RecipeError("\n".join([f"{len(problems)} problems", *lines]), where=_one_line(source), hint=hint)
 
 
 def dotted(path: Path) -> str:
