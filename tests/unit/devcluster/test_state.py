@@ -76,12 +76,13 @@ def test_a_controller_is_recognised_by_its_arguments(root: Path) -> None:
     """A live process that has this cluster's slurm.conf among its arguments is its controller."""
     spec = record(root)
     conf = str(state.layout_of(spec, root).slurm_conf)
-    process = subprocess.Popen(["sh", "-c", "sleep 60; :", "slurmctld", "-f", conf])
+    process = subprocess.Popen(["sh", "-c", "read line", "slurmctld", "-f", conf], stdin=subprocess.PIPE)
+    assert process.stdin is not None
     try:
         (root / "mine" / "pid" / "slurmctld.pid").write_text(f"{process.pid}\n")
         found = state.running_clusters()
     finally:
-        process.kill()
+        process.stdin.close()
         process.wait()
 
     assert [("mine", process.pid, ("n1", "n2"))] == [(c.name, c.slurmctld_pid, c.nodes) for c in found]
