@@ -36,7 +36,14 @@ def _dry_run_option(function: F) -> F:
     return click.option("--dry-run", is_flag=True, help="Only say what would be done.")(function)
 
 
-@click.group()
+class _InOrder(click.Group):
+    """A group that lists its commands in the order of their use, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder)
 def cluster() -> None:
     """Run a private Slurm cluster on this machine, as yourself, with simulated GPUs.
 
@@ -125,7 +132,10 @@ def status(name: str | None, output: str) -> None:
 @_name_option
 @output_option
 def env(shell: str, name: str, output: str) -> None:
-    """Print what a shell needs to use the cluster: eval "$(hpctrain cluster env)"."""
+    """Print what a shell needs to use the cluster.
+
+    Use it as: eval "$(hpctrain cluster env)"
+    """
     from hpctrain.devcluster.state import find_cluster
 
     variables = find_cluster(name).env
@@ -143,7 +153,10 @@ def env(shell: str, name: str, output: str) -> None:
 @_dry_run_option
 @output_option
 def kill_node(node: str, silent: bool, name: str, dry_run: bool, output: str) -> None:
-    """Kill all that runs on a node, as a power failure would: slurmd, step daemons and jobs' processes."""
+    """Kill all that runs on a node, as a power failure would.
+
+    That is its slurmd, its step daemons and the jobs' processes on it, and nothing else.
+    """
     from hpctrain.clock import SystemClock
     from hpctrain.devcluster import nodes
     from hpctrain.devcluster.state import layout_of
