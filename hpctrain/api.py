@@ -17,7 +17,7 @@ Importing this module is light: Slurm, pydantic and the rest are imported by the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -193,14 +193,32 @@ def default_context() -> Context:
 
 @lru_cache(maxsize=4)
 def _context_for(_cluster: str, _slurm_conf: str) -> Context:
+    return make_context()
+
+
+def make_context(
+    *, slurm_timeout_s: float | None = None, slurm_retries: int | None = None, announce: Callable[[str], None] | None = None
+) -> Context:
+    """Like :func:`default_context`, made anew, with less patience than the settings have where that is asked for.
+
+    Args:
+        slurm_timeout_s, slurm_retries: at most these.
+        announce: told in one sentence when a command of Slurm is being retried.
+    """
+    from dataclasses import replace
+
     from hpctrain.clock import SystemClock
     from hpctrain.errors import SlurmMissingError
     from hpctrain.settings_file import load_settings
     from hpctrain.slurm.connect import connect
 
     settings, clock = load_settings(), SystemClock()
+    if slurm_timeout_s is not None:
+        settings = replace(settings, slurm_timeout_s=min(slurm_timeout_s, settings.slurm_timeout_s))
+    if slurm_retries is not None:
+        settings = replace(settings, slurm_retries=min(slurm_retries, settings.slurm_retries))
     try:
-        return Context(settings, connect(settings, clock=clock), clock)
+        return Context(settings, connect(settings, clock=clock, announce=announce), clock)
     except SlurmMissingError as error:
         return Context(settings, None, clock, error.message)
 

@@ -49,6 +49,13 @@ def width() -> int:
     return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
 
 
+def watching(*, following: bool = False) -> Context:
+    """Settings, clock, and a Slurm that is given up on sooner than one that must carry something out."""
+    from hpctrain.api import make_context
+
+    return make_context(slurm_timeout_s=8.0, slurm_retries=0 if following else 1, announce=None if following else say)
+
+
 def find(context: Context, key: str) -> Run:
     """The run that a person means."""
     from hpctrain.jobs.strays import find_or_ask
@@ -72,12 +79,11 @@ def list_(all_: bool, output: str) -> None:
     TIME is the time left while a run trains, the time in the queue before it has started, and else the time since its
     first start. Wider terminals show more columns.
     """
-    from hpctrain.api import default_context
     from hpctrain.jobs.find import list_runs
     from hpctrain.jobs.snapshot import look_at_list
     from hpctrain.jobs.table import render
 
-    context = default_context()
+    context = watching()
     runs = list_runs(context.settings.runs_dir)
     statuses = look_at_list(runs, context.slurm, context.clock, newest=None if all_ else NEWEST)
     if output == "json":
@@ -93,10 +99,9 @@ def list_(all_: bool, output: str) -> None:
 
 
 def _say_what_is_missing(statuses: list[JobStatus], total: int, context: Context) -> None:
-    if context.slurm is None:
-        say(f"\n{context.why_no_slurm}; the table shows what the runs have recorded.")
-    elif silent := next((status for status in statuses if status.explanation.startswith("Slurm does not answer")), None):
-        say(f"\n{silent.explanation.split(';')[0]}; the table shows what the runs have recorded.")
+    problem = context.why_no_slurm or next((status.slurm_error for status in statuses if status.slurm_error), "")
+    if problem:
+        say(f"\n{problem}; the table shows what the runs have recorded.")
     if total > len(statuses):
         say(f"\n{total - len(statuses)} older runs are not shown: hpctrain list --all")
 
@@ -109,13 +114,12 @@ def describe(job: str, output: str) -> None:
 
     JOB is a job id, a run's name or the unique start of one, a run directory, or 'latest'.
     """
-    from hpctrain.api import default_context
     from hpctrain.jobs.describe import Description, next_commands, render
     from hpctrain.jobs.reader import read_events
     from hpctrain.jobs.snapshot import look_at
     from hpctrain.slurm.nodelist import fold
 
-    context = default_context()
+    context = watching()
     run = find(context, job)
     status = look_at(run, context.slurm, context.clock)
     events = read_events(run.dir)
@@ -141,12 +145,11 @@ def events(job: str, follow: bool, kinds: tuple[str, ...], output: str) -> int:
     JOB is a job id, a run's name or the unique start of one, a run directory, or 'latest'. With -o json and -f each
     event is one line. Ctrl-C ends -f and leaves the job alone.
     """
-    from hpctrain.api import default_context
     from hpctrain.jobs.event_list import EventPrinter, follow_events, wanted
     from hpctrain.jobs.follow import goodbye
     from hpctrain.jobs.reader import read_events
 
-    context = default_context()
+    context = watching(following=follow)
     run = find(context, job)
     printer = EventPrinter(
         run.submitted_time, kinds, width=width() if sys.stdout.isatty() else None, colour=on_terminal(),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrain.cli.jobs import examples, find, job_argument
+from hpctrain.cli.jobs import examples, find, job_argument, watching
 from hpctrain.cli.output import on_terminal, output_option, say
 
 if TYPE_CHECKING:
@@ -62,13 +62,12 @@ def logs(  # noqa: PLR0917 - click passes every option by name
     JOB is a job id, a run's name or the unique start of one, a run directory, or 'latest'. Lines of several ranks are in
     order of time. Ctrl-C ends -f and leaves the job alone. With -o json each line is one JSON object.
     """
-    from hpctrain.api import default_context
     from hpctrain.jobs.follow import LogRequest
     from hpctrain.jobs.logs import LineFormat, Selection
 
     if all_ and (rank is not None or node is not None):
         raise click.UsageError("--all already shows every rank: leave out --rank and --node, or --all")
-    context = default_context()
+    context = watching(following=follow)
     run = find(context, job)
     if tail is None and follow and since is None:
         tail = FOLLOW_TAIL

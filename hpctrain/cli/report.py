@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrain.cli.jobs import examples, find, job_argument
+from hpctrain.cli.jobs import examples, find, job_argument, watching
 from hpctrain.cli.output import on_terminal, output_option, print_json
 
 if TYPE_CHECKING:
@@ -33,13 +33,12 @@ def report(job: str, width: int | None, output: str) -> None:
     JOB is a job id, a run's name or the unique start of one, a run directory, or 'latest'. Steps that were done twice
     because of a restart are drawn once. The report of a running job is its report so far.
     """
-    from hpctrain.api import default_context
     from hpctrain.jobs.metrics import read_metrics
     from hpctrain.jobs.reader import read_events
     from hpctrain.jobs.report import make_report
     from hpctrain.jobs.snapshot import look_at
 
-    context = default_context()
+    context = watching()
     run = find(context, job)
     status = look_at(run, context.slurm, context.clock)
     made = make_report(status, read_events(run.dir), read_metrics(run.dir.metrics, samples=SAMPLES))

@@ -51,5 +51,5 @@ def _timeline(report: Report, width: int) -> list[str]:
 
 
 def _entry(entry: Entry, start: float, width: int) -> str:
-    head = f"  {'+' + duration(max(0.0, entry.time - start)):>9}  "
+    head = f"  {'+' + duration(max(0, round(entry.time - start))):>9}  "
     return head + cut(" ".join(entry.what.split()), max(20, width - cells(head)))

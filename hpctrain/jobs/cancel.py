@@ -44,7 +44,7 @@ def cancel(run: Run, slurm: Slurm, clock: Clock, *, host: str, user: str, dry_ru
     if answer.kind is SlurmAnswer.OTHER_CLUSTER:
         raise NoSuchJobError(
             f"{run.name} (job {run.job_id}) was submitted to another cluster, {answer.detail!r}",
-            hint=f"a private cluster is chosen with 'hpctrain --cluster {answer.detail} cancel {run.name}'",
+            hint="go there: 'hpctrain --cluster NAME cancel ...' for a private cluster, SLURM_CONF for a site's",
         )
     job = answer.job
     if job is None or job.state.finished:

@@ -54,7 +54,7 @@ class EventPrinter:
         moment = datetime.fromtimestamp(event.time).astimezone()
         day, self._day = self._day, moment.strftime("%Y-%m-%d")
         head = f"{self._day}\n" if day != self._day else ""
-        passed = "+" + duration(max(0.0, event.time - self._start))
+        passed = "+" + duration(max(0, round(event.time - self._start)))
         line = " ".join(f"  {moment:%H:%M:%S}  {passed:>8}  {event.source:<11} {sentence(event)}".splitlines())
         line = line if self._width is None else cut(line, self._width)
         code = _COLOURS.get(event.kind) if self._colour else None

@@ -59,6 +59,8 @@ def follow(run: Run, slurm: Slurm | None, clock: Clock, screen: Screen, request:
     request = request or LogRequest()
     follower = _Follower(run, Poller(run, slurm, clock, say=screen.message), screen, request)
     try:
+        status = follower.poller.status()
+        follower.announce(status)
         follower.begin()
         pause = QUICK_S
         while True:
@@ -136,7 +138,11 @@ class _Follower:
         """Print what is new, and return how many lines that were."""
         for source in find_sources(self.run.dir, self.request.selection):
             self._tails.setdefault(str(source.path), FileTail(source))
-        batches = [self._new_lines(tail, last=last) for tail in self._tails.values()]
+        # The agents write rank 0's line to its own file first, then to the batch step's: read in the other order, a line
+        # that is seen here is seen there too, and is shown as the rank's.
+        job_first = sorted(self._tails.values(), key=lambda tail: (tail.source.rank >= 0, tail.source.rank))
+        batches = [self._new_lines(tail, last=last) for tail in job_first]
+        batches.sort(key=lambda batch: bool(batch) and batch[0].rank < 0)
         lines = [line for line in in_order(batches) if self.request.wants(line) and self._echo.passes(line)]
         self._print(lines)
         return len(lines)

@@ -149,17 +149,21 @@ _TITLES = {
 
 def sentence(event: Event) -> str:
     """An event as one phrase: what, at which step, where, why."""
-    if event.kind in ("ranks.started", "ranks.stopped") and event.reason:
-        # The agent's sentence says all that the title would.
+    if event.kind in _TELL_THEMSELVES and event.reason:
         return event.reason
     words = _TITLES.get(event.kind, event.kind)
     where = f" on {event.node}" if event.node and event.kind not in _ONE_PER_JOB else ""
-    at = f" at step {event.step}" if event.step is not None else ""
+    at = f" at step {event.step}" if event.step is not None and event.kind != "step.first" else ""
     return f"{words}{at}{where}" + (f": {event.reason}" if event.reason else "")
 
 
-_ONE_PER_JOB = ("trainer.started", "trainer.finished", "step.first", "data.prepared", "model.saved", "job.started")
+_ONE_PER_JOB = (
+    "trainer.started", "step.first", "data.prepared", "model.saved", "job.started", "checkpoint.saved",
+    "checkpoint.restored", "checkpoint.skipped", "checkpoint.failed",
+)
 """Only one process of a job reports these; its node is no news."""
+_TELL_THEMSELVES = ("ranks.started", "ranks.stopped", "trainer.finished")
+"""Events whose reason says all that a title would."""
 
 
 def _saves(saves: Sequence[Event]) -> Entry:

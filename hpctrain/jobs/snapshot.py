@@ -126,12 +126,16 @@ def status_from_files(run: Run, answer: Answer, now: float, records: Records | N
     running = verdict.state in ("running", "stopping")
     since_step = now - newest.time if newest else 0.0
     incarnation = _incarnation(events, newest)
+    last_start = next((event.time for event in reversed(events) if event.kind == "job.started"), 0.0)
+    beating = running and progress is not None and progress.time >= last_start
     return JobStatus(
         id=run.job_id, name=run.name, run_dir=str(run.dir.path) if run.dir.path.is_dir() else "",
-        state=verdict.state, explanation=verdict.explanation, advice=verdict.advice, final=verdict.final, succeeded=verdict.succeeded, silent=verdict.silent,
+        state=verdict.state, explanation=verdict.explanation, advice=verdict.advice, final=verdict.final,
+        succeeded=verdict.succeeded, silent=verdict.silent,
+        slurm_error=answer.detail if answer.kind is SlurmAnswer.NO_ANSWER else "",
         slurm_state=job.state.value if job else "", reason=job.reason if job and job.reason != "None" else "",
         cluster=run.cluster, recipe=run.recipe, partition=job.partition if job else "",
-        nodes=_nodes(job, events), num_nodes=_num_nodes(run, job), phase=progress.phase if progress and running else "",
+        nodes=_nodes(job, events), num_nodes=_num_nodes(run, job), phase=progress.phase if progress and beating else "",
         step=step, total_steps=total,
         loss=newest.loss if newest else progress.loss if progress else None,
         tokens_per_s=speed.tokens_per_s if points else progress.tokens_per_s if progress else None,

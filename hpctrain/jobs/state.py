@@ -93,7 +93,8 @@ def _pending(facts: Facts, job: Job) -> Verdict:
         return Verdict(State.REQUEUED, sentence, "a dead node delays this until Slurm declares it DOWN ('sinfo -R')")
     if job.held:
         return Verdict(State.HELD, reason.sentence, advice or f"let it go: scontrol release {job.job_id}")
-    since = f", for {duration(facts.now - job.submit_time)} now" if job.submit_time else ""
+    waited = facts.now - job.submit_time if job.submit_time else 0.0
+    since = f", for {duration(waited)} now" if waited >= 5 else ""
     if not again:
         return Verdict(State.QUEUED, f"{reason.sentence}{since}", advice)
     requeued = _last(facts.events, "job.requeued")
@@ -194,7 +195,8 @@ def _without_slurm(facts: Facts) -> Verdict:
             "" if alive else "Slurm will tell more once it can be reached",
         )
     if facts.answer is SlurmAnswer.OTHER_CLUSTER:
-        advice = f"a private cluster is chosen with 'hpctrain --cluster {facts.detail} ...', a site's with SLURM_CONF"
+        private = facts.detail.removeprefix("hpctrain-")
+        advice = f"a private cluster is chosen with 'hpctrain --cluster {private} ...', a site's with SLURM_CONF"
         return Verdict(State.UNKNOWN, f"it was submitted to another cluster, {facts.detail!r}; {heard}", advice)
     started = _last(current, "job.started")
     if facts.submitted_time and facts.now - facts.submitted_time < FRESH_S and not started:

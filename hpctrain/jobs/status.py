@@ -40,6 +40,7 @@ class JobStatus:
         final: it will not change any more by itself.
         succeeded: the work is complete; None while running and where the end is not known.
         slurm_state: Slurm's word, "" if Slurm does not know the job (any more) or does not answer.
+        slurm_error: why Slurm could not be asked, "" if it answered; the rest is then from the run's own records.
         reason: Slurm's reason code, "" for none.
         phase: what rank 0 was doing at its last heartbeat: ``data``, ``step``, ``save``, ``load``.
         step: completed optimizer steps.
@@ -60,6 +61,7 @@ class JobStatus:
     final: bool = False
     succeeded: bool | None = None
     slurm_state: str = ""
+    slurm_error: str = ""
     reason: str = ""
     cluster: str = ""
     recipe: str = ""

@@ -21,10 +21,12 @@ def duration(seconds: float | None) -> str:
     whole = round(seconds)
     days, hours, minutes = whole // 86400, whole % 86400 // 3600, whole % 3600 // 60
     if days:
-        return f"{days}d {hours:02d}h"
+        return f"{days}d {hours:02d}h" if hours else f"{days}d"
     if hours:
-        return f"{hours}h {minutes:02d}m"
-    return f"{minutes}m {whole % 60:02d}s" if minutes else f"{whole}s"
+        return f"{hours}h {minutes:02d}m" if minutes else f"{hours}h"
+    if minutes:
+        return f"{minutes}m {whole % 60:02d}s" if whole % 60 else f"{minutes}m"
+    return f"{whole}s"
 
 
 def ago(time: float | None, now: float) -> str:

@@ -11,6 +11,7 @@ from hpctrain.jobs.follow import LogRequest, follow, goodbye, show
 from hpctrain.jobs.logs import Selection
 from hpctrain.jobs.poll import LATEST_S, SOONEST_S, Poller
 from hpctrain.jobs.reader import read_events
+from hpctrain.jobs.text import iso
 from hpctrain.jobs.wait import require_success, wait
 from hpctrain.slurm.model import JobState
 from hpctrain.testing.run_builder import RunBuilder
@@ -246,3 +247,17 @@ def test_cancel_does_not_hit_another_clusters_job(world, tmp_path):
     with pytest.raises(NoSuchJobError, match="another cluster"):
         cancel(stranger.run, world.slurm, world.clock, host="login", user="alice")
     assert world.slurm.jobs([world.job_id])[0].state is JobState.RUNNING
+
+
+def test_echoed_line_is_shown_as_the_ranks(world):
+    """A line that is in the batch step's output and in the rank's file is shown once, as the rank's."""
+    world.builder.job_log("srun: hello")
+
+    def prints() -> None:
+        world.say("step 1")
+        world.builder.job_log(f"{iso(world.now)} step 1")
+
+    world.clock.after(5, prints)
+    world.clock.after(20, lambda: finish(world))
+    follow(world.run, world.slurm, world.clock, world.screen)
+    assert world.shown == ["[job] srun: hello", "[rank 0 n1] step 1"]
