@@ -85,6 +85,11 @@ def srun_words(plan: Plan, package_dir: str) -> Iterator[str]:
         # The agent's ranks share all CPUs of its task. (The private cluster binds nothing and warns when told not to.)
         yield "--cpu-bind=none"
     yield from ("--mpi=none", "--input=none", "--wait=0", "--kill-on-bad-exit=1")
+    if plan.container is not None and any(char in plan.run_dir + package_dir for char in ":,"):
+        raise RecipeError(
+            f"a path with a colon or comma cannot be mounted into a container: {plan.run_dir}, {package_dir}",
+            hint="choose another runs_dir",
+        )
     if plan.container is not None and plan.container.runtime == "pyxis":
         mounts = ",".join(container_mounts(plan.container, plan.run_dir, package_dir))
         yield shell_word(f"--container-image={plan.container.image}")

@@ -1,0 +1,48 @@
+#!/bin/bash
+#SBATCH --job-name=run-1
+#SBATCH --comment=hpctrain:run-1
+#SBATCH --output=/runs/run-1/logs/job.out
+#SBATCH --open-mode=append
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --mem=0
+#SBATCH --exclusive
+#SBATCH --requeue
+#SBATCH --no-kill
+#SBATCH --signal=B:USR1@120
+
+# Written by hpctrain @VERSION@. This script decides nothing: it starts the coordinator, passes signals on to it and
+# ends with its exit code. What the ranks run is in plan.json of the run directory.
+set -u
+umask 077
+
+run_dir=/runs/run-1
+python=/venv/bin/python
+
+# bash runs a trap only between commands, so the coordinator is started in the background and waited for.
+# It starts with USR1 ignored, because the signal may come before its own handler is in place.
+trap '' USR1
+"$python" -m hpctrain.agent coordinate --run-dir "$run_dir" -- \
+  srun \
+    --nodes=1 \
+    --ntasks=1 \
+    --ntasks-per-node=1 \
+    --cpu-bind=none \
+    --mpi=none \
+    --input=none \
+    --wait=0 \
+    --kill-on-bad-exit=1 \
+    "$python" -m hpctrain.agent node --run-dir "$run_dir" &
+coordinator=$!
+# Slurm sends USR1 120 s before the time limit, and TERM at the limit, on preemption and on scancel.
+trap 'signalled=yes; kill -s USR1 "$coordinator" 2>/dev/null' USR1
+trap 'signalled=yes; kill -s TERM "$coordinator" 2>/dev/null' TERM
+
+# A signal that we forward ends 'wait' early; then it is done again.
+while :; do
+  signalled=no
+  wait "$coordinator"
+  status=$?
+  [ "$signalled" = yes ] || break
+done
+exit "$status"
