@@ -11,7 +11,7 @@ from hpctrain.recipe.check_cluster import check_cluster, device_is_gpu
 from hpctrain.recipe.facts import ClusterFacts
 from hpctrain.recipe.problem import Problem, shown
 from hpctrain.recipe.schema import Recipe
-from hpctrain.recipe.units import format_duration
+from hpctrain.recipe.units import format_duration, several
 from hpctrain.train.environment import TORCHRUN_NAMES
 
 BYTES_VOCABULARY = 258
@@ -129,7 +129,8 @@ def _training(recipe: Recipe) -> Iterator[Problem]:
     steps = total_steps(recipe)
     if len(lengths) == 1 and steps is not None and training.schedule.warmup_steps > steps:
         yield Problem(("training", "schedule", "warmup_steps"), (
-            f"{training.schedule.warmup_steps} steps of warm-up are more than the {steps} steps of training"))
+            f"{training.schedule.warmup_steps} steps of warm-up are more than the {steps} steps of training; "
+            f"change both, such as --set training.schedule.warmup_steps={steps // 10}"))
     if recipe.checkpoint.every_steps is not None and recipe.checkpoint.every is not None:
         yield Problem(("checkpoint", "every"), "give at most one of checkpoint.every and checkpoint.every_steps")
 
@@ -144,7 +145,7 @@ def _batch(recipe: Recipe) -> Iterator[Problem]:
     nearest = f"{below} or {below + unit}" if below else str(unit)
     yield Problem(("training", "global_batch_size"), (
         f"{wanted} cannot be split evenly: micro_batch_size {training.micro_batch_size} x {ranks} ranks "
-        f"({resources.nodes} nodes x {ranks_per_node(resources)}) = {unit} samples per pass, and "
+        f"({several(resources.nodes, 'node')} x {ranks_per_node(resources)}) = {unit} samples per pass, and "
         f"{wanted} = {wanted // unit} x {unit} + {wanted % unit}; nearest that work: {nearest}"))
 
 

@@ -8,7 +8,7 @@ from hpctrain.recipe.facts import ClusterFacts, NodeGroup, PartitionFacts
 from hpctrain.recipe.problem import Problem
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.suggest import nearest
-from hpctrain.recipe.units import format_bytes, format_duration
+from hpctrain.recipe.units import format_bytes, format_duration, several
 
 _Fits = Callable[[NodeGroup], bool]
 
@@ -56,7 +56,8 @@ def _nodes(recipe: Recipe, part: PartitionFacts) -> Iterator[Problem]:
     resources = recipe.resources
     wanted = resources.nodes + resources.spares
     left = part.groups
-    sum_text = f"{resources.nodes} nodes + {resources.spares} spares" if resources.spares else f"{wanted} nodes"
+    spares = f" + {several(resources.spares, 'spare')}" if resources.spares else ""
+    sum_text = several(resources.nodes, "node") + spares
     if not left:
         return
     if _count(left) < wanted:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hpctrain.recipe.problem import Problem, shown
 from hpctrain.recipe.schema import Recipe
 
+_DATA_HINT = "data.paths is yours to set: --set 'data.paths=[FILE, ...]', or 'hpctrain init' makes a copy to edit"
 DATA_SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -35,9 +36,9 @@ def _data(recipe: Recipe) -> Iterator[Problem]:
         place = ("data", "paths", index)
         if glob.has_magic(pattern) and not path.exists():
             if not data_files(pattern):
-                yield Problem(place, f"no file matches {shown(pattern, 200)}")
+                yield Problem(place, f"no file matches {shown(pattern, 200)}", hint=_DATA_HINT)
         elif not path.exists():
-            yield Problem(place, f"no such file or directory: {pattern}{_deepest(path)}")
+            yield Problem(place, f"no such file or directory: {pattern}{_deepest(path)}", hint=_DATA_HINT)
         elif path.is_dir() and not data_files(pattern):
             yield Problem(place, f"{pattern} holds none of {' '.join(DATA_SUFFIXES)}")
         elif path.is_file() and not pattern.endswith(DATA_SUFFIXES):

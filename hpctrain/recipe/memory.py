@@ -6,7 +6,9 @@ An estimate, not a measurement: it is there to refuse what cannot fit and to sho
   SGD 4 with momentum), divided by the ranks that share one copy. Rajbhandari et al. 2020 (ZeRO) is the usual account.
 * Working copies: what is whole for a moment. FSDP2 gathers the parameters outside the layers and two layers (the next
   one is fetched ahead) in the compute type, and holds one unit's gradient in it and once more in float32 to reduce it;
-  DDP with bfloat16 keeps autocast's copy of the weights.
+  DDP has its buckets (float32 gradients once more) and, with bfloat16, autocast's copy of the weights.
+* Whole gradients: with FSDP2 and gradient accumulation the trainer reduces gradients in the last pass only, and until
+  then each rank holds all of them in float32.
 * Activations: counted tensor by tensor for a decoder layer whose attention never stores its score matrix (PyTorch's
   scaled_dot_product_attention), after Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
   Models", section 4, with that paper's 5as/h term only for eager attention. Activation checkpointing keeps one
@@ -21,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpctrain.recipe.arithmetic import ranks_per_node, shard_group_size, world_size
+from hpctrain.recipe.arithmetic import gradient_accumulation, ranks_per_node, shard_group_size, world_size
 from hpctrain.recipe.check_cluster import device_is_gpu
 from hpctrain.recipe.facts import ClusterFacts
 from hpctrain.recipe.model_size import Shape, shape_of
@@ -118,12 +120,26 @@ def estimate(
 
 def check_memory(recipe: Recipe, size: Estimate) -> list[Problem]:
     """One problem, with the arithmetic and what would fit, if the model is larger than the memory it is given."""
+    host = _host_problem(recipe, size)
     if size.fits or size.shape is None or size.capacity_bytes is None:
-        return []
+        return host
     head = (f"{size.shape.parameters:,} parameters need about {format_bytes(size.total_bytes)} per rank, and "
             f"{size.device} {format_bytes(size.capacity_bytes)} ({size.capacity_from}):")
     body = "\n".join(f"      {line}" for line in size.lines())
-    return [Problem(("model",), f"{head}\n{body}\n      {_remedy(recipe, size)}")]
+    return [Problem(("model",), f"{head}\n{body}\n      {_remedy(recipe, size)}"), *host]
+
+
+def _host_problem(recipe: Recipe, size: Estimate) -> list[Problem]:
+    """Rank 0 builds the whole model in its node's memory before it is sharded, and once more to export it."""
+    memory = recipe.resources.memory_per_node
+    if memory is None or size.shape is None or not size.on_gpu or recipe.training.parallelism.kind == "ddp":
+        return []
+    needs = 4 * size.shape.parameters
+    if needs <= memory:
+        return []
+    return [Problem(("resources", "memory_per_node"), (
+        f"{format_bytes(memory)} cannot hold the model that rank 0 builds before it is sharded: "
+        f"{size.shape.parameters:,} parameters x 4 B = {format_bytes(needs)}"))]
 
 
 def _items(recipe: Recipe, shape: Shape, gpu: bool) -> Iterator[Item]:
@@ -131,7 +147,9 @@ def _items(recipe: Recipe, shape: Shape, gpu: bool) -> Iterator[Item]:
     tokens = training.micro_batch_size * (recipe.data.sequence_length if recipe.data else 0)
     compute = 2 if training.precision == "bf16" else 4
     yield _state(recipe, shape, shards)
-    yield _working(recipe, shape, shards, compute)
+    yield _working(recipe, shape, compute)
+    if recipe.training.parallelism.kind != "ddp" and gradient_accumulation(recipe) > 1:
+        yield Item("whole gradients", f"{shape.parameters:,} x 4 B (gradient accumulation)", shape.parameters * 4)
     yield _activations(recipe, shape, tokens, compute)
     per_logit = compute + 12
     logits = tokens * shape.vocab * per_logit
@@ -148,11 +166,11 @@ def _state(recipe: Recipe, shape: Shape, shards: int) -> Item:
     return Item(f"weights, gradients, {name}", sums, -(-shape.parameters * (8 + state) // shards))
 
 
-def _working(recipe: Recipe, shape: Shape, shards: int, compute: int) -> Item:
-    if recipe.training.parallelism.kind == "ddp" or shards == 1:
+def _working(recipe: Recipe, shape: Shape, compute: int) -> Item:
+    if recipe.training.parallelism.kind == "ddp":
         if compute == 4:
-            return Item("working copies", "none", 0)
-        return Item("working copies", f"{shape.parameters:,} x 2 B (bfloat16)", shape.parameters * 2)
+            return Item("working copies", f"{shape.parameters:,} x 4 B (buckets)", shape.parameters * 4)
+        return Item("working copies", f"{shape.parameters:,} x (4 + 2) B (buckets, bfloat16)", shape.parameters * 6)
     gathered = shape.embedding_parameters + 2 * shape.layer_parameters
     largest = max(shape.embedding_parameters, shape.layer_parameters)
     sums = f"{gathered:,} x {compute} B + {largest:,} x {compute + 4} B"

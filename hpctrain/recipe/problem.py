@@ -64,7 +64,9 @@ def shown(value: object, limit: int = 60) -> str:
 
 
 def _sentence(problem: Problem) -> str:
-    return f"{dotted(problem.path)}: {problem.message}" if problem.path else problem.message
+    key = dotted(problem.path)
+    told = not key or problem.where == f"--set {key}"  # the option itself names the key
+    return problem.message if told else f"{key}: {problem.message}"
 
 
 def _one_line(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from hpctrain.recipe.arithmetic import gradient_accumulation, ranks_per_node, tokens_per_step, total_steps, world_size
 from hpctrain.recipe.memory import Estimate
 from hpctrain.recipe.schema import Recipe
-from hpctrain.recipe.units import format_bytes, format_duration
+from hpctrain.recipe.units import format_bytes, format_duration, several
 
 
 def facts_of(recipe: Recipe, size: Estimate | None) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _model(facts: dict[str, Any]) -> str:
 def _ranks(facts: dict[str, Any]) -> str:
     spares = f", {facts['spares']} spare nodes beside them" if facts["spares"] else ""
     device = f", {facts['gpus_per_node']} GPUs per node" if facts["gpus_per_node"] else ", on CPUs"
-    return f"{facts['ranks']} = {_several(facts['nodes'], 'node')} x {facts['ranks_per_node']}{device}{spares}"
+    return f"{facts['ranks']} = {several(facts['nodes'], 'node')} x {facts['ranks_per_node']}{device}{spares}"
 
 
 def _batch(recipe: Recipe, facts: dict[str, Any]) -> str:
@@ -75,13 +75,13 @@ def _batch(recipe: Recipe, facts: dict[str, Any]) -> str:
         return ""
     training = recipe.training
     return (f"{training.global_batch_size} samples = {facts['ranks']} ranks x {training.micro_batch_size} x "
-            f"{_several(facts['gradient_accumulation'], 'pass', 'passes')}; x {recipe.data.sequence_length} tokens = "
+            f"{several(facts['gradient_accumulation'], 'pass', 'passes')}; x {recipe.data.sequence_length} tokens = "
             f"{facts['tokens_per_step']:,} tokens per step")
 
 
 def _length(recipe: Recipe, facts: dict[str, Any]) -> str:
     if facts["steps"]:
-        return f"{_several(facts['steps'], 'step')}, {facts['tokens']:,} tokens"
+        return f"{several(facts['steps'], 'step')}, {facts['tokens']:,} tokens"
     epochs = recipe.training.epochs
     return f"{epochs:g} epochs; the steps are known once the data is read" if epochs and recipe.data else ""
 
@@ -89,7 +89,3 @@ def _length(recipe: Recipe, facts: dict[str, Any]) -> str:
 def _time(recipe: Recipe) -> str:
     limit = recipe.resources.time_limit
     return f"{format_duration(limit)} per start" if limit else ""
-
-
-def _several(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

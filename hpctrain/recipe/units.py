@@ -96,5 +96,10 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def several(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: ``1 node``, ``1,024 nodes``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def _duration_help(value: Any) -> str:
     return f"{value!r} is not a duration; write seconds, or 90s, 30m, 2h, 1d, HH:MM:SS, D-HH:MM:SS"

@@ -53,7 +53,7 @@ def test_all_problems_at_once_each_with_its_line(write: Write, minimal: str) -> 
     assert f"{path}:13: resources.nodes: expected a whole number, got 'two'" in text
     assert f"{path}:14: resources.time_limit: '10:30' is not a duration" in text
     assert f"{path}:15: resources.memory_per_node: 64 is not a memory size" in text
-    assert "--set checkpoint.keep_last: checkpoint.keep_last: must be at least 1, got 0" in text
+    assert "--set checkpoint.keep_last: must be at least 1, got 0" in text
     assert error.value.exit_code == 3
     assert "pydantic" not in text and "Traceback" not in text
 
