@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,12 +186,7 @@ def submit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
 
 
 def default_context() -> Context:
-    """Settings from files and environment, and the Slurm they lead to. The Slurm connection is made once."""
-    return _context_for(os.environ.get("HPCTRAIN_CLUSTER", ""), os.environ.get("SLURM_CONF", ""))
-
-
-@lru_cache(maxsize=4)
-def _context_for(_cluster: str, _slurm_conf: str) -> Context:
+    """Settings from files and environment, and the Slurm they lead to. Cheap: no command of Slurm is run."""
     return make_context()
 
 

@@ -58,7 +58,7 @@ def cancel(run: Run, slurm: Slurm, clock: Clock, *, host: str, user: str, dry_ru
     except NoSuchJobError:
         return Cancelled(run.name, run.job_id, False, f"{run.name} (job {run.job_id}) ended just now by itself")
     # Afterwards, so that a refused cancel leaves no false record.
-    _record(run, f"{user} cancelled it while it was {job.state.value.lower()}", host=host, clock=clock)
+    _record(run, f"cancelled by {user} while it was {job.state.value.lower()}", host=host, clock=clock)
     return Cancelled(run.name, run.job_id, True, f"cancelled {run.name} (job {run.job_id}), which was {where}")
 
 

@@ -162,7 +162,7 @@ _ONE_PER_JOB = (
     "checkpoint.restored", "checkpoint.skipped", "checkpoint.failed",
 )
 """Only one process of a job reports these; its node is no news."""
-_TELL_THEMSELVES = ("ranks.started", "ranks.stopped", "trainer.finished")
+_TELL_THEMSELVES = ("ranks.started", "ranks.stopped", "trainer.finished", "job.cancelled")
 """Events whose reason says all that a title would."""
 
 

@@ -174,7 +174,8 @@ def _started(events: Iterable[Event], job: Job | None) -> float | None:
     first = next((event.time for event in events if event.kind == "job.started"), None)
     if first is not None:
         return first
-    return job.start_time if job and (job.state.value == "RUNNING" or job.state.finished) else None
+    # A job that was cancelled in the queue has a start time too, but no nodes.
+    return job.start_time if job and job.nodes and (job.state.value == "RUNNING" or job.state.finished) else None
 
 
 def _ended(events: Sequence[Event], job: Job | None, newest: Point | None, progress: Progress | None) -> float | None:

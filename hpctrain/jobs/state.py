@@ -87,7 +87,9 @@ def judge(facts: Facts) -> Verdict:
 def _pending(facts: Facts, job: Job) -> Verdict:
     reason = explain(job.reason)
     advice = reason.advice.replace("JOB", str(job.job_id))
-    again = job.restarts > 0 or any(event.kind == "job.started" for event in facts.events)
+    # Not by "job.started" alone: that event may be newer than Slurm's answer.
+    newest = next((e.kind for e in reversed(facts.events) if e.kind in ("job.started", "job.requeued")), "")
+    again = job.restarts > 0 or newest == "job.requeued"
     if "COMPLETING" in job.flags:
         sentence = "it goes back to the queue once its last nodes are cleaned up"
         return Verdict(State.REQUEUED, sentence, "a dead node delays this until Slurm declares it DOWN ('sinfo -R')")

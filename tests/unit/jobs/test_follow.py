@@ -200,7 +200,7 @@ def test_cancel_ends_a_running_job_and_records_it(world):
     assert done.changed and world.slurm.jobs([world.job_id])[0].state is JobState.CANCELLED
     (event,) = read_events(world.run.dir)
     assert (event.kind, event.job) == ("job.cancelled", world.job_id)
-    assert event.reason == "alice cancelled it while it was running"
+    assert event.reason == "cancelled by alice while it was running"
     assert (world.run.dir.events / "cli-login.jsonl").exists()
 
 

@@ -41,6 +41,11 @@ def test_pending_after_a_start_is_requeued():
     assert verdict.state == "requeued" and "the time limit was near" in verdict.explanation
 
 
+def test_start_event_newer_than_slurms_answer_is_no_requeue():
+    """A job that started after Slurm was asked has not been put back in the queue."""
+    assert judge(known(PENDING, events=happened("job.submitted", "job.started"))).state == "queued"
+
+
 def test_held_says_how_to_release():
     """A held job names the command that lets it go."""
     verdict = judge(known(replace(PENDING, reason="JobHeldUser")))

@@ -1,0 +1,102 @@
+"""hpctrain from Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from hpctrain import api
+from hpctrain.errors import NotFoundError, SlurmMissingError
+from hpctrain.jobs.status import State
+from hpctrain.settings import Settings
+from hpctrain.testing.run_builder import RunBuilder
+from tests.unit.jobs.world import World
+
+HEAVY = ("pydantic", "jinja2", "rich", "yaml", "torch", "click", "plotext", "ClusterShell", "subprocess")
+
+
+@pytest.mark.parametrize("module", ["hpctrain", "hpctrain.api", "hpctrain.jobs.writer"])
+def test_imports_are_light(module):
+    """Importing the package, its Python interface or the event writer brings in nothing heavy."""
+    code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+@pytest.fixture
+def job(world, tmp_path):
+    return api.Job(world.run, api.Context(Settings(str(tmp_path)), world.slurm, world.clock))
+
+
+def test_job_tells_its_status_events_metrics_and_logs(job, world):
+    """One Job gives everything that the commands show."""
+    world.event("job.started")
+    world.builder.steps(1, 5, start=world.now)
+    world.say("hello")
+    world.say("from rank 1", rank=1, node="n2")
+    assert (job.id, job.name, job.run_dir) == (world.job_id, "tiny-1", world.run.dir.path)
+    assert job.status().step == 5 and job.status().nodes == ("n1", "n2")
+    assert [event.kind for event in job.events()] == ["job.started"]
+    assert [point.step for point in job.metrics()] == [1, 2, 3, 4, 5]
+    assert [line.text for line in job.logs()] == ["hello"]
+    assert [(line.rank, line.text) for line in job.logs(all_ranks=True, tail=1)] == [(1, "from rank 1")]
+
+
+def test_wait_returns_the_final_status(job, world):
+    """wait() returns when the job has ended, however it ended."""
+    world.clock.after(30, lambda: world.slurm.finish(world.job_id, 3))
+    status = job.wait()
+    assert status.final and status.succeeded is False and status.state is State.FAILED
+
+
+def test_wait_with_a_timeout_returns_early(job):
+    """wait(timeout_s=...) returns the newest status when the time is over."""
+    assert not job.wait(timeout_s=5).final
+
+
+def test_cancel_says_whether_it_did_anything(job):
+    """cancel() is True once and False for a job that has ended."""
+    assert job.cancel() is True and job.cancel() is False
+
+
+def test_cancel_without_slurm_is_an_error(world, tmp_path):
+    """Where there is no Slurm nothing can be cancelled, and the reason is told."""
+    lonely = api.Job(world.run, api.Context(Settings(str(tmp_path)), None, world.clock, "no Slurm on this machine"))
+    with pytest.raises(SlurmMissingError, match="no Slurm on this machine"):
+        lonely.cancel()
+
+
+@pytest.fixture
+def no_slurm(tmp_path, monkeypatch):
+    """Runs in tmp_path, and a machine where no Slurm is found."""
+    monkeypatch.setenv("HPCTRAIN_RUNS_DIR", str(tmp_path))
+    monkeypatch.setenv("SLURM_CONF", "/nonexistent/slurm.conf")
+
+
+def test_jobs_and_submit_stay_callable_beside_the_packages(no_slurm, tmp_path):
+    """hpctrain.jobs() and hpctrain.submit() work although packages of these names are imported."""
+    import hpctrain.jobs.find
+    import hpctrain.submit.plan_model
+
+    RunBuilder(tmp_path, "one", job_id=1, submitted=1.0)
+    RunBuilder(tmp_path, "two", job_id=2, submitted=2.0)
+    assert [job.name for job in hpctrain.jobs()] == ["two", "one"]
+    with pytest.raises(SlurmMissingError):
+        hpctrain.submit("quickstart")
+    assert hpctrain.jobs.find.list_runs(tmp_path)
+
+
+def test_job_by_key(no_slurm, tmp_path):
+    """job() takes an id, a name or 'latest'; status works without Slurm."""
+    RunBuilder(tmp_path, "one", job_id=7, submitted=1.0).event(2.0, "coordinator", "job.finished")
+    assert api.job(7).name == api.job("latest").name == "one"
+    assert api.job("one").status().state == "finished"
+    with pytest.raises(NotFoundError):
+        api.job("two")
