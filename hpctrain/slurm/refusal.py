@@ -52,11 +52,12 @@ _RULES = (
         "set resources.account in the recipe (SBATCH_ACCOUNT is not read); 'sacctmgr show assoc user=$USER' lists yours",
     ),
     _Rule(r"invalid qos", SlurmError, "correct resources.qos in the recipe; 'sacctmgr show qos' lists them"),
+    # Before time limits: this text ends with "user's size and/or time limits".
+    _Rule(r"accounting/qos policy|job submit limit|too many", SlurmError, _LIMITS),
     _Rule(r"time limit", SlurmError, "ask for less time, or use a partition that allows more ('scontrol show partition')"),
     _Rule(r"reservation", SlurmError, "'scontrol show reservation' lists reservations and who may use them"),
     _Rule(r"invalid feature", SlurmError, "correct resources.constraint; 'sinfo -o \"%N %f\"' lists the nodes' features"),
     _Rule(r"invalid generic resource|invalid gres", SlurmError, "'sinfo -o \"%N %G\"' lists the nodes' GPUs and types"),
-    _Rule(r"accounting/qos policy|job submit limit|too many|exceeds? .*limit", SlurmError, _LIMITS),
     _Rule(r"user'?s group not permitted", NotPermittedError, "choose another partition, or ask for access to this one"),
     _Rule(r"requested partition configuration", SlurmError, "the partition is down or has too few nodes: see 'sinfo'"),
     _Rule(r"node count specification", SlurmError, "ask for fewer nodes; 'sinfo' shows how many the partition has"),

@@ -20,7 +20,7 @@ from hpctrain.slurm.model import JobState, JobUpdate, Submission, clean_reason
 from hpctrain.slurm.port import Slurm
 
 if TYPE_CHECKING:
-    from conftest import Driver, World
+    from tests.contract.conftest import Driver, World
 
 UNKNOWN_JOB = JobId(999_999)
 UNKNOWN_NODE = NodeName("zzz1")
@@ -344,7 +344,8 @@ def test_text_that_is_no_script_is_refused(slurm: Slurm, world: World) -> None:
         lambda slurm: slurm.drain([NodeName("n1")], "x"),
         lambda slurm: slurm.undrain([NodeName("n1")]),
     ],
-    ids=["cluster_name", "jobs", "nodes", "partitions", "update", "requeue", "hold", "release", "cancel", "drain", "undrain"],
+    ids=["cluster_name", "jobs", "nodes", "partitions", "update", "requeue", "hold",
+         "release", "cancel", "drain", "undrain"],
 )
 def test_silent_controller_is_told_apart(world: World, call) -> None:
     """Every call that needs the controller raises ControllerDownError when it does not answer."""
