@@ -28,7 +28,7 @@ from hpctrain.checkpoint import codec, names, torch_state
 from hpctrain.checkpoint.config import CheckpointConfig
 from hpctrain.checkpoint.manifest import CommitRecord, FileEntry, Manifest, share
 from hpctrain.checkpoint.names import CheckpointName
-from hpctrain.checkpoint.ranks import Ranks
+from hpctrain.checkpoint.ranks import Ranks, lowest_error
 from hpctrain.checkpoint.schedule import Decision, retry_step
 from hpctrain.checkpoint.tier_shared import SharedTier
 from hpctrain.clock import Clock, SystemClock
@@ -237,10 +237,11 @@ class Checkpointer:
         return self._tier.seal(folder, mine)
 
     def _commit(self, name: CheckpointName, reason: str, gathered: list[tuple[str, list[FileEntry]]]) -> tuple[str, int]:
-        error = next((f"rank {rank}: {text}" for rank, (text, _) in enumerate(gathered) if text), "")
+        # First of all: who has been overtaken may have failed just because the newcomer tidied up.
+        self._check_fence()
+        error = lowest_error([text for text, _ in gathered])
         if error:
             return error, 0
-        self._check_fence()
         files = tuple(entry for _, entries in gathered for entry in entries)
         manifest = Manifest(name.step, name.incarnation, self.ranks.world_size, files)
         world = {"world_size": self.ranks.world_size, **self.config.world}
@@ -355,13 +356,8 @@ def _error_of(work: Callable[[], Any]) -> str:
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, HpctrainError):
+    if isinstance(error, (HpctrainError, torch_state.TensorFileError)):
         return str(error)
-    # DCP wraps what went wrong on each rank; the first cause is what a person can act on.
-    failures = getattr(error, "failures", None)
-    if isinstance(failures, dict) and failures:
-        rank, wrapped = sorted(failures.items())[0]
-        return f"{type(wrapped[0]).__name__} on rank {rank}: {wrapped[0]}"
     return f"{type(error).__name__}: {error}"
 
 

@@ -88,8 +88,13 @@ class Ranks:
     def first_error(self, error: str) -> str:
         """The lowest rank's non-empty text, on every rank; "" when all passed "". A barrier, too."""
         gathered = self.gather(error)
-        found = next((f"rank {rank}: {text}" for rank, text in enumerate(gathered) if text), "")
-        return self.broadcast(found)
+        return self.broadcast(lowest_error(gathered))
+
+
+def lowest_error(errors: list[str]) -> str:
+    """The first non-empty text, with the number of its rank in front unless it names one itself."""
+    rank, text = next(((rank, text) for rank, text in enumerate(errors) if text), (0, ""))
+    return text if not text or text.startswith("rank ") else f"rank {rank}: {text}"
 
 
 def _portable(error: Exception | None) -> Exception | None:

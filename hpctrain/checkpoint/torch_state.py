@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import (
@@ -148,11 +149,11 @@ def write_tensors(folder: Path, tensors: dict[str, torch.Tensor], group: Any) ->
     Plain tensors count as identical on all ranks and are written once, by ranks in turn; DTensors by their shards.
 
     Raises:
-        CheckpointException: some rank could not write; raised on every rank.
+        TensorFileError: some rank could not write; raised on every rank.
     """
     writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=True, overwrite=True)
     planner = DefaultSavePlanner(dedup_save_to_lowest_rank=False)
-    with _quiet():
+    with _translated():
         dcp_save(dict(tensors), storage_writer=writer, planner=planner, process_group=group, no_dist=group is None)
 
 
@@ -160,19 +161,27 @@ def read_tensors(folder: Path, tensors: dict[str, torch.Tensor], group: Any) -> 
     """Fill tensors from DCP files, in place, each rank only what it needs; all ranks of ``group`` together.
 
     Raises:
-        CheckpointException: a tensor is missing or has another shape, or a file cannot be read.
+        TensorFileError: a tensor is missing or has another shape, or a file cannot be read; raised on every rank.
     """
-    with _quiet():
+    with _translated():
         dcp_load(tensors, storage_reader=FileSystemReader(folder), process_group=group, no_dist=group is None)
 
 
+class TensorFileError(Exception):
+    """DCP could not write or read; the message names the first rank that failed, and why."""
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     # DCP warns that there is no process group (we know: it is one process) and about storage classes that it
     # deprecates itself; neither means anything to the person who reads the log.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except CheckpointException as error:  # a BaseException: no "except Exception" would see it
+            rank, (cause, _) = sorted(error.failures.items())[0]
+            raise TensorFileError(f"rank {rank}: {type(cause).__name__}: {cause}") from error
 
 
 def _cuda_in_use() -> bool:

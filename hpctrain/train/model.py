@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def load_config(recipe: schema.Model, vocab_size: int, end_of_text: int) -> Any:
     if recipe.config is not None:
         ends = {"bos_token_id": end_of_text, "eos_token_id": end_of_text}
         numbers = {"vocab_size": vocab_size, **ends, **recipe.config}
-        model_type = str(numbers.pop("model_type", ""))
+        model_type = known_architecture(str(numbers.pop("model_type", "")))
         try:
             config = AutoConfig.for_model(model_type, **numbers)
         except Exception as error:  # noqa: BLE001 - each architecture validates its numbers in its own way
@@ -53,6 +54,24 @@ def load_config(recipe: schema.Model, vocab_size: int, end_of_text: int) -> Any:
             hint=f"set model.config.vocab_size to at least {vocab_size}, or choose another tokenizer",
         )
     return config
+
+
+def known_architecture(model_type: str) -> str:
+    """The name itself, if transformers knows it.
+
+    Raises:
+        RecipeError: it does not; the message names the nearest one that it knows.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if model_type in CONFIG_MAPPING:
+        return model_type
+    near = difflib.get_close_matches(model_type, list(CONFIG_MAPPING.keys()), n=1)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    raise RecipeError(
+        f"transformers {transformers.__version__} knows no model_type {model_type!r}{guess}", where="model.config.model_type"
+    )
 
 
 def build_network(

@@ -75,14 +75,18 @@ class WarmRanks:
     """The process that forks ranks; see warm_ranks.py."""
 
     def __init__(self) -> None:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        root = str(Path(__file__).parents[2])
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": root}
         program = str(Path(__file__).with_name("warm_ranks.py"))
         self._process = process.start(
             [sys.executable, program], env=env, stdin=process.PIPE, stdout=process.PIPE, new_session=True
         )
         assert self.read() == {"ready": True}
 
-    def start(self, run_dir: Path, recipe: dict[str, Any], ranks: int = RANKS, **env: str) -> Start:
+    def start(
+        self, run_dir: Path, recipe: dict[str, Any], ranks: int = RANKS, *, target: str = "hpctrain.train.__main__:main",
+        **env: str,
+    ) -> Start:
         """Start all ranks; the run directory is made if need be."""
         run_dir.mkdir(mode=0o700, exist_ok=True)
         (run_dir / "recipe.resolved.json").write_text(json.dumps(recipe))
@@ -102,11 +106,11 @@ class WarmRanks:
             for rank in range(ranks)
         ]
         assert self._process.stdin is not None
-        self._process.stdin.write((json.dumps({"args": [], "ranks": each}) + "\n").encode())
+        self._process.stdin.write((json.dumps({"target": target, "args": [], "ranks": each}) + "\n").encode())
         self._process.stdin.flush()
         return Start(self, run_dir, self.read()["pids"])
 
-    def finish(self, run_dir: Path, recipe: dict[str, Any], ranks: int = RANKS, **env: str) -> list[int]:
+    def finish(self, run_dir: Path, recipe: dict[str, Any], ranks: int = RANKS, **env: Any) -> list[int]:
         """Start all ranks and wait for their end."""
         return self.start(run_dir, recipe, ranks, **env).wait()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,22 @@ def test_killed_run_ends_byte_equal(trainers: WarmRanks, tmp_path: Path, kind: s
 
     assert "checkpoint.restored" in event_kinds(stormy)
     assert final_weights(calm) == final_weights(stormy)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_kill_after_every_step(trainers: WarmRanks, tmp_path: Path, kind: str) -> None:
+    """SIGKILL after each step in turn, at a random moment within the next: the final bytes are those of a calm run."""
+    recipe, seed = make_recipe(training__parallelism=PARALLELISM[kind]), time.time_ns()
+    calm, stormy, chance = tmp_path / "calm", tmp_path / "stormy", random.Random(seed)
+    assert [0] * 4 == trainers.finish(calm, recipe), logs(calm)
+
+    for step in range(12):
+        start = trainers.start(stormy, recipe)
+        start.wait_until(lambda beat, step=step: beat.get("phase") in ("step", "save", "finish") and beat["step"] >= step)
+        time.sleep(chance.uniform(0, 0.1))
+        start.kill()
+        start.wait()
+    assert [0] * 4 == trainers.finish(stormy, recipe), logs(stormy)
+
+    assert final_weights(calm) == final_weights(stormy), f"seed {seed}"

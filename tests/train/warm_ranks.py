@@ -3,7 +3,7 @@
 Importing torch and transformers takes four seconds; on two cores, four ranks would need most of a minute for each start.
 The parent must not run one tensor operation, or its children hang in OpenMP. Reads one JSON request per line::
 
-    {"args": [...], "ranks": [{"env": {...}, "log": "file"}, ...]}
+    {"target": "module:function", "args": [...], "ranks": [{"env": {...}, "log": "file"}, ...]}
 
 answers ``{"pids": [...]}``, and after the ranks ended ``{"codes": [...]}`` (negative: the signal).
 """
@@ -30,12 +30,12 @@ def serve() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        pids = [fork_rank(request["args"], rank) for rank in request["ranks"]]
+        pids = [fork_rank(request, rank) for rank in request["ranks"]]
         print(json.dumps({"pids": pids}), flush=True)
         print(json.dumps({"codes": [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]}), flush=True)
 
 
-def fork_rank(args: list[str], rank: dict[str, Any]) -> int:
+def fork_rank(request: dict[str, Any], rank: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -45,9 +45,8 @@ def fork_rank(args: list[str], rank: dict[str, Any]) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ.update(rank["env"])
-        from hpctrain.train.__main__ import main
-
-        code = main(args)
+        module, function = request["target"].split(":")
+        code = getattr(importlib.import_module(module), function)(request["args"])
     except BaseException:  # noqa: BLE001 - a child must never return into the parent's loop
         traceback.print_exc()
     finally:
