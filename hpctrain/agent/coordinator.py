@@ -15,7 +15,7 @@ from typing import Protocol
 
 from hpctrain import process
 from hpctrain.agent.control import Control, try_write
-from hpctrain.agent.decide import Action, Decision, End, History, Limits, decide, why_told_to_end
+from hpctrain.agent.decide import Action, Decision, End, History, Limits, decide, slurms_notice, why_told_to_end
 from hpctrain.agent.lines import stamp
 from hpctrain.agent.memory import load_history, save_history
 from hpctrain.agent.progress import best_step
@@ -28,7 +28,7 @@ from hpctrain.ids import Incarnation, JobId, NodeName
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.reader import read_events
 from hpctrain.jobs.writer import EventWriter
-from hpctrain.slurm.model import JobState
+from hpctrain.slurm.model import Job, JobState
 from hpctrain.slurm.port import Slurm
 from hpctrain.submit.plan_model import Plan
 from hpctrain.train.environment import INCARNATION
@@ -37,7 +37,9 @@ POLL_S = 0.25
 CONTROL_POLL_S = 0.5
 RESULTS_PATIENCE_S = 5.0
 """Results of other nodes may become visible a little after srun has ended."""
-NOTICE_PATIENCE_S = 3.0
+NOTICE_PATIENCE_S = 1.5
+"""Longest wait for Slurm's words about why it ends the job."""
+SILENCE_PATIENCE_S = 3.0
 """When some agents were sent SIGTERM and others stay silent for this long, those are dead."""
 REQUEUE_PATIENCE_S = 300.0
 """A controller that does not answer is asked again for so long to requeue the job."""
@@ -93,6 +95,7 @@ class Coordinator:
         self._lift_delay = lift_delay
         self._restarts = restarts
         self._say = say or self._print
+        self._log_offset = self.run_dir.job_log.stat().st_size if self.run_dir.job_log.exists() else 0
 
     def run(self) -> int:
         """Start the ranks, see them through, decide and act. Returns the exit code of the batch script."""
@@ -187,7 +190,7 @@ class Coordinator:
         silent = set(ranks.nodes) - noticed - reported
         if not silent:
             self._on_term(step, control)
-        elif self._clock.monotonic() - step.first_notice > NOTICE_PATIENCE_S:
+        elif self._clock.monotonic() - step.first_notice > SILENCE_PATIENCE_S:
             self._abort(step, control, f"the agent of {', '.join(sorted(silent))} is gone")
 
     def _request_stop(self, step: _Step, control: Control, reason: str) -> None:
@@ -211,7 +214,22 @@ class Coordinator:
         except SlurmError as error:
             self._say(f"Slurm does not say what happens to the job: {error}")
             return None
-        return why_told_to_end(jobs[0], self._clock.time()) if jobs else None
+        if not jobs:
+            return None
+        deadline = self._clock.monotonic() + NOTICE_PATIENCE_S
+        while True:
+            notice = slurms_notice(self._log_of_this_start(), self._job_id)
+            state = why_told_to_end(jobs[0], notice, self._clock.time())
+            # The notice and the signal are sent together; at the time limit it is worth waiting for the notice.
+            if state is not JobState.CANCELLED or not _over_limit(jobs[0]) or self._clock.monotonic() >= deadline:
+                return state
+            self._clock.sleep(0.1)
+
+    def _log_of_this_start(self) -> str:
+        with contextlib.suppress(OSError), self.run_dir.job_log.open("rb") as log:
+            log.seek(self._log_offset)
+            return log.read().decode("utf-8", errors="replace")
+        return ""
 
     # -- how it ended ----------------------------------------------------------------------------------------------
 
@@ -242,10 +260,15 @@ class Coordinator:
         )
 
     def _lost(self, nodes: Sequence[NodeName]) -> tuple[str, ...]:
-        """Those of the nodes that Slurm has given up."""
+        """Those of the nodes that Slurm has given up.
+
+        With --no-kill a dead node leaves the job's node list, and that is remembered when the node itself is back.
+        """
         with contextlib.suppress(SlurmError):
-            found = self._slurm.nodes(nodes)
-            return tuple(node.name for node in found if node.state == "DOWN" or "NOT_RESPONDING" in node.flags)
+            jobs = self._slurm.jobs([self._job_id])
+            left = set(jobs[0].nodes) if jobs and jobs[0].nodes else set(nodes)
+            down = {node.name for node in self._slurm.nodes(nodes) if node.state == "DOWN" or "NOT_RESPONDING" in node.flags}
+            return tuple(node for node in nodes if node in down or node not in left)
         return ()
 
     # -- acting ----------------------------------------------------------------------------------------------------
@@ -278,16 +301,19 @@ class Coordinator:
         return any(event.kind == "job.cancelled" and event.source == "cli" for event in read_events(self.run_dir))
 
     def _requeue(self, decision: Decision, evidence: dict[str, object], wakeup: Wakeup) -> int:
-        """Have Slurm start the job again; a controller that does not answer is waited for."""
-        self._say(f"queueing the job again: {decision.reason}")
-        self._events.note("job.requeued", decision.reason, step=decision.history.best_step, evidence=evidence)
+        """Have Slurm start the job again, unless it was cancelled meanwhile; a silent controller is waited for."""
         deadline = self._clock.monotonic() + REQUEUE_PATIENCE_S
-        helped = False
+        prepared = False
         while True:
+            if self._job_state() is JobState.CANCELLED:
+                left = Decision(Action.LEAVE, "the job was cancelled", 128 + signal.SIGTERM, decision.history)
+                return self._act(left, End(job_state=JobState.CANCELLED), wakeup)
             try:
-                if not helped:
+                if not prepared:
+                    self._say(f"queueing the job again: {decision.reason}")
+                    self._events.note("job.requeued", decision.reason, step=decision.history.best_step, evidence=evidence)
                     self._lift_delay(self._job_id, self.run_dir)
-                    helped = True
+                    prepared = True
                 self._slurm.requeue(self._job_id)
                 return 0
             except HpctrainError as error:
@@ -303,3 +329,9 @@ class Coordinator:
         data = f"{stamp(self._clock.time())} hpctrain: {text}\n".encode()
         with contextlib.suppress(OSError):  # a full disk under job.out must not end the job
             os.write(1, data)
+
+
+def _over_limit(job: Job) -> bool:
+    if job.end_time is None or job.start_time is None or job.time_limit_s is None:
+        return False
+    return job.end_time - job.start_time >= job.time_limit_s

@@ -11,6 +11,7 @@ One function decides, with one reason; the coordinator only carries it out. The 
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
@@ -25,6 +26,13 @@ NOT_MENDED_BY_RESTART = {
     12: "a package it needs is not installed", 13: "no checkpoint may be trusted",
 }
 """Exit codes of our trainer (the table of hpctrain.errors) that the next start would only repeat."""
+
+
+_NOTICES = {
+    "TIME LIMIT": JobState.TIMEOUT, "PREEMPTION": JobState.PREEMPTED, "JOB REQUEUE": JobState.PENDING,
+    "NODE FAILURE": JobState.PENDING,
+}
+"""How slurmstepd's notice begins, by what it means for the job."""
 
 
 class Action(str, Enum):
@@ -118,22 +126,33 @@ class Decision:
     history: History
 
 
-def why_told_to_end(job: Job, now: float) -> JobState:
-    """Who or what sent this job SIGTERM: CANCELLED, TIMEOUT, PENDING (somebody requeued it), or RUNNING (a signal only).
+def slurms_notice(log: str, job_id: int) -> str:
+    """Slurm's last word about ending this job, as it stands in the batch step's output: ``TIME LIMIT``, or "" for none.
 
-    While a job is being cleaned up Slurm's commands say COMPLETING and hide the rest (tried with 22.05), but the times
-    tell: a requeued job has no end, one at its limit ended when that was reached, any other was cancelled.
+    Lines of ranks begin with a time, so that no program can print this one.
+    """
+    start = rf"^slurmstepd\S*: error: \*\*\* JOB {job_id} ON .* CANCELLED AT"
+    found = re.findall(start + r" (\S+)(?: DUE TO (.*?))? \*\*\*", log, re.M)
+    return found[-1][1] if found else ""
+
+
+def why_told_to_end(job: Job, notice: str, now: float) -> JobState:
+    """Who or what ended this job: CANCELLED, TIMEOUT, PREEMPTED, PENDING (it was requeued), or RUNNING (nobody did).
+
+    While a job is being cleaned up Slurm's commands say COMPLETING and hide the rest (tried with 22.05). The notice
+    tells; the times do not, because Slurm enforces a limit up to a minute late and a person may cancel in between.
 
     Args:
+        notice: from :func:`slurms_notice`, of this start.
         now: seconds since the epoch.
     """
     if "COMPLETING" not in job.flags or job.state not in (JobState.RUNNING, JobState.UNKNOWN):
         return job.state
+    for word, state in _NOTICES.items():
+        if notice.startswith(word):
+            return state
     if job.end_time is None or job.end_time > now + 60:
         return JobState.PENDING
-    limit, start = job.time_limit_s, job.start_time
-    if limit is not None and start is not None and job.end_time - start >= limit:
-        return JobState.TIMEOUT
     return JobState.CANCELLED
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hpctrain.agent.decide import Action, End, History, Limits, decide, why_told_to_end
+from hpctrain.agent.decide import Action, End, History, Limits, decide, slurms_notice, why_told_to_end
 from hpctrain.agent.rank_result import RankExit
 from hpctrain.ids import JobId
 from hpctrain.slurm.model import Job, JobState
@@ -132,12 +132,30 @@ def completing(**changes: object) -> Job:
     return replace(job, **changes)  # type: ignore[arg-type]
 
 
-def test_slurms_hidden_state_is_read_from_the_times() -> None:
-    """COMPLETING hides why a job ends: no end means requeued, an end at the limit TIMEOUT, any other CANCELLED."""
-    assert why_told_to_end(completing(end_time=None), 1100.0) is JobState.PENDING
-    assert why_told_to_end(completing(end_time=6e9), 1100.0) is JobState.PENDING
-    assert why_told_to_end(completing(end_time=1600.0), 1601.0) is JobState.TIMEOUT
-    assert why_told_to_end(completing(end_time=1100.0), 1101.0) is JobState.CANCELLED
-    assert why_told_to_end(completing(end_time=1100.0, time_limit_s=None), 1101.0) is JobState.CANCELLED
-    assert why_told_to_end(replace(completing(), flags=frozenset()), 1100.0) is JobState.RUNNING
-    assert why_told_to_end(completing(state=JobState.TIMEOUT, end_time=1100.0), 1101.0) is JobState.TIMEOUT
+NOTICE = "slurmstepd-n1: error: *** JOB 41 ON n1 CANCELLED AT 2026-11-21T02:43:34 DUE TO TIME LIMIT ***"
+
+
+def test_slurms_hidden_state_is_read_from_its_notice() -> None:
+    """COMPLETING hides why a job ends; Slurm's notice in the job's output tells."""
+    ended = completing(end_time=1700.0)
+    assert why_told_to_end(ended, "TIME LIMIT", 1701.0) is JobState.TIMEOUT
+    assert why_told_to_end(ended, "PREEMPTION", 1701.0) is JobState.PREEMPTED
+    assert why_told_to_end(ended, "NODE FAILURE, SEE SLURMCTLD LOG", 1701.0) is JobState.PENDING
+    assert why_told_to_end(completing(end_time=None), "", 1100.0) is JobState.PENDING
+    assert why_told_to_end(completing(end_time=6e9), "", 1100.0) is JobState.PENDING
+    assert why_told_to_end(replace(completing(), flags=frozenset()), "TIME LIMIT", 1100.0) is JobState.RUNNING
+    assert why_told_to_end(completing(state=JobState.TIMEOUT, end_time=1100.0), "", 1101.0) is JobState.TIMEOUT
+
+
+def test_cancelling_an_overdue_job_is_still_cancelling() -> None:
+    """Between the limit and its enforcement, up to a minute later, a scancel must not be taken for the time limit."""
+    assert why_told_to_end(completing(end_time=1660.0), "", 1660.0) is JobState.CANCELLED
+
+
+def test_notice_is_found_and_cannot_be_forged() -> None:
+    """The newest notice about this very job counts; a rank that prints the same words does not."""
+    assert slurms_notice(f"start\n{NOTICE}\nmore\n", 41) == "TIME LIMIT"
+    assert slurms_notice(NOTICE.replace("slurmstepd-n1", "slurmstepd"), 41) == "TIME LIMIT"
+    assert slurms_notice(f"2026-11-21T02:43:34.000Z {NOTICE}\n", 41) == ""
+    assert slurms_notice(NOTICE, 4) == ""
+    assert slurms_notice(f"{NOTICE}\n{NOTICE.replace(' DUE TO TIME LIMIT', '')}\n", 41) == ""
