@@ -35,7 +35,7 @@ def draw(
     if len(xs) == 1:
         plotext.xlim(xs[0] - 1, xs[0] + 1)
     ticks = round_ticks(min(xs), max(xs), max(2, width // 16))
-    plotext.xticks(ticks, [count(tick) for tick in ticks])
+    plotext.xticks(ticks, _labels(ticks))
     for mark in marks:
         plotext.vline(mark, RESTART_COLOUR)
     marker = ("braille" if len(xs) > 1 else "dot") if unicode else "*"
@@ -58,6 +58,12 @@ def round_ticks(low: float, high: float, about: int) -> list[float]:
     first = math.ceil(low / stride) * stride
     inner = [first + index * stride for index in range(int((high - first) / stride + 1e-9) + 1)] if first <= high else []
     return [low, *(tick for tick in inner if tick - low > stride * 0.4)]
+
+
+def _labels(ticks: Sequence[float]) -> list[str]:
+    """Short numbers where they tell the ticks apart, else whole ones."""
+    short = [count(tick) for tick in ticks]
+    return short if len(set(short)) == len(short) else [f"{tick:.0f}" for tick in ticks]
 
 
 def _ascii(text: str) -> str:

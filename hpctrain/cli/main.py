@@ -7,6 +7,7 @@ out into one line and an exit code.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from dataclasses import dataclass
@@ -97,6 +98,10 @@ def cli(ctx: click.Context, cluster: str | None, debug: bool) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with the code of the error table (docs/exit-codes.md)."""
+    for stream in (sys.stdout, sys.stderr):
+        # A rank's line or a run's name may hold what the terminal's encoding cannot say.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(invoke(sys.argv[1:] if argv is None else argv))
 
 

@@ -9,6 +9,7 @@ from hpctrain.errors import NoSuchJobError, SlurmError, StorageError
 from hpctrain.jobs.find import Run
 from hpctrain.jobs.snapshot import ask
 from hpctrain.jobs.state import SlurmAnswer
+from hpctrain.jobs.text import plural
 from hpctrain.jobs.writer import EventWriter
 from hpctrain.slurm.port import Slurm
 
@@ -50,7 +51,7 @@ def cancel(run: Run, slurm: Slurm, clock: Clock, *, host: str, user: str, dry_ru
     if job is None or job.state.finished:
         how = f"it is {job.state.value}" if job else "Slurm no longer knows it"
         return Cancelled(run.name, run.job_id, False, f"{run.name} (job {run.job_id}) has already ended: {how}")
-    where = f"running on {len(job.nodes)} nodes" if job.nodes else "queued"
+    where = f"running on {plural(len(job.nodes), 'node')}" if job.nodes else "queued"
     if dry_run:
         return Cancelled(run.name, run.job_id, True, f"would cancel {run.name} (job {run.job_id}), {where}")
     try:

@@ -123,6 +123,9 @@ class _Follower:
         was = self._announced[0] if self._announced else None
         self._announced = now
         head = f"job {status.id} {status.state.value}"
+        if self.poller.lifted_delay and status.state is State.REQUEUED:
+            # The poller has said what it did about the delay; the explanation of the delay is out of date.
+            return
         if waiting:
             self.screen.message(f"{head}: {status.explanation}" + (f"\n{status.advice}" if status.advice else ""))
         elif status.restarts > self._restarts and was is not None:

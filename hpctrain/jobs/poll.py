@@ -50,6 +50,12 @@ class Poller:
         self._job_events = 0
         self._lifted: set[float] = set()
 
+    @property
+    def lifted_delay(self) -> bool:
+        """Slurm was asked to start the requeued job now, and has not started it yet."""
+        newest = next((event for event in reversed(self.events) if event.kind in ("job.requeued", "job.started")), None)
+        return newest is not None and newest.time in self._lifted
+
     def status(self) -> JobStatus:
         """Look now."""
         records = read_records(self.run)
@@ -96,7 +102,8 @@ class Poller:
         self._lifted.add(requeued.time)
         try:
             self._slurm.update_job(job.job_id, JobUpdate(start_now=True))
-            self._say(f"job {job.job_id} was requeued; asked Slurm to start it now instead of in two minutes")
+            cause = f": {requeued.reason}" if requeued.reason else ""
+            self._say(f"job {job.job_id} was requeued{cause}\nasked Slurm to start it now, instead of in two minutes")
         except SlurmError as error:
             self._say(f"job {job.job_id} was requeued; Slurm keeps its delay: {error.message}")
         self._interval, self._due = SOONEST_S, self._asked + SOONEST_S

@@ -189,8 +189,9 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
         share = f" ({status.step / status.total_steps:.0%})" if status.total_steps else ""
         rows.append(("Steps", f"{status.step}" + (f" of {status.total_steps}" if status.total_steps else "") + share))
     if report.last_loss is not None:
-        rows.append(("Loss", f"{loss(report.first_loss)} at first, {loss(report.last_loss)} at last,"
-                             f" {loss(report.lowest_loss)} at its lowest"))
+        newest = report.metrics.points[-1].loss
+        last = loss(newest) if newest is not None else loss(report.last_loss)
+        rows.append(("Loss", f"{loss(report.first_loss)} at first, {last} at last, {loss(report.lowest_loss)} at lowest"))
     if report.bad_loss_steps:
         about = "about " if report.metrics.sampled else ""
         steps = plural(report.bad_loss_steps, "step")

@@ -17,7 +17,7 @@ def duration(seconds: float | None) -> str:
         return "-"
     seconds = max(0.0, seconds)
     if seconds < 9.95:
-        return f"{seconds:.1f}s" if seconds % 1 else f"{seconds:.0f}s"
+        return f"{seconds:.1f}s" if round(seconds, 1) % 1 else f"{seconds:.0f}s"
     whole = round(seconds)
     days, hours, minutes = whole // 86400, whole % 86400 // 3600, whole % 3600 // 60
     if days:
