@@ -109,14 +109,14 @@ def _portable(error: Exception | None) -> Exception | None:
 class RemoteError(HpctrainError):
     """A user's or site's mistake that rank 0 met; it carries that error's exit code, and is not reported twice."""
 
+    code: int = 1
+
     @classmethod
     def wrap(cls, error: HpctrainError) -> RemoteError:
         """Copy what matters of an error of any of our classes."""
         copy = cls(error.message, where=error.where, hint=error.advice)
         copy.code = error.exit_code
         return copy
-
-    code: int = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self.message, self.where, self.advice, self.code))

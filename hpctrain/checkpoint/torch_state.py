@@ -154,7 +154,7 @@ def write_tensors(folder: Path, tensors: dict[str, torch.Tensor], group: Any) ->
     writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=True, overwrite=True)
     planner = DefaultSavePlanner(dedup_save_to_lowest_rank=False)
     with _translated():
-        dcp_save(dict(tensors), storage_writer=writer, planner=planner, process_group=group, no_dist=group is None)
+        dcp_save(dict(tensors), storage_writer=writer, planner=planner, process_group=group)
 
 
 def read_tensors(folder: Path, tensors: dict[str, torch.Tensor], group: Any) -> None:
@@ -164,7 +164,7 @@ def read_tensors(folder: Path, tensors: dict[str, torch.Tensor], group: Any) -> 
         TensorFileError: a tensor is missing or has another shape, or a file cannot be read; raised on every rank.
     """
     with _translated():
-        dcp_load(tensors, storage_reader=FileSystemReader(folder), process_group=group, no_dist=group is None)
+        dcp_load(tensors, storage_reader=FileSystemReader(folder), process_group=group)
 
 
 class TensorFileError(Exception):
@@ -181,7 +181,8 @@ def _translated() -> Iterator[None]:
             yield
         except CheckpointException as error:  # a BaseException: no "except Exception" would see it
             rank, (cause, _) = sorted(error.failures.items())[0]
-            raise TensorFileError(f"rank {rank}: {type(cause).__name__}: {cause}") from error
+            text = cause.strerror if isinstance(cause, OSError) and cause.strerror else f"{type(cause).__name__}: {cause}"
+            raise TensorFileError(f"rank {rank}: {text}") from error
 
 
 def _cuda_in_use() -> bool:

@@ -62,7 +62,6 @@ def connect(environment: RankEnvironment, device: torch.device) -> Place:
         HpctrainError: the other ranks do not come together.
     """
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    device_id = device if device.type == "cuda" else None
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if environment.world_size == 1 and "MASTER_ADDR" not in os.environ:
@@ -74,8 +73,19 @@ def connect(environment: RankEnvironment, device: torch.device) -> Place:
                 f"{' and '.join(missing)} must be set for {environment.world_size} ranks",
                 hint="start the trainer with torchrun, or through 'hpctrain submit'",
             )
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=device_id)
+        _join(backend)
     return Place(device, environment.rank, environment.world_size)
+
+
+def _join(backend: str) -> None:
+    try:
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    except RuntimeError as error:
+        if "libuv" not in str(error):
+            raise
+        # A torch built without libuv (Debian's is) refuses its own default, on every rank before anything is sent.
+        os.environ["USE_LIBUV"] = "0"
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
 
 
 def disconnect() -> None:

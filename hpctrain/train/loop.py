@@ -157,8 +157,7 @@ def train_steps(
             time.monotonic() - started,
         )
         if evaluation_due(run, step):
-            heartbeat.beat("evaluate", step=step)
-            line.validation_loss = evaluate(run)
+            line.validation_loss = evaluate(run, heartbeat)
         report.step(line)
 
         last = step == run.steps
@@ -167,7 +166,7 @@ def train_steps(
             return step, checkpointer.step(step, stopping=True)
         if due or (last and save_final):
             heartbeat.beat("save", step=step)
-            checkpointer.save_now(step, "the last step" if last else "it was due")
+            checkpointer.step(step, due=True) if due else checkpointer.save_now(step, "the last step")
             heartbeat.beat("step", step=step)
     return step, None
 
@@ -200,7 +199,7 @@ def evaluation_due(run: Run, step: int) -> bool:
 
 
 @torch.no_grad()
-def evaluate(run: Run) -> float:
+def evaluate(run: Run, heartbeat: Heartbeat) -> float:
     """Mean loss per token on the validation samples, over all ranks."""
     network, micro = run.network, run.batch.micro_batch_size
     place = network.place
@@ -208,6 +207,7 @@ def evaluate(run: Run) -> float:
     network.model.eval()
     loss_sum = 0.0
     for begin in range(0, len(mine), micro):
+        heartbeat.beat("evaluate", detail=f"{begin} of {len(mine)} samples")
         indices = [index for index in mine[begin : begin + micro] if index is not None]
         # A rank with nothing left still takes part, since a sharded model needs all ranks for every pass.
         loss = network.loss_sum(run.samples.batch(indices or [0], place.device))

@@ -292,7 +292,7 @@ def test_stock_torch_reads_the_tensors(tmp_path: Path) -> None:
     session.train(1, 2)
     empty = {f"model.{name}": torch.zeros_like(value) for name, value in session.model.state_dict().items()}
     empty["optimizer.state.0.weight.exp_avg"] = torch.zeros(4, 4)
-    dcp.load(empty, checkpoint_id=tmp_path / "step-00000002.i000", no_dist=True)
+    dcp.load(empty, checkpoint_id=tmp_path / "step-00000002.i000")
 
     for name, value in session.model.state_dict().items():
         assert torch.equal(value, empty[f"model.{name}"])

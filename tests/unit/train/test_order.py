@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,7 +45,7 @@ def test_order_looks_random() -> None:
     mean = (size - 1) / 2
     variance = sum((value - mean) ** 2 for value in values) / size
     correlation = sum((position - mean) * (value - mean) for position, value in enumerate(values)) / size / variance
-    adjacent = sum(abs(left - right) == 1 for left, right in zip(values, values[1:], strict=False))
+    adjacent = sum(abs(left - right) == 1 for left, right in pairwise(values))
 
     assert abs(correlation) < 0.06
     assert adjacent < 12  # 2 are expected by chance

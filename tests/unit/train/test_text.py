@@ -68,7 +68,7 @@ def test_broken_encoding_is_named(tmp_path: Path) -> None:
     """A file that is not UTF-8 is an error that names the file and the byte."""
     (tmp_path / "a.txt").write_bytes(b"ab\xff")
 
-    with pytest.raises(RecipeError, match="not UTF-8 text: .* at byte 2"):
+    with pytest.raises(RecipeError, match=r"not UTF-8 text: .* at byte 2"):
         list(documents(files(tmp_path / "a.txt")))
 
 
