@@ -248,7 +248,7 @@ class Coordinator:
         well = complete and set(outcomes.values()) <= {NodeOutcome.DONE, NodeOutcome.STOPPED}
         silent = [node for node in ranks.nodes if node not in outcomes]
         lost = self._lost(silent) if silent and not step.terminated else ()
-        if step.terminated and not well:
+        if step.terminated and not well and step.job_state in (None, JobState.RUNNING):
             step.job_state = self._job_state() or step.job_state
         return End(
             done=well and set(outcomes.values()) == {NodeOutcome.DONE},

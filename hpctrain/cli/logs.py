@@ -99,8 +99,8 @@ def _show(run: Run, request: LogRequest) -> int:
     return 0
 
 
-def follow_run(run: Run, context: Context, request: LogRequest) -> int:
-    """Follow a run in this terminal until it ends; Ctrl-C says that the job goes on (exit code 130)."""
+def follow_run(run: Run, context: Context, request: LogRequest, *, say_goodbye: bool = True) -> int:
+    """Follow a run in this terminal until it ends; Ctrl-C ends that with 130 and says that the job goes on."""
     from hpctrain.jobs.follow import follow, goodbye
     from hpctrain.jobs.screen import Screen
 
@@ -108,7 +108,8 @@ def follow_run(run: Run, context: Context, request: LogRequest) -> int:
     try:
         follow(run, context.slurm, context.clock, screen, request)
     except KeyboardInterrupt:
-        say(goodbye(run))
+        if say_goodbye:
+            say(goodbye(run))
         return 130
     return 0
 

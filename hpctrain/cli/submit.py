@@ -79,11 +79,28 @@ def _run_here(recipe: str, sets: tuple[str, ...], settings: Settings, output: st
     prepared = service.prepare(recipe, sets, settings, site)
     submitted = service.submit(prepared, settings, site, argument=recipe, sets=sets)
     _print_submitted(submitted, output, following=True)
-    code = _watch(submitted, settings, site, follow=True, wait_=True)
-    if code == 130 and own_cluster and site.slurm is not None:
-        say(f"cancelling job {submitted.job_id}, because its cluster goes away")
-        site.slurm.cancel(submitted.job_id)
-    return code
+    try:
+        return _watch(submitted, settings, site, follow=True, wait_=True, say_goodbye=not own_cluster)
+    finally:
+        if own_cluster:
+            _end_job(submitted, site)
+
+
+def _end_job(submitted: Submitted, site: Site) -> None:
+    """Cancel a job whose cluster goes away, if it still runs, and give it a moment to write its last words."""
+    from hpctrain.jobs.cancel import cancel
+    from hpctrain.jobs.find import read_run
+    from hpctrain.jobs.wait import wait
+    from hpctrain.submit.run import undisturbed
+
+    found = read_run(submitted.run_dir.path)
+    if found is None or site.slurm is None:
+        return
+    with undisturbed():
+        ended = cancel(found, site.slurm, site.clock, host=site.host, user=site.user)
+        if ended.changed:
+            say(f"{ended.message}; its cluster goes away")
+            wait(found, site.slurm, site.clock, timeout_s=10.0, poll_s=0.2)
 
 
 def _run_on_own_cluster(recipe: str, sets: tuple[str, ...], settings: Settings, output: str) -> int:
@@ -170,8 +187,10 @@ def _document(submitted: Submitted, follow: str) -> dict[str, Any]:
     }
 
 
-def _watch(submitted: Submitted, settings: Settings, site: Site, *, follow: bool, wait_: bool) -> int:
-    """Follow and wait as asked; 130 when the user stopped following."""
+def _watch(
+    submitted: Submitted, settings: Settings, site: Site, *, follow: bool, wait_: bool, say_goodbye: bool = True
+) -> int:
+    """Follow and wait as asked; 130 when the user stopped following (the job goes on, and that is said)."""
     if not (follow or wait_):
         return 0
     from hpctrain.cli.logs import follow_run
@@ -183,7 +202,7 @@ def _watch(submitted: Submitted, settings: Settings, site: Site, *, follow: bool
         return 0
     context: Context = _context(settings, site)
     if follow:
-        code = follow_run(found, context, LogRequest())
+        code = follow_run(found, context, LogRequest(), say_goodbye=say_goodbye)
         if code or not wait_:
             return code
     from hpctrain.jobs.wait import require_success, wait
