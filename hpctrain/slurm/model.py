@@ -96,7 +96,7 @@ class Node:
         memory_mib: configured memory in MiB.
         gpus: configured GPUs of any type.
         gpu_type: their type as in ``gpu:h100:8``; "" for none. The private cluster says ``sim``.
-        reason: why it was drained or set down; "" for none.
+        reason: why it was drained or set down; "" for none, and for a node that is in service.
         reason_user: who set the reason, "" if unknown.
         reason_time: when, in seconds since the epoch.
     """

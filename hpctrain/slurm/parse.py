@@ -37,6 +37,8 @@ _BASE_OF_FLAG = {
 """The text interface shows one word per job; a flag hides the base state, and this is the one it goes with."""
 
 _NODE_BASES = frozenset({"IDLE", "ALLOCATED", "MIXED", "DOWN", "UNKNOWN", "FUTURE", "ERROR"})
+_OUT_STATES = frozenset({"DOWN", "ERROR", "UNKNOWN"})
+_OUT_FLAGS = frozenset({"DRAIN", "FAIL", "MAINTENANCE", "REBOOT_ISSUED", "REBOOT_REQUESTED", "INVALID_REG"})
 _NODE_MARKS = {
     "*": "NOT_RESPONDING", "~": "POWERED_DOWN", "#": "POWERING_UP", "%": "POWERING_DOWN", "$": "MAINTENANCE",
     "@": "REBOOT_ISSUED", "^": "REBOOT_ISSUED", "!": "POWER_DOWN", "-": "PLANNED",
@@ -207,7 +209,10 @@ def _hold_flags(reason: str, priority: int) -> frozenset[str]:
 def _node(record: str) -> Node:
     state, flags = _node_state(_value(record, "State"))
     gpus, gpu_type = parse_gpus(_value(record, "Gres"))
-    reason = _REASON.search(record) or _BARE_REASON.search(record)
+    reason = None
+    if state in _OUT_STATES or flags & _OUT_FLAGS:
+        # Slurm 24.11 goes on showing the old reason of a node that was put back into service.
+        reason = _REASON.search(record) or _BARE_REASON.search(record)
     return Node(
         name=NodeName(_value(record, "NodeName")),
         state=state,

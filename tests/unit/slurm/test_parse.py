@@ -216,6 +216,12 @@ def test_reason_may_be_followed_by_more_keys() -> None:
     assert (node.reason, node.reason_user, node.reason_time) == ("not here", "", None)
 
 
+def test_reason_of_a_node_in_service_is_history() -> None:
+    """Slurm 24.11 shows the last reason after an undrain; it must not be taken for a present one."""
+    (node,) = parse.parse_nodes("NodeName=n1 State=IDLE+NOT_RESPONDING Reason=hpctrain: old [root@5]\n")
+    assert (node.reason, node.reason_user, node.reason_time) == ("", "", None)
+
+
 def test_reason_with_a_line_break_does_not_make_a_node() -> None:
     """What begins a record is a node's name."""
     text = "NodeName=n1 State=DOWN Reason=first\nsecond [root@5]\nNodeName=n2 State=IDLE\n"
