@@ -213,11 +213,29 @@ constraints() {
     if [[ -r $VENV/constraints.txt ]]; then echo "$VENV/constraints.txt"; else echo "$ROOT/constraints.txt"; fi
 }
 
-# accept_torch: keep the torch that is installed now, whatever the pinned one is.
+# accept_torch: keep the torch that is installed now, whatever the pinned one is, with what it requires to the letter
+# (Debian's 2.6 wants one certain sympy).
 accept_torch() {
-    local version
+    local version exact
     version=$(torch_version "$VENV/bin/python") || return 1
-    { grep -v '^torch==' "$ROOT/constraints.txt"; echo "torch==$version"; } >"$VENV/constraints.txt"
+    mapfile -t exact < <(exact_requirements)
+    free_of torch "${exact[@]}" >"$VENV/constraints.txt.new"
+    echo "torch==$version" >>"$VENV/constraints.txt.new"
+    mv -f "$VENV/constraints.txt.new" "$VENV/constraints.txt"
+}
+
+# free_of NAME...: the constraints without the lines of these packages.
+free_of() { grep -viE "^($(IFS='|'; echo "$*"))==" "$ROOT/constraints.txt"; }
+
+# exact_requirements: names of the packages of which the installed torch accepts one version only.
+exact_requirements() {
+    "$VENV/bin/python" - <<'PYTHON'
+import importlib.metadata, re
+for line in importlib.metadata.requires("torch") or ():
+    match = re.match(r"([\w.-]+)\s*\(?==", line)
+    if match:
+        print(re.sub(r"[-_.]+", "-", match.group(1)).lower())
+PYTHON
 }
 
 # torch_version PYTHON: the version of the torch it can import; false when there is none that is new enough.
@@ -259,12 +277,12 @@ choose_torch() {
     accept_torch && return 0
     pinned=$(grep '^torch==' "$ROOT/constraints.txt")
     if [[ -n ${HPCTRAIN_TORCH_INDEX_URL:-} ]]; then
-        free_torch
+        free_of torch >"$VENV/constraints.txt"
         install_python "torch from HPCTRAIN_TORCH_INDEX_URL" --no-deps --index-url "$HPCTRAIN_TORCH_INDEX_URL" "torch>=$OLDEST_TORCH"
         accept_torch
         return
     fi
-    build=$(torch_build "$pinned") || { free_torch; build=$(torch_build "torch>=$OLDEST_TORCH") || build='none -'; }
+    build=$(torch_build "$pinned") || { free_of torch >"$VENV/constraints.txt"; build=$(torch_build "torch>=$OLDEST_TORCH") || build='none -'; }
     if [[ $build == cpu* ]] || { [[ $build == accelerator* ]] && has_nvidia_gpu; }; then
         note "torch ${build#* } (${build% *} build)"
     elif distribution_torch; then
@@ -282,9 +300,6 @@ choose_torch() {
             "pip's output is in $SETUP_LOG"
     fi
 }
-
-# free_torch: constraints without the pinned torch.
-free_torch() { grep -v '^torch==' "$ROOT/constraints.txt" >"$VENV/constraints.txt"; }
 
 # make_environment EXTRA...: .venv with the package, editable, and these extras.
 make_environment() {

@@ -21,7 +21,7 @@ from tests.source_tree import ROOT
 
 SCRIPTS = ("quickstart.sh", "run_tests.sh", "scripts/setup.sh", ".ci/run")
 TOOLS = ("bash", "cat", "chmod", "cut", "date", "dirname", "env", "flock", "grep", "id", "mkdir", "rm", "sed", "sha256sum",
-         "tail", "tee", "tr", "printf", "touch")
+         "tail", "tee", "tr", "printf", "touch", "mv")
 SLURM = ("slurmctld", "slurmd", "sbatch", "munged")
 
 
@@ -386,6 +386,32 @@ def test_no_torch_at_all_is_one_clear_error(sandbox: Sandbox) -> None:
     assert 1 == result.returncode
     assert "error: pip finds no torch >= 2.6 for Python 3.99" in result.stderr
     assert "HPCTRAIN_PYTHON" in result.stderr
+
+
+def test_another_torch_keeps_what_it_requires_to_the_letter(sandbox: Sandbox) -> None:
+    """Constraints name the torch that is there, and leave out what that torch pins itself; all others stay."""
+    torch_box(sandbox, "")
+    code = """torch_version() { echo 2.6.0+debian; }; exact_requirements() { printf '%s\\n' sympy typing-extensions; }
+              accept_torch; cat "$VENV/constraints.txt" """
+    lines = sandbox.bash(code).stdout.splitlines()
+    before = (sandbox.root / "constraints.txt").read_text().splitlines()
+
+    assert "torch==2.6.0+debian" == lines[-1]
+    assert ["sympy", "torch", "typing-extensions"] == [line.partition("==")[0] for line in before if line not in lines]
+
+
+def test_exact_requirements_are_read_from_the_installed_torch(sandbox: Sandbox) -> None:
+    """Only what the installed torch pins with == counts, by its normalised name."""
+    info = sandbox.root / "site" / "torch-2.6.0.dist-info"
+    info.mkdir(parents=True)
+    requires = ("sympy==1.13.1; python_version >= '3.9'", "filelock", "typing_extensions (==4.10)", "fsspec>=1")
+    header = "Metadata-Version: 2.1\nName: torch\nVersion: 2.6.0\n"
+    (info / "METADATA").write_text(header + "".join(f"Requires-Dist: {line}\n" for line in requires))
+    (sandbox.root / ".venv/bin").mkdir(parents=True)
+    (sandbox.root / ".venv/bin/python").symlink_to(sys.executable)
+    sandbox.env["PYTHONPATH"] = str(info.parent)
+
+    assert ["sympy", "typing-extensions"] == sandbox.bash("exact_requirements").stdout.split()
 
 
 @pytest.mark.parametrize(("requirements", "version", "build"), [
