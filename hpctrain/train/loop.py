@@ -30,7 +30,7 @@ from hpctrain.train.environment import EXIT_DONE, EXIT_STOPPED, INCARNATION, Ran
 from hpctrain.train.export import save_model
 from hpctrain.train.heartbeat import Heartbeat
 from hpctrain.train.hugging_face import quiet
-from hpctrain.train.model import Network, build_network, load_config
+from hpctrain.train.model import Network, build_network, load_config, use_own_compiler_cache
 from hpctrain.train.optim import build_optimizer, clip_gradient, set_learning_rate
 from hpctrain.train.order import SampleOrder
 from hpctrain.train.randomness import make_deterministic, seed_all
@@ -62,6 +62,8 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     heartbeat.beat("init", detail="joining the other ranks")
     if training.deterministic:
         make_deterministic()
+    if training.compile:
+        use_own_compiler_cache(f"{run_dir.name}-i{environment.incarnation:03d}")
     place = connect(environment, choose_device(environment))
     mesh = build_mesh(training.parallelism, place, environment.local_world_size)
     batch = batch_layout(training, place.world_size)
@@ -83,7 +85,9 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     heartbeat.beat("init", total_steps=steps, detail="building the model")
     seed_all(training.seed)
     config = load_config(recipe.model, prepared.vocab_size, prepared.end_of_text)
-    network = build_network(recipe.model, config, training, place, mesh, pretrained=recipe.method == "cpt")
+    network = build_network(
+        recipe.model, config, training, place, mesh, sequence_length=samples.length, pretrained=recipe.method == "cpt"
+    )
     optimizer = build_optimizer(network.model, training.optimizer)
     seed_all(training.seed + 1 + place.rank)  # from here on each rank draws its own dropout
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from hpctrain.errors import NotFoundError, RecipeError
+from hpctrain.files import make_private_dir
 from hpctrain.recipe import schema
 from hpctrain.train.distributed import Place
 from hpctrain.train.hugging_face import dtype_option, enable_activation_checkpointing
@@ -75,7 +78,8 @@ def known_architecture(model_type: str) -> str:
 
 
 def build_network(
-    section: schema.Model, config: Any, training: schema.Training, place: Place, mesh: DeviceMesh | None, *, pretrained: bool
+    section: schema.Model, config: Any, training: schema.Training, place: Place, mesh: DeviceMesh | None, *,
+    sequence_length: int, pretrained: bool,
 ) -> Network:
     """The network, spread over the ranks; all ranks together, each with the same seed.
 
@@ -91,7 +95,7 @@ def build_network(
     if mesh is None:
         model = _finish(_build(section, config, place.device, pretrained=pretrained), training)
         network = Network(_ddp(model, place), config, place, autocast=bf16)
-        _settle_buckets(network)
+        _settle_buckets(network, (training.micro_batch_size, sequence_length + 1))
         return network
     if getattr(config, "tie_word_embeddings", False):
         # Without memory, tied weights would come apart. Such models are small: every rank builds all of it.
@@ -180,6 +184,17 @@ class Network:
             self.model.reshard()
 
 
+def use_own_compiler_cache(name: str) -> None:
+    """Keep compiled kernels where only this start of the ranks looks, unless the user chose a place.
+
+    A rank that is killed while it compiles leaves half a file in torch's cache, and every later start would trip over it.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        # Compiled kernels are loaded and run: the directory must be ours, which making it private proves.
+        mine = make_private_dir(Path(tempfile.gettempdir()) / f"hpctrain-compiled-{os.getuid()}")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(mine / name)
+
+
 def _ddp(model: torch.nn.Module, place: Place) -> DistributedDataParallel:
     device_ids = [place.device.index] if place.device.type == "cuda" else None
     # Language models' buffers are constants: sending them before every forward pass is for nothing. torch 2.13 renamed it.
@@ -189,15 +204,15 @@ def _ddp(model: torch.nn.Module, place: Place) -> DistributedDataParallel:
     return DistributedDataParallel(model, **options)
 
 
-def _settle_buckets(network: Network) -> None:
-    """One throw-away forward and backward pass.
+def _settle_buckets(network: Network, shape: tuple[int, int]) -> None:
+    """One throw-away forward and backward pass, in the shape of the real ones so that nothing is compiled twice.
 
     After the first backward pass DDP regroups its gradient buckets, which changes the order in which gloo adds numbers.
     Doing that before the first real step makes every start alike, so that a resumed run ends byte-equal.
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in network.model.buffers()]
     with unchanged_randomness():
-        tokens = torch.zeros((1, 9), dtype=torch.long, device=network.place.device)
+        tokens = torch.zeros(shape, dtype=torch.long, device=network.place.device)
         network.loss_sum(tokens).backward()  # type: ignore[no-untyped-call,unused-ignore]
     network.model.zero_grad(set_to_none=True)
     with torch.no_grad():
