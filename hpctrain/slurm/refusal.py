@@ -20,7 +20,7 @@ _NO_ANSWER = re.compile(
     r"|slurm temporarily unable to accept job",
     re.I,
 )
-_PREFIX = re.compile(r"^(?:\w+: )?(?:error: |fatal: )?(?:slurm_\w+ error: |Batch job submission failed: )?")
+_PREFIX = re.compile(r"^(?:\w+: )?(?:error: |fatal: )?(?:slurm_\w+ error: ?|Batch job submission failed: )?")
 _INVALID_PARTITION = re.compile(r"invalid partition", re.I)
 _CONFIGURATION_UNAVAILABLE = re.compile(r"requested node configuration is not available", re.I)
 

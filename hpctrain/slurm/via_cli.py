@@ -1,5 +1,7 @@
 """Slurm through its own commands, from 21.08 to 26.05 (adapter over :mod:`hpctrain.process`).
 
+The contract suite passes on 22.05.8, 24.11.5 and 26.05.5; the versions between use the same options.
+
 What is decided here, once:
 
 - **Every call has a timeout.** When slurmctld does not answer, a call is repeated a few times with growing pauses and
