@@ -1,4 +1,4 @@
-"""Plan to the text of the batch script (pure, apart from reading its own template).
+"""Plan to the text of the batch script (pure; jinja2 is the template language).
 
 What a recipe says can reach the script in two places only: ``#SBATCH`` lines, which sbatch reads by rules of its own
 (:func:`sbatch_word`), and single words of the shell, which :func:`shlex.quote` wraps. Everything else the coordinator
@@ -10,23 +10,23 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
-from hpctrain import __version__, resources
+from hpctrain import __version__
 from hpctrain.agent.rank_environment import CONTAINER_PACKAGE_DIR, container_mounts
 from hpctrain.errors import RecipeError
 from hpctrain.submit.plan_model import Plan, SlurmRequest
 
 TEMPLATE = "sbatch/job.sh.j2"
+"""The template's path below ``slurm_scripts``."""
 _PLAIN = re.compile(r"^[A-Za-z0-9_./:@+,=%-]+$")
 
 
-def render(plan: Plan, *, package_dir: str, template: str | None = None) -> str:
+def render(plan: Plan, template: str, *, package_dir: str) -> str:
     """The batch script.
 
     Args:
+        template: text of :data:`TEMPLATE`.
         package_dir: directory of hpctrain's Python package, which containers mount.
-        template: text of the template; None reads the shipped one.
 
     Raises:
         RecipeError: a value holds a character that no batch script can carry.
@@ -37,8 +37,7 @@ def render(plan: Plan, *, package_dir: str, template: str | None = None) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - shell, not HTML; every value is quoted before it gets here
     )
-    text = template if template is not None else _shipped_template()
-    return environment.from_string(text).render(
+    return environment.from_string(template).render(
         header=list(header(plan.slurm)), version=__version__, run_dir=shell_word(plan.run_dir),
         python=shell_word(plan.python), srun=list(srun_words(plan, package_dir)), agent_python=_agent_python(plan),
         signal_before_limit_s=int(plan.slurm.signal_before_limit_s),
@@ -161,8 +160,3 @@ def _refuse_control(value: str) -> None:
     bad = next((char for char in value if ord(char) < 32 or ord(char) == 127), None)
     if bad is not None:
         raise RecipeError(f"{value[:60]!r} holds the control character {bad!r}, which a batch script cannot carry")
-
-
-def _shipped_template() -> str:
-    path: Path = resources.shipped_file(resources.SLURM_SCRIPTS, TEMPLATE)
-    return path.read_text(encoding="utf-8")

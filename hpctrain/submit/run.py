@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import hpctrain
+from hpctrain import resources
 from hpctrain.agent.memory import complete_record, draft_path
 from hpctrain.clock import Clock
-from hpctrain.errors import ControllerDownError, HpctrainError, SlurmError, StorageError
+from hpctrain.errors import ControllerDownError, HpctrainError, SlurmError
 from hpctrain.files import make_private_dir, storage_errors, write_atomic, write_json_atomic
 from hpctrain.ids import JobId
 from hpctrain.jobs.layout import RunDir
@@ -33,7 +34,7 @@ from hpctrain.slurm.port import Slurm
 from hpctrain.submit.facts import cluster_facts
 from hpctrain.submit.plan import Place, job_comment, make_plan
 from hpctrain.submit.plan_model import Plan
-from hpctrain.submit.render import output_pattern, render
+from hpctrain.submit.render import TEMPLATE, output_pattern, render
 
 PACKAGE_DIR = str(Path(hpctrain.__file__).parent)
 
@@ -163,7 +164,12 @@ def _planned(resolved: Resolved, facts: ClusterFacts | None, run_dir: Path, site
     output_pattern(str(run_dir))
     place = Place(run_dir.name, str(run_dir), site.python, site.one_host)
     plan = make_plan(resolved.recipe, facts, place)
-    return Prepared(resolved, facts, plan, render(plan, package_dir=PACKAGE_DIR))
+    return Prepared(resolved, facts, plan, render(plan, batch_template(), package_dir=PACKAGE_DIR))
+
+
+def batch_template() -> str:
+    """Text of the shipped template of batch scripts."""
+    return resources.shipped_file(resources.SLURM_SCRIPTS, TEMPLATE).read_text(encoding="utf-8")
 
 
 def _require(site: Site) -> Slurm:
@@ -271,9 +277,3 @@ def connect_site(
     slurm = connect(settings, clock=clock, announce=announce)
     site = Site(None, clock, python, user, host, command_line=tuple(command_line))
     return replace(site, slurm=slurm, one_host=choice.kind == "private", slurm_conf=choice.slurm_conf)
-
-
-__all__ = [
-    "PACKAGE_DIR", "Prepared", "Site", "StorageError", "Submitted", "compact_stamp", "connect_site", "prepare",
-    "run_names", "submit", "undisturbed",
-]

@@ -20,11 +20,13 @@ from hpctrain.recipe.resolve import read_resolved
 from hpctrain.recipe.schema import Recipe
 from hpctrain.submit.plan import Place, make_plan
 from hpctrain.submit.render import output_pattern, render, sbatch_word, slurm_time
+from hpctrain.submit.run import batch_template
 from tests.unit.submit.builders import COMMAND, PLACE, PRETRAIN, cluster, plan
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "sbatch"
 UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
 PACKAGE = "/venv/lib/hpctrain"
+TEMPLATE_TEXT = batch_template()
 
 EVERY_OPTION = {**COMMAND, "resources": {
     "nodes": 3, "spares": 1, "gpus_per_node": 8, "gpu_type": "h100", "cpus_per_node": 96, "memory_per_node": "1TiB",
@@ -50,7 +52,7 @@ def test_shipped_recipes(name: str, tmp_path: Path) -> None:
     """Each shipped recipe gives exactly the stored script, which bash and shellcheck accept."""
     # Not resolve(): it would refuse recipes whose data is for the user to fill in.
     recipe = read_resolved(resources.shipped_recipes()[name]).model_copy(update={"workdir": "/work"})
-    script = render(make_plan(recipe, None, PLACE), package_dir=PACKAGE)
+    script = render(make_plan(recipe, None, PLACE), TEMPLATE_TEXT, package_dir=PACKAGE)
     compare(name.replace("/", "-"), script)
     check_shell(script, tmp_path)
 
@@ -58,7 +60,7 @@ def test_shipped_recipes(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "base"), [("every_option", EVERY_OPTION), ("minimal", MINIMAL)])
 def test_options(name: str, base: dict[str, Any], tmp_path: Path) -> None:
     """Every option of a recipe stands in the script where it belongs."""
-    script = render(plan(base, cluster()), package_dir=PACKAGE)
+    script = render(plan(base, cluster()), TEMPLATE_TEXT, package_dir=PACKAGE)
     compare(name, script)
     check_shell(script, tmp_path)
 
@@ -176,7 +178,7 @@ def bench() -> Iterator[Bench]:
 
 def test_bench_notices_an_execution(bench: Bench) -> None:
     """The check itself can fail: a script that carries a value unquoted is caught."""
-    script = render(plan(place=Place("r", "/r", str(bench.stub))), package_dir=PACKAGE)
+    script = render(plan(place=Place("r", "/r", str(bench.stub))), TEMPLATE_TEXT, package_dir=PACKAGE)
     with pytest.raises(AssertionError):
         bench.run(script.replace("run_dir=/r", f"run_dir=$(>{bench.canary})"))
     bench.canary.unlink()
@@ -194,7 +196,7 @@ def check_harmless(bench: Bench, base: dict[str, Any], field: tuple[Any, ...], v
     try:
         recipe = Recipe.model_validate(with_value(base, field, value))
         made = make_plan(recipe, None, Place("run-1", "/runs/run-1", str(bench.stub)))
-        script = render(made, package_dir=PACKAGE)
+        script = render(made, TEMPLATE_TEXT, package_dir=PACKAGE)
     except (ValidationError, RecipeError):
         return False
     words = bench.run(script)
@@ -230,7 +232,7 @@ def test_run_directory_may_have_any_name(value: str, bench: Bench) -> None:
     """The path of the run directory arrives at the coordinator unchanged, or is refused."""
     run_dir = "/runs/" + value.replace("CANARY", str(bench.canary))
     try:
-        script = render(plan(place=Place("run-1", run_dir, str(bench.stub))), package_dir=PACKAGE)
+        script = render(plan(place=Place("run-1", run_dir, str(bench.stub))), TEMPLATE_TEXT, package_dir=PACKAGE)
     except RecipeError:
         return
     assert bench.run(script)[4] == run_dir
@@ -247,7 +249,7 @@ def test_signals_are_forwarded_and_the_exit_code_kept(tmp_path: Path) -> None:
     )
     stub.chmod(0o700)
     script = tmp_path / "job.sh"
-    script.write_text(render(plan(place=Place("r", "/r", str(stub))), package_dir=PACKAGE))
+    script.write_text(render(plan(place=Place("r", "/r", str(stub))), TEMPLATE_TEXT, package_dir=PACKAGE))
     driver = (
         f'bash "{script}" & pid=$!; until [ -e "{tmp_path}/ready" ]; do sleep 0.02; done; sleep 0.1;'
         "kill -USR1 $pid; sleep 0.3; kill -TERM $pid; wait $pid; echo code $?"
