@@ -42,6 +42,9 @@ def _traceback_in(tail: Sequence[str]) -> str:
     starts = [at for at, line in enumerate(tail) if line.strip().endswith(_TRACEBACK)]
     if not starts:
         return ""
-    lines = list(tail[starts[-1] :])
+    first = tail[starts[-1]]
+    # torch puts "[rank3]: " before every line once a process group exists.
+    mark = first[: first.index(_TRACEBACK)] if not first[0].isspace() else ""
+    lines = [line.removeprefix(mark) if mark else line for line in tail[starts[-1] :]]
     end = next((at for at, line in enumerate(lines[1:], 1) if line and not line[0].isspace()), len(lines) - 1)
     return "\n".join(lines[: end + 1])
