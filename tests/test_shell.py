@@ -353,8 +353,17 @@ def test_the_distributions_torch_saves_gigabytes(sandbox: Sandbox) -> None:
     result = sandbox.bash(CHOOSE + code)
 
     assert result.ok, result.stderr
-    assert "apt: python3-torch" in result.stdout
+    assert "apt: python3-torch libopenblas0-pthread" in result.stdout
     assert "make_venv --system-site-packages" in result.stdout
+
+
+@pytest.mark.parametrize(("root", "expected"), [("true", "apt: libopenblas0-pthread"), ("false", "training will be slow")])
+def test_the_distributions_torch_gets_a_fast_blas(sandbox: Sandbox, root: str, expected: str) -> None:
+    """A python3-torch that is there without OpenBLAS gets it, or who cannot install it is told what that costs."""
+    sandbox.program("dpkg-query", '[[ ${!#} == python3-torch ]] && echo "install ok installed"')
+    code = f'can_be_root() {{ {root}; }}; install_packages() {{ echo "apt: $*"; }}; install_distribution_torch'
+
+    assert expected in sandbox.bash(code).stdout
 
 
 def test_a_gpu_is_worth_its_libraries(sandbox: Sandbox) -> None:
