@@ -50,6 +50,7 @@ class SharedTier:
             StorageError: the directory cannot be written.
         """
         make_private_dir(self.root)
+        _sync_way(self.root)
         write_atomic(self.root / names.claim_file(incarnation), "")
         for entry in self.entries():
             older = names.parse_claim(entry)
@@ -109,9 +110,14 @@ class SharedTier:
         if not folder.exists():
             return
         with storage_errors(folder):
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 (folder / names.COMMIT).unlink()
                 sync_dir(folder)
+            except FileNotFoundError:
+                # Whoever removed the record may have been killed before that was for good; it must not come back to a
+                # directory that has lost files. Where flushing fails too, making room matters more.
+                with contextlib.suppress(OSError):
+                    sync_dir(folder)
             shutil.rmtree(folder)
 
     def open(self, name: CheckpointName) -> tuple[CommitRecord, Manifest]:
@@ -153,6 +159,15 @@ class SharedTier:
             reason = trust.objection(str(path), owner=status.st_uid, mode=status.st_mode, user=os.geteuid())
             if reason:
                 raise ValueError(reason)
+
+
+def _sync_way(root: Path) -> None:
+    """Force to disk that the directory is there, with the parents that were made on the way (those are ours)."""
+    with contextlib.suppress(OSError):  # a parent that cannot be opened was not made by us
+        for parent in root.absolute().parents:
+            if parent.stat().st_uid != os.geteuid():
+                return
+            sync_dir(parent)
 
 
 def hash_file(folder: Path, name: str) -> FileEntry:

@@ -1,0 +1,206 @@
+"""The commit protocol of the shared tier, ended at every file operation in every way a crash can end it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("xxhash")
+
+from hpctrain.checkpoint.manifest import Manifest
+from hpctrain.checkpoint.names import COMMIT, CheckpointName, rank_file
+from hpctrain.checkpoint.tier_shared import SharedTier
+from hpctrain.files import write_atomic
+from tests.unit.checkpoint.crash_points import Recorder, Tree, crash_states, make, states
+
+OLD, NEW = CheckpointName(0, 1), CheckpointName(0, 2)
+PLACE = "run/checkpoints"
+
+
+def content(name: CheckpointName, rank: int) -> bytes:
+    """What a rank saves; longer than what is in the other checkpoint."""
+    return f"state of rank {rank} in {name} ".encode() * (10 * name.step)
+
+
+def save(tier: SharedTier, name: CheckpointName, ranks: int = 2) -> None:
+    """The calls that the manager makes, without torch."""
+    tier.prepare(name)
+    folder = tier.folder(name)
+    for rank in range(ranks):
+        write_atomic(folder / rank_file(rank), content(name, rank))
+    files = tuple(tier.seal(folder, [rank_file(rank) for rank in range(ranks)]))
+    tier.commit(name, Manifest(name.step, name.incarnation, ranks, files), time=0.0, reason="test", world={})
+
+
+def restored(tier: SharedTier) -> list[CheckpointName]:
+    """All checkpoints that are said to exist, newest first; each must be whole and hold what was saved in it."""
+    names = tier.checkpoints(committed=True)[::-1]
+    for name in names:
+        _, manifest = tier.open(name)
+        assert "" == tier.damage(name, manifest.files)
+        found = {entry.name: (tier.folder(name) / entry.name).read_bytes() for entry in manifest.files}
+        assert {rank_file(rank): content(name, rank) for rank in range(len(manifest.files))} == found
+    return names
+
+
+@dataclass
+class Outcome:
+    """What restores take.
+
+    Attributes:
+        states: how many different crash states were asked.
+        during: newest checkpoint of each.
+        after: the same in those states that are possible once everything has returned.
+        problems: states in which something was said to exist that was not whole, or the next start could not go on.
+    """
+
+    states: int = 0
+    during: set[CheckpointName | None] = field(default_factory=set)
+    after: set[CheckpointName | None] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+
+class Disk:
+    """A directory whose every crash state is asked for the checkpoint that a restore would take."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.base, self._place = tmp_path / "disk", tmp_path / "crashed"
+        self.base.mkdir(mode=0o700)
+        self.tier = SharedTier(self.base / PLACE)
+
+    def crash(self, work: Callable[[], object], *, lie: str = "", place: str = PLACE) -> Outcome:
+        """Do something, and crash at each of its operations."""
+        recorder, outcome = Recorder(self.base, frozenset(lie.split())), Outcome()
+        with recorder.recording():
+            work()
+        for where, what, tree in crash_states(recorder):
+            outcome.states += 1
+            outcome.during.add(self._ask(outcome, f"{where} ({what})", tree, place))
+        for what, tree in states(recorder.moments[-1]):
+            outcome.after.add(self._ask(outcome, f"at the end ({what})", tree, place))
+        return outcome
+
+    def _ask(self, outcome: Outcome, where: str, tree: Tree, place: str) -> CheckpointName | None:
+        self._place.mkdir(mode=0o700)
+        try:
+            make(tree, self._place)
+            tier = SharedTier(self._place / place)
+            names = restored(tier)
+            start_again(tier, names)
+            return names[0] if names else None
+        except (ValueError, OSError, AssertionError) as error:
+            outcome.problems.append(f"{where}: {type(error).__name__}: {str(error)[:300]}")
+            return None
+        finally:
+            shutil.rmtree(self._place)
+
+
+def start_again(tier: SharedTier, names: list[CheckpointName]) -> None:
+    """The next start tidies up, keeps what there is, and can save again, also the step that was cut off."""
+    tier.claim(0)
+    for name in tier.checkpoints(committed=False):
+        tier.discard(name)
+    assert names == restored(tier)
+    if NEW not in names:
+        save(tier, NEW)
+        assert [NEW, *names] == restored(tier)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    """An empty disk."""
+    return Disk(tmp_path)
+
+
+@pytest.fixture
+def used(disk: Disk) -> Disk:
+    """A disk with one complete checkpoint."""
+    disk.tier.claim(0)
+    save(disk.tier, OLD)
+    return disk
+
+
+def test_first_save(disk: Disk) -> None:
+    """Wherever the very first save ends, there is no checkpoint or a whole one; once it has returned, there is one."""
+    outcome = disk.crash(lambda: (disk.tier.claim(0), save(disk.tier, NEW)))
+
+    assert [] == outcome.problems
+    assert {None, NEW} == outcome.during
+    assert {NEW} == outcome.after
+    assert outcome.states > 20
+
+
+def test_second_save(used: Disk) -> None:
+    """Wherever a save ends, the previous checkpoint or the new one is restored, whole; after it, the new one."""
+    outcome = used.crash(lambda: save(used.tier, NEW))
+
+    assert [] == outcome.problems
+    assert {OLD, NEW} == outcome.during
+    assert {NEW} == outcome.after
+    assert outcome.states > 20
+
+
+def test_save_over_remains(used: Disk) -> None:
+    """The same where an earlier try of this step was cut off and its files still lie there."""
+    used.tier.prepare(NEW)
+    write_atomic(used.tier.folder(NEW) / rank_file(1), b"remains")
+    outcome = used.crash(lambda: save(used.tier, NEW))
+
+    assert [] == outcome.problems
+    assert {OLD, NEW} == outcome.during
+    assert {NEW} == outcome.after
+
+
+def test_prune(used: Disk) -> None:
+    """Wherever a prune ends, the newest is restored, and what is left of the older one is whole or does not exist."""
+    save(used.tier, NEW)
+    outcome = used.crash(lambda: used.tier.discard(OLD))
+
+    assert [] == outcome.problems
+    assert {NEW} == outcome.during
+    assert {NEW} == outcome.after
+
+
+def test_prune_after_a_killed_prune(used: Disk) -> None:
+    """A removal that was killed before it was flushed, and is finished by the next start, leaves no half checkpoint."""
+    save(used.tier, NEW)
+
+    def work() -> None:
+        (used.tier.folder(OLD) / COMMIT).unlink()  # as far as the killed one came
+        used.tier.discard(OLD)
+
+    assert [] == used.crash(work).problems
+
+
+def test_save_and_prune(used: Disk) -> None:
+    """A save followed at once by the removal of the older one never leaves nothing."""
+    outcome = used.crash(lambda: (save(used.tier, NEW), used.tier.discard(OLD)))
+
+    assert [] == outcome.problems
+    assert {OLD, NEW} == outcome.during
+    assert {NEW} == outcome.after
+
+
+@pytest.mark.parametrize("lie", ["file", "directory"])
+def test_missing_flush_is_noticed(used: Disk, lie: str) -> None:
+    """The states are the right ones: if files or directories were not flushed, checkpoints would be lost or broken."""
+    outcome = used.crash(lambda: (save(used.tier, NEW), used.tier.discard(OLD)), lie=lie)
+
+    assert outcome.problems or {NEW} != outcome.after
+
+
+def test_wrong_order_is_noticed(used: Disk) -> None:
+    """The states are the right ones: a commit record before the files it speaks of is found out."""
+
+    def work() -> None:
+        save(used.tier, NEW)
+        folder = used.tier.folder(NEW)
+        late = (folder / rank_file(0)).read_bytes()
+        (folder / rank_file(0)).unlink()
+        write_atomic(folder / rank_file(0), late)
+
+    assert used.crash(work).problems
