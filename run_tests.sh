@@ -46,10 +46,11 @@ stage() {
 }
 
 # Every shell script of the project: tracked or new, by name or by first line. Without git: the same by find.
+# Templates are no scripts yet: what is rendered from them is checked by tests/unit/submit.
 shell_scripts() {
     { git ls-files --cached --others --exclude-standard 2>/dev/null || find . -path ./.venv -prune -o -type f -print; } |
         while IFS= read -r file; do
-            [[ -f $file ]] || continue
+            [[ -f $file && $file != *.j2 ]] || continue
             if [[ $file == *.sh ]] || head -c 64 -- "$file" | head -n 1 | grep -aqE '^#!.*[/ ](ba|da)?sh( |$)'; then
                 printf '%s\0' "$file"
             fi
