@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain.agent.control import Control, try_write
 from hpctrain.agent.error_file import explain
+from hpctrain.agent.local_dir import claim, remove_abandoned
 from hpctrain.agent.output import OutputWriter, RankOutput
 from hpctrain.agent.rank_environment import LocalFiles, Rendezvous, rank_argv, rank_environment
 from hpctrain.agent.rank_plan import RankPlan
@@ -135,9 +135,8 @@ class NodeAgent:
     # -- the ranks -------------------------------------------------------------------------------------------------
 
     def _run_ranks(self, ranks: RankPlan, wakeup: Wakeup) -> NodeResult:
-        # All nodes of a private cluster share one host, so the name of the node is part of every local path.
-        job = self._env.get("SLURM_JOB_ID", "0")
-        local_dir = Path(tempfile.mkdtemp(prefix=f"hpctrain-{os.getuid()}-{job}-{self.node}-"))
+        remove_abandoned(self._clock.time())
+        local_dir, lock = claim(self._env.get("SLURM_JOB_ID", "0"), self.node)
         first = self.node == ranks.nodes[0]
         heartbeat = local_dir / "heartbeat-0.json" if first else None
         relay = Relay(self.control, self.node, self._clock, heartbeat, self.run_dir.progress)
@@ -155,6 +154,7 @@ class NodeAgent:
                 warden.forget(running.process.pid)
             relay.finish(DRAIN_S)
             warden.close()
+            os.close(lock)
             if held is not None:
                 held.close()
         exits = tuple(running.ended for running in self._ranks if running.ended is not None)
