@@ -51,9 +51,8 @@ def content(box: Shard) -> bytes:
     """The bytes of a box of the tensor whose elements count upwards."""
     size, steps = dtype_bytes(box.dtype), strides(box.global_shape)
     indices = itertools.product(*(range(first, first + count) for first, count in zip(box.offsets, box.shape, strict=True)))
-    return b"".join(
-        sum(a * b for a, b in zip(index, steps, strict=True)).to_bytes(2, "little").ljust(size, b"x")[:size] for index in indices
-    )
+    numbers = (sum(a * b for a, b in zip(index, steps, strict=True)) for index in indices)
+    return b"".join(number.to_bytes(2, "little").ljust(size, b"x")[:size] for number in numbers)
 
 
 def store(box: Shard) -> StoredShard:
