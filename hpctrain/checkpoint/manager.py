@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpctrain.checkpoint import codec, names, torch_state
+from hpctrain.checkpoint import codec, names, pins, torch_state
 from hpctrain.checkpoint.config import CheckpointConfig
 from hpctrain.checkpoint.manifest import CommitRecord, FileEntry, Manifest, share
 from hpctrain.checkpoint.names import CheckpointName
@@ -255,7 +255,8 @@ class Checkpointer:
 
     def _prune(self) -> None:
         complete = self._tier.checkpoints(committed=True)
-        for name in self.config.retention.superseded(complete):
+        pinned = [name for name in complete if pins.is_pinned(self._tier.folder(name))]
+        for name in self.config.retention.superseded(complete, pinned):
             with contextlib.suppress(HpctrainError):
                 self._tier.discard(name)
 

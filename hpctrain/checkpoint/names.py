@@ -10,6 +10,7 @@
         rank-00000.json ...        what is not a tensor, one file per rank
         manifest.json              size and xxh3 of every file above
         commit.json                written last: without it the directory is not a checkpoint
+        pin.json                   there when a person wants to keep this one; no part of the checkpoint
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 MANIFEST = "manifest.json"
 COMMIT = "commit.json"
 METADATA = ".metadata"
+PIN = "pin.json"
 
 _NAME = re.compile(r"^step-(\d{8,})\.i(\d{3,})$")
 _CLAIM = re.compile(r"^writer\.i(\d{3,})$")

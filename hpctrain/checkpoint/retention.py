@@ -23,10 +23,12 @@ class Retention:
         if self.keep_last < 1:
             raise ValueError(f"keep_last must be at least 1, not {self.keep_last}: the only checkpoint would be deleted")
 
-    def superseded(self, complete: Collection[CheckpointName]) -> list[CheckpointName]:
-        """Checkpoints that may go, oldest first; the newest complete one is never among them."""
+    def superseded(
+        self, complete: Collection[CheckpointName], pinned: Collection[CheckpointName] = (),
+    ) -> list[CheckpointName]:
+        """Checkpoints that may go, oldest first; the newest complete one and the pinned ones are never among them."""
         older = sorted(complete)[: -self.keep_last]
-        return [name for name in older if not self._is_milestone(name)]
+        return [name for name in older if not self._is_milestone(name) and name not in pinned]
 
     def _is_milestone(self, name: CheckpointName) -> bool:
         return self.keep_every_steps is not None and name.step % self.keep_every_steps == 0

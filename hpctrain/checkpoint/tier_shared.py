@@ -6,9 +6,10 @@ Knows files and their order of writing, nothing of tensors, ranks or policy.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import xxhash
@@ -17,7 +18,7 @@ from hpctrain.checkpoint import names, trust
 from hpctrain.checkpoint.manifest import CommitRecord, FileEntry, Manifest
 from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.errors import StorageError
-from hpctrain.files import PRIVATE_FILE, make_private_dir, storage_errors, sync_dir, write_atomic, write_json_atomic
+from hpctrain.files import PRIVATE_FILE, make_private_dir, storage_errors, sync_dir, write_atomic
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -50,13 +51,21 @@ class SharedTier:
             StorageError: the directory cannot be written.
         """
         make_private_dir(self.root)
-        _sync_way(self.root)
+        self.sync_way()
         write_atomic(self.root / names.claim_file(incarnation), "")
         for entry in self.entries():
             older = names.parse_claim(entry)
             if older is not None and older < incarnation:
                 with contextlib.suppress(OSError):
                     (self.root / entry).unlink()
+
+    def sync_way(self) -> None:
+        """Force to disk that the directory is there, with the parents that were made on the way (those are ours)."""
+        with contextlib.suppress(OSError):  # a parent that cannot be opened was not made by us
+            for parent in self.root.absolute().parents:
+                if parent.stat().st_uid != os.geteuid():
+                    return
+                sync_dir(parent)
 
     def checkpoints(self, *, committed: bool) -> list[CheckpointName]:
         """Checkpoints that have a commit record (valid or not), or the directories that have none; oldest first."""
@@ -91,14 +100,23 @@ class SharedTier:
         Raises:
             StorageError: it could not be written; the checkpoint does not exist.
         """
-        folder, text = self.folder(name), manifest.to_bytes()
-        write_atomic(folder / names.MANIFEST, text)
+        text = manifest.to_bytes()
+        entry = FileEntry(names.MANIFEST, len(text), xxhash.xxh3_128_hexdigest(text))
+        record = CommitRecord(name.step, name.incarnation, time, reason, entry, manifest.size_bytes, world)
+        self.commit_texts(name, text, (json.dumps(record.to_json(), indent=2) + "\n").encode())
+
+    def commit_texts(self, name: CheckpointName, manifest: bytes, record: bytes) -> None:
+        """The last two steps, in this order, with what is in ``manifest.json`` and ``commit.json``.
+
+        Raises:
+            StorageError: they could not be written; the checkpoint does not exist.
+        """
+        folder = self.folder(name)
+        write_atomic(folder / names.MANIFEST, manifest)
         with storage_errors(self.root):
             sync_dir(folder)
             sync_dir(self.root)
-        entry = FileEntry(names.MANIFEST, len(text), xxhash.xxh3_128_hexdigest(text))
-        record = CommitRecord(name.step, name.incarnation, time, reason, entry, manifest.size_bytes, world)
-        write_json_atomic(folder / names.COMMIT, record.to_json())
+        write_atomic(folder / names.COMMIT, record)
 
     def discard(self, name: CheckpointName) -> None:
         """Remove a checkpoint, its commit record first: a half-removed one does not exist.
@@ -161,17 +179,11 @@ class SharedTier:
                 raise ValueError(reason)
 
 
-def _sync_way(root: Path) -> None:
-    """Force to disk that the directory is there, with the parents that were made on the way (those are ours)."""
-    with contextlib.suppress(OSError):  # a parent that cannot be opened was not made by us
-        for parent in root.absolute().parents:
-            if parent.stat().st_uid != os.geteuid():
-                return
-            sync_dir(parent)
-
-
-def hash_file(folder: Path, name: str) -> FileEntry:
+def hash_file(folder: Path, name: str, on_bytes: Callable[[int], None] | None = None) -> FileEntry:
     """Size and xxh3 of a file.
+
+    Args:
+        on_bytes: told of every piece that was read, for a progress bar.
 
     Raises:
         OSError: it cannot be read.
@@ -182,4 +194,6 @@ def hash_file(folder: Path, name: str) -> FileEntry:
         while count := file.readinto(buffer):
             digest.update(memoryview(buffer)[:count])
             size += count
+            if on_bytes is not None:
+                on_bytes(count)
     return FileEntry(name, size, digest.hexdigest())
