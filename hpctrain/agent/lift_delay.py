@@ -16,8 +16,9 @@ from hpctrain.clock import Clock
 from hpctrain.errors import HpctrainError, SlurmError
 from hpctrain.ids import JobId
 from hpctrain.jobs.layout import RunDir
-from hpctrain.slurm.model import Job, JobState, JobUpdate
+from hpctrain.slurm.model import JobUpdate
 from hpctrain.slurm.port import Slurm
+from hpctrain.slurm.requeue_delay import DelayWatch
 
 PATIENCE_S = 90.0
 POLL_S = 1.0
@@ -48,28 +49,19 @@ def detach() -> bool:
 def lift(slurm: Slurm, job_id: JobId, clock: Clock) -> bool:
     """Wait until the job is queued again and make it eligible now; False if that did not come to pass in time."""
     deadline = clock.monotonic() + PATIENCE_S
-    restarts: int | None = None
+    lifted_at: int | None = None
+    watch = DelayWatch()
     while clock.monotonic() < deadline:
         try:
             job = next(iter(slurm.jobs([job_id])), None)
             if job is None or job.state.finished or job.held:
                 return False
-            restarts = job.restarts if restarts is None else restarts
-            if job.state is JobState.RUNNING and job.restarts > restarts:
-                return True
-            if _waits(job):
+            if lifted_at is not None and (job.restarts > lifted_at or job.reason != "BeginTime"):
+                return True  # started, or waiting for nodes; a later requeue has a helper of its own
+            if watch.may_lift(job, clock.monotonic()):
                 slurm.update_job(job_id, JobUpdate(start_now=True))
-            elif _was_let_go(job):
-                return True
+                lifted_at = job.restarts
         except SlurmError:
             pass  # the job is in between two states, or the controller is busy: look again
         clock.sleep(POLL_S)
     return False
-
-
-def _waits(job: Job) -> bool:
-    return job.state is JobState.PENDING and "COMPLETING" not in job.flags and job.reason == "BeginTime"
-
-
-def _was_let_go(job: Job) -> bool:
-    return job.state is JobState.PENDING and "COMPLETING" not in job.flags and job.reason not in ("BeginTime", "", "None")

@@ -18,6 +18,7 @@ from hpctrain.jobs.state import SlurmAnswer
 from hpctrain.jobs.status import JobStatus
 from hpctrain.slurm.model import JobState, JobUpdate
 from hpctrain.slurm.port import Slurm
+from hpctrain.slurm.requeue_delay import DelayWatch
 
 SOONEST_S = 2.0
 """Never less than this between two questions to Slurm."""
@@ -49,6 +50,7 @@ class Poller:
         self._asked = float("-inf")
         self._job_events = 0
         self._lifted: set[float] = set()
+        self._delay = DelayWatch()
 
     @property
     def lifted_delay(self) -> bool:
@@ -95,7 +97,7 @@ class Poller:
         if not self._lift or self._slurm is None or job is None or job.state is not JobState.PENDING:
             return
         requeued = next((e for e in reversed(self.events) if e.kind in ("job.requeued", "job.started")), None)
-        if job.reason != "BeginTime" or "COMPLETING" in job.flags or not requeued or requeued.kind != "job.requeued":
+        if not requeued or requeued.kind != "job.requeued" or not self._delay.may_lift(job, self._clock.monotonic()):
             return
         if requeued.time in self._lifted or (self.run.user and job.user != self.run.user):
             return
