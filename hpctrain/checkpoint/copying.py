@@ -97,8 +97,10 @@ def copy_checkpoint(source: SharedTier, plan: CopyPlan, target: SharedTier, on_b
 
 def _copy_into(source: SharedTier, plan: CopyPlan, target: SharedTier, on_bytes: OnBytes) -> int:
     folder = target.folder(plan.name)
-    for draft in folder.glob(f"{_DRAFT}*"):
-        draft.unlink()
+    wanted = {entry.name for entry in plan.manifest.files}
+    for path in list(folder.iterdir()):
+        if path.name not in wanted:
+            path.unlink()  # drafts of a try that was cut off
     written = 0
     for entry in plan.manifest.files:
         if _is_right(folder, entry):

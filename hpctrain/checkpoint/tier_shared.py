@@ -92,6 +92,25 @@ class SharedTier:
                 sealed.append(hash_file(folder, file))
         return sealed
 
+    def write(self, folder: Path, name: str, data: bytes) -> FileEntry:
+        """See :func:`write_file`."""
+        return write_file(folder, name, data)
+
+    def read(self, name: CheckpointName, manifest: Manifest, file: str) -> bytes:
+        """A small file of a checkpoint, verified.
+
+        Raises:
+            ValueError: it is not the one that was committed.
+            OSError: it cannot be read.
+        """
+        expected = next((entry for entry in manifest.files if entry.name == file), None)
+        if expected is None:
+            raise ValueError(f"{file} is not in the manifest")
+        data = (self.folder(name) / file).read_bytes()
+        if entry_of(file, data) != expected:
+            raise ValueError(f"{file} is damaged (its xxh3 hash is not the committed one)")
+        return data
+
     def commit(
         self, name: CheckpointName, manifest: Manifest, *, time: float, reason: str, world: Mapping[str, object]
     ) -> None:
@@ -101,9 +120,9 @@ class SharedTier:
             StorageError: it could not be written; the checkpoint does not exist.
         """
         text = manifest.to_bytes()
-        entry = FileEntry(names.MANIFEST, len(text), xxhash.xxh3_128_hexdigest(text))
-        record = CommitRecord(name.step, name.incarnation, time, reason, entry, manifest.size_bytes, world)
-        self.commit_texts(name, text, (json.dumps(record.to_json(), indent=2) + "\n").encode())
+        entry = entry_of(names.MANIFEST, text)
+        record = CommitRecord(name.step, name.incarnation, float(time), reason, entry, manifest.size_bytes, world)
+        self.commit_texts(name, text, _self_sealed(record.to_json()))
 
     def commit_texts(self, name: CheckpointName, manifest: bytes, record: bytes) -> None:
         """The last two steps, in this order, with what is in ``manifest.json`` and ``commit.json``.
@@ -147,7 +166,10 @@ class SharedTier:
         """
         folder = self.folder(name)
         self._check_trust(folder)
-        commit = CommitRecord.from_bytes((folder / names.COMMIT).read_bytes())
+        sealed = (folder / names.COMMIT).read_bytes()
+        commit = CommitRecord.from_bytes(sealed)
+        if sealed != _self_sealed(commit.to_json()):
+            raise ValueError(f"{names.COMMIT} is damaged (its own xxh3 hash is another)")
         text = (folder / names.MANIFEST).read_bytes()
         if (len(text), xxhash.xxh3_128_hexdigest(text)) != (commit.manifest.size_bytes, commit.manifest.xxh3_128):
             raise ValueError(f"{names.MANIFEST} is not the one that was committed")
@@ -177,6 +199,30 @@ class SharedTier:
             reason = trust.objection(str(path), owner=status.st_uid, mode=status.st_mode, user=os.geteuid())
             if reason:
                 raise ValueError(reason)
+
+
+def write_file(folder: Path, name: str, data: bytes) -> FileEntry:
+    """Write a small file of a checkpoint, private and on disk when this returns.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_atomic(folder / name, data)
+    return entry_of(name, data)
+
+
+def entry_of(name: str, data: bytes) -> FileEntry:
+    """The manifest's entry of a file with this content."""
+    return FileEntry(name, len(data), xxhash.xxh3_128_hexdigest(data))
+
+
+def _self_sealed(record: Mapping[str, object]) -> bytes:
+    """The text of a commit record, with the hash of itself (computed with an empty one in its place) at the end.
+
+    Nothing else stands for this file, so without it a flipped bit in its time or reason would go unnoticed.
+    """
+    text = json.dumps({**record, "xxh3_128": ""}, indent=2)
+    return (json.dumps({**record, "xxh3_128": xxhash.xxh3_128_hexdigest(text.encode())}, indent=2) + "\n").encode()
 
 
 def hash_file(folder: Path, name: str, on_bytes: Callable[[int], None] | None = None) -> FileEntry:

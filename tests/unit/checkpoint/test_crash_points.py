@@ -11,8 +11,10 @@ import pytest
 
 pytest.importorskip("xxhash")
 
+from hpctrain.checkpoint.catalogue import verify
+from hpctrain.checkpoint.copying import copy_checkpoint, plan_copy
 from hpctrain.checkpoint.manifest import Manifest
-from hpctrain.checkpoint.names import COMMIT, CheckpointName, rank_file
+from hpctrain.checkpoint.names import COMMIT, MANIFEST, CheckpointName, rank_file
 from hpctrain.checkpoint.tier_shared import SharedTier
 from hpctrain.files import write_atomic
 from tests.unit.checkpoint.crash_points import Recorder, Tree, crash_states, make, states
@@ -72,25 +74,30 @@ class Disk:
         self.base.mkdir(mode=0o700)
         self.tier = SharedTier(self.base / PLACE)
 
-    def crash(self, work: Callable[[], object], *, lie: str = "", place: str = PLACE) -> Outcome:
-        """Do something, and crash at each of its operations."""
+    def crash(
+        self, work: Callable[[], object], *, lie: str = "", place: str = PLACE,
+        again: Callable[[SharedTier, list[CheckpointName]], object] | None = None,
+    ) -> Outcome:
+        """Do something, and crash at each of its operations; look at ``place``, then do what comes next: ``again``."""
+        self._look = (place, again or start_again)
         recorder, outcome = Recorder(self.base, frozenset(lie.split())), Outcome()
         with recorder.recording():
             work()
         for where, what, tree in crash_states(recorder):
             outcome.states += 1
-            outcome.during.add(self._ask(outcome, f"{where} ({what})", tree, place))
+            outcome.during.add(self._ask(outcome, f"{where} ({what})", tree))
         for what, tree in states(recorder.moments[-1]):
-            outcome.after.add(self._ask(outcome, f"at the end ({what})", tree, place))
+            outcome.after.add(self._ask(outcome, f"at the end ({what})", tree))
         return outcome
 
-    def _ask(self, outcome: Outcome, where: str, tree: Tree, place: str) -> CheckpointName | None:
+    def _ask(self, outcome: Outcome, where: str, tree: Tree) -> CheckpointName | None:
+        place, again = self._look
         self._place.mkdir(mode=0o700)
         try:
             make(tree, self._place)
             tier = SharedTier(self._place / place)
             names = restored(tier)
-            start_again(tier, names)
+            again(tier, names)
             return names[0] if names else None
         except (ValueError, OSError, AssertionError) as error:
             outcome.problems.append(f"{where}: {type(error).__name__}: {str(error)[:300]}")
@@ -183,6 +190,52 @@ def test_save_and_prune(used: Disk) -> None:
     assert [] == outcome.problems
     assert {OLD, NEW} == outcome.during
     assert {NEW} == outcome.after
+
+
+def copy(source: SharedTier, target: SharedTier) -> None:
+    """The calls that the command makes."""
+    copy_checkpoint(source, plan_copy(source, OLD, target), target)
+
+
+def test_copy(used: Disk) -> None:
+    """Wherever a copy ends, it does not exist or is whole, and the same command finishes it; after it, it exists."""
+
+    def finish(target: SharedTier, names: list[CheckpointName]) -> None:
+        copy(SharedTier(target.root.parent / PLACE), target)
+        assert [OLD] == restored(target)
+        assert {COMMIT, MANIFEST, rank_file(0), rank_file(1)} == {path.name for path in target.folder(OLD).iterdir()}
+
+    target = SharedTier(used.base / "copy")
+    outcome = used.crash(lambda: copy(used.tier, target), place="copy", again=finish)
+
+    assert [] == outcome.problems
+    assert {None, OLD} == outcome.during
+    assert {OLD} == outcome.after
+    assert outcome.states > 20
+
+
+def test_copy_without_flushing_is_noticed(used: Disk) -> None:
+    """The states are the right ones for a copy, too."""
+    target = SharedTier(used.base / "copy")
+    outcome = used.crash(lambda: copy(used.tier, target), place="copy", lie="file", again=lambda _tier, _names: None)
+
+    assert outcome.problems
+
+
+@pytest.mark.parametrize("file", [rank_file(0), rank_file(1), MANIFEST, COMMIT])
+def test_every_bit_counts(used: Disk, file: str) -> None:
+    """A flipped bit in any byte of any file is found before a restore takes the checkpoint."""
+    path = used.tier.folder(OLD) / file
+    original = path.read_bytes()
+    unnoticed = []
+    for index in range(len(original)):
+        path.write_bytes(original[:index] + bytes([original[index] ^ (1 << index % 8)]) + original[index + 1:])
+        if not verify(used.tier, OLD).problems:
+            unnoticed.append(index)
+    path.write_bytes(original)
+
+    assert [] == unnoticed
+    assert () == verify(used.tier, OLD).problems
 
 
 @pytest.mark.parametrize("lie", ["file", "directory"])
