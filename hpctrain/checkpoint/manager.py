@@ -21,19 +21,24 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from hpctrain.checkpoint import codec, names, pins, torch_state
+from hpctrain.checkpoint.capture import Capture, capture
 from hpctrain.checkpoint.config import CheckpointConfig
-from hpctrain.checkpoint.manifest import CommitRecord, FileEntry, Manifest, share
+from hpctrain.checkpoint.fill import Progress
+from hpctrain.checkpoint.manifest import CommitRecord, Manifest
 from hpctrain.checkpoint.names import CheckpointName
-from hpctrain.checkpoint.ranks import Ranks, lowest_error
+from hpctrain.checkpoint.ranks import Ranks, error_of, lowest_error
+from hpctrain.checkpoint.restore import Source, restore
 from hpctrain.checkpoint.schedule import Decision, retry_step
+from hpctrain.checkpoint.shard_reader import ShardReader
 from hpctrain.checkpoint.tier_shared import SharedTier
+from hpctrain.checkpoint.write import Share, check_shares, merge, write_share
 from hpctrain.clock import Clock, SystemClock
 from hpctrain.errors import CheckpointError, HpctrainError
-from hpctrain.files import write_atomic
 
 Notify = Callable[[str, str, int, Mapping[str, Any]], None]
 """Called on rank 0 with an event's kind, reason, step and evidence."""
@@ -64,6 +69,7 @@ class Checkpointer:
         ranks: how ranks agree; made here when not given (by all ranks at once).
         clock: for the schedule and time stamps.
         notify: told of every ``checkpoint.*`` event, on rank 0.
+        progress: told, on every rank, the bytes that a restore has read and needs.
 
     Raises:
         StorageError: the directory cannot be made.
@@ -72,12 +78,12 @@ class Checkpointer:
 
     def __init__(
         self, config: CheckpointConfig | None = None, *, ranks: Ranks | None = None, clock: Clock | None = None,
-        notify: Notify | None = None,
+        notify: Notify | None = None, progress: Progress | None = None,
     ) -> None:
         self.config = config or CheckpointConfig.from_env(os.environ)
         self.ranks = ranks or Ranks()
         self._clock: Clock = clock or SystemClock()
-        self._notify = notify
+        self._notify, self._progress = notify, progress
         self._tier = SharedTier(self.config.root)
         self._items: dict[str, torch_state.Stateful] = {}
         self._rng: torch_state.RandomState | None = None
@@ -202,14 +208,16 @@ class Checkpointer:
         error = self.ranks.on_first(lambda: self._prepare(name))
         if error:
             return error, 0
-        tensors: dict[str, Any] = {}
-        own: list[str] = []
-        error = self.ranks.first_error(_error_of(lambda: own.append(self._collect(tensors))))
+        collected: list[tuple[Capture, str]] = []
+        error = self.ranks.first_error(error_of(lambda: collected.append(self._collect())))
         if error:
             return error, 0
-        files: list[FileEntry] = []
-        error = _error_of(lambda: files.extend(self._write_share(name, tensors, own[0])))
-        gathered = self.ranks.gather((error, files))
+        written: list[Share] = []
+        folder, rank = self._tier.folder(name), self.ranks.rank
+        captured, own = collected[0]
+        error = error_of(lambda: written.append(write_share(
+            folder, rank, captured.buffers(), own, aliases=captured.aliases, replicated=captured.fingerprint)))
+        gathered = self.ranks.gather((error, written))
         return self.ranks.on_first(lambda: self._commit(name, reason, gathered))
 
     def _saved(self, step: int) -> None:
@@ -218,35 +226,40 @@ class Checkpointer:
 
     def _prepare(self, name: CheckpointName) -> str:
         self._check_fence()
-        return _error_of(lambda: self._tier.prepare(name))
+        return error_of(lambda: self._tier.prepare(name))
 
-    def _collect(self, tensors: dict[str, Any]) -> str:
-        """Put all tensors into ``tensors``; return the rest of this rank's state as JSON."""
+    def _collect(self) -> tuple[Capture, str]:
+        """This rank's share of the tensors, and the rest of its state as JSON."""
+        tensors: dict[str, Any] = {}
         tree = {key: torch_state.split(item.state_dict(), key, tensors) for key, item in self._items.items()}
         if self._rng is not None:
             tree["rng"] = self._rng.state_dict()
-        return json.dumps(codec.encode(tree), separators=(",", ":"))
+        text = json.dumps(codec.encode(tree), separators=(",", ":"))
+        return capture(tensors, self.ranks.rank, self.ranks.world_size), text
 
-    def _write_share(self, name: CheckpointName, tensors: dict[str, Any], own: str) -> list[FileEntry]:
-        folder, rank = self._tier.folder(name), self.ranks.rank
-        torch_state.write_tensors(folder, tensors, self.ranks.group)
-        write_atomic(folder / names.rank_file(rank), own)
-        mine = [names.rank_file(rank), *(path.name for path in folder.glob(f"__{rank}_*.distcp"))]
-        if self.ranks.is_first:
-            mine.append(names.METADATA)
-        return self._tier.seal(folder, mine)
-
-    def _commit(self, name: CheckpointName, reason: str, gathered: list[tuple[str, list[FileEntry]]]) -> tuple[str, int]:
+    def _commit(self, name: CheckpointName, reason: str, gathered: list[tuple[str, list[Share]]]) -> tuple[str, int]:
         # First of all: who has been overtaken may have failed just because the newcomer tidied up.
         self._check_fence()
         error = lowest_error([text for text, _ in gathered])
         if error:
             return error, 0
-        files = tuple(entry for _, entries in gathered for entry in entries)
-        manifest = Manifest(name.step, name.incarnation, self.ranks.world_size, files)
+        shares = [share for _, written in gathered for share in written]
+        manifests: list[Manifest] = []
+        error = error_of(lambda: manifests.append(self._write_index(name, shares)))
+        if error:
+            return error, 0
+        # Once more: a newer incarnation may have come while the index was written.
+        self._check_fence()
         world = {"world_size": self.ranks.world_size, **self.config.world}
-        error = _error_of(lambda: self._tier.commit(name, manifest, time=self._clock.time(), reason=reason, world=world))
+        manifest, time = manifests[0], self._clock.time()
+        error = error_of(lambda: self._tier.commit(name, manifest, time=time, reason=reason, world=world))
         return error, manifest.size_bytes
+
+    def _write_index(self, name: CheckpointName, shares: list[Share]) -> Manifest:
+        check_shares(shares)
+        index, manifest = merge(name, shares)
+        entry = self._tier.write(self._tier.folder(name), names.METADATA, index)
+        return replace(manifest, files=(*manifest.files, entry))
 
     def _discard(self, name: CheckpointName) -> None:
         # What cannot be removed now has no commit record, and the next start removes it.
@@ -287,11 +300,15 @@ class Checkpointer:
         if isinstance(opened, str):
             return opened
         commit, manifest = opened
-        mine = share(manifest.files, self.ranks.rank, self.ranks.world_size)
-        reason = self.ranks.first_error(self._tier.damage(name, mine))
+        reader = ShardReader(self._tier.folder(name))
+        where, read = str(self.config.root), partial(self._tier.read, name, manifest)
+        source = Source(str(name), where, manifest, read, reader)
+        try:
+            reason = restore(source, self._items, self._rng, self.ranks, self._progress)
+        finally:
+            reader.close()
         if reason:
             return reason
-        self._load(name, manifest)
         evidence = {"checkpoint": str(name), "seconds": round(self._clock.monotonic() - started, 4),
                     "size_bytes": manifest.size_bytes, "saved_by": dict(commit.world)}
         self._tell("checkpoint.restored", f"{name}, saved because {commit.reason}", name.step, evidence)
@@ -303,63 +320,9 @@ class Checkpointer:
         except (ValueError, OSError) as error:
             return str(error)
 
-    def _load(self, name: CheckpointName, manifest: Manifest) -> None:
-        error = self.ranks.first_error(_error_of(lambda: self._load_share(name, manifest)))
-        if error:
-            raise CheckpointError(
-                f"{name} is whole but does not fit this run: {error}", where=str(self.config.root),
-                hint="model, optimizer or data changed since it was saved: start a new run, or undo the change",
-            )
-
-    def _load_share(self, name: CheckpointName, manifest: Manifest) -> None:
-        folder = self._tier.folder(name)
-        same_world = manifest.world_size == self.ranks.world_size
-        own = _read_rank_state(folder / names.rank_file(self.ranks.rank if same_world else 0))
-        tensors: dict[str, Any] = {}
-        for key, item in self._items.items():
-            torch_state.split(item.state_dict(), key, tensors)
-        wanted = {ref.path: ref for key in self._items for ref in torch_state.refs(own[key])}
-        _check_fit(wanted, tensors)
-        targets = {path: tensors[path] if path in tensors else torch_state.empty(ref) for path, ref in wanted.items()}
-        torch_state.read_tensors(folder, targets, self.ranks.group)
-        for key, item in self._items.items():
-            item.load_state_dict(torch_state.join(own[key], targets))
-        # Last, because loading itself may draw numbers. On another number of ranks there is nothing to continue.
-        if self._rng is not None and same_world:
-            self._rng.load_state_dict(own["rng"])
-
     def _tell(self, kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:
         if self._notify is not None and self.ranks.is_first:
             self._notify(kind, reason, step, evidence)
-
-
-def _read_rank_state(path: Any) -> dict[str, Any]:
-    state: dict[str, Any] = codec.decode(json.loads(path.read_bytes()))
-    return state
-
-
-def _check_fit(wanted: Mapping[str, codec.TensorRef], present: Mapping[str, Any]) -> None:
-    """Refuse before any tensor is touched, with a name."""
-    for path, ref in wanted.items():
-        if path in present and tuple(present[path].shape) != ref.shape:
-            raise ValueError(f"{path} has shape {tuple(present[path].shape)}, the checkpoint's has {ref.shape}")
-    if missing := sorted(set(present) - set(wanted)):
-        raise ValueError(f"it lacks {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))
-
-
-def _error_of(work: Callable[[], Any]) -> str:
-    """Run one rank's part of a joint action and return its error as text, so that all ranks can agree on it."""
-    try:
-        work()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait to hear of it
-        return _describe(error)
-    return ""
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, (HpctrainError, torch_state.TensorFileError)):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
 
 
 class FencedError(CheckpointError):

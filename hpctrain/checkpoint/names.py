@@ -53,6 +53,11 @@ def rank_file(rank: int) -> str:
     return f"rank-{rank:05d}.json"
 
 
+def tensor_file(rank: int) -> str:
+    """File of the tensors that one rank writes; the name that DCP gives it."""
+    return f"__{rank}_0.distcp"
+
+
 def claim_file(incarnation: int) -> str:
     """File by which an incarnation claims the directory."""
     return f"writer.i{incarnation:03d}"

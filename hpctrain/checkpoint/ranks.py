@@ -61,6 +61,14 @@ class Ranks:
         dist.gather_object(value, box, dst=0, group=self._group)
         return box or []
 
+    def everyone(self, value: T) -> list[T]:
+        """What every rank passed, by rank, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        box: list[Any] = [None] * self.world_size
+        dist.all_gather_object(box, value, group=self._group)
+        return box
+
     def on_first(self, work: Callable[[], T]) -> T:
         """Run something on rank 0 only; every rank returns its result, or raises its error.
 
@@ -95,6 +103,23 @@ def lowest_error(errors: list[str]) -> str:
     """The first non-empty text, with the number of its rank in front unless it names one itself."""
     rank, text = next(((rank, text) for rank, text in enumerate(errors) if text), (0, ""))
     return text if not text or text.startswith("rank ") else f"rank {rank}: {text}"
+
+
+def error_of(work: Callable[[], Any]) -> str:
+    """Run one rank's part of a joint action and return its error as text, "" for none: for all ranks to agree on."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait to hear of it
+        return _describe(error)
+    return ""
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, HpctrainError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _portable(error: Exception | None) -> Exception | None:

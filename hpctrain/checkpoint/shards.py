@@ -8,7 +8,7 @@ order, without gaps. Whoever restores wants boxes too, other ones where the numb
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 Extent = tuple[int, ...]
@@ -216,6 +216,15 @@ def pieces(shard: Shard, limit_bytes: int = PIECE_BYTES) -> list[Shard]:
 def start_in(outer: Shard, piece: Shard) -> int:
     """First byte of a piece (see :func:`pieces`) in the bytes of the box that it was cut from."""
     return _dot(_minus(piece.offsets, outer.offsets), strides(outer.shape)) * dtype_bytes(piece.dtype)
+
+
+def with_aliases(stored: Iterable[StoredShard], aliases: Mapping[str, str]) -> list[StoredShard]:
+    """Stored shards, and the same bytes once more under the name of each tensor that shares them."""
+    others: dict[str, list[str]] = {}
+    for name, first in aliases.items():
+        others.setdefault(first, []).append(name)
+    return [entry for item in stored
+            for entry in (item, *(item.renamed(name) for name in others.get(item.shard.name, ())))]
 
 
 def strides(shape: Extent) -> Extent:

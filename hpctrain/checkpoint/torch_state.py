@@ -1,32 +1,23 @@
-"""Torch state as named tensors plus JSON, and PyTorch's distributed checkpoint files (adapter over ``torch``).
+"""Torch state as named tensors plus JSON (adapter over ``torch``).
 
-Tensors go into DCP files, so that stock ``torch.distributed.checkpoint.load`` reads them without this code; everything
-else goes through :mod:`hpctrain.checkpoint.codec`, so that restoring runs no pickle of ours. DCP's own ``.metadata``
-*is* a pickle: :mod:`hpctrain.checkpoint.trust` decides whether it may be opened.
+:mod:`hpctrain.checkpoint.capture` cuts the tensors into boxes; everything else goes through
+:mod:`hpctrain.checkpoint.codec`, so that neither saving nor restoring runs a pickle.
 """
 
 from __future__ import annotations
 
-import contextlib
 import random
 import sys
-import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
-from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from hpctrain.checkpoint.codec import TensorRef
 
@@ -141,48 +132,6 @@ def refs(value: Any) -> list[TensorRef]:
 def empty(ref: TensorRef) -> torch.Tensor:
     """A tensor on the CPU to load into, for state that does not exist yet."""
     return torch.empty(ref.shape, dtype=getattr(torch, ref.dtype))
-
-
-def write_tensors(folder: Path, tensors: dict[str, torch.Tensor], group: Any) -> None:
-    """Write DCP files, flushed to disk; all ranks of ``group`` together.
-
-    Plain tensors count as identical on all ranks and are written once, by ranks in turn; DTensors by their shards.
-
-    Raises:
-        TensorFileError: some rank could not write; raised on every rank.
-    """
-    writer = FileSystemWriter(folder, single_file_per_rank=True, sync_files=True, overwrite=True)
-    planner = DefaultSavePlanner(dedup_save_to_lowest_rank=False)
-    with _translated():
-        dcp_save(dict(tensors), storage_writer=writer, planner=planner, process_group=group)
-
-
-def read_tensors(folder: Path, tensors: dict[str, torch.Tensor], group: Any) -> None:
-    """Fill tensors from DCP files, in place, each rank only what it needs; all ranks of ``group`` together.
-
-    Raises:
-        TensorFileError: a tensor is missing or has another shape, or a file cannot be read; raised on every rank.
-    """
-    with _translated():
-        dcp_load(tensors, storage_reader=FileSystemReader(folder), process_group=group)
-
-
-class TensorFileError(Exception):
-    """DCP could not write or read; the message names the first rank that failed, and why."""
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    # DCP warns that there is no process group (we know: it is one process) and about storage classes that it
-    # deprecates itself; neither means anything to the person who reads the log.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except CheckpointException as error:  # a BaseException: no "except Exception" would see it
-            rank, (cause, _) = sorted(error.failures.items())[0]
-            text = cause.strerror if isinstance(cause, OSError) and cause.strerror else f"{type(cause).__name__}: {cause}"
-            raise TensorFileError(f"rank {rank}: {text}") from error
 
 
 def _cuda_in_use() -> bool:

@@ -18,11 +18,14 @@ from hpctrain.testing.fake_clock import FakeClock
 
 torch = pytest.importorskip("torch")
 
-from hpctrain.checkpoint import tier_shared  # noqa: E402 - after the check that torch is there
+from hpctrain.checkpoint import catalogue, tier_shared  # noqa: E402 - after the check that torch is there
 from hpctrain.checkpoint.config import CheckpointConfig  # noqa: E402
 from hpctrain.checkpoint.manager import Checkpointer  # noqa: E402
+from hpctrain.checkpoint.manifest import Manifest  # noqa: E402
+from hpctrain.checkpoint.names import CheckpointName  # noqa: E402
 from hpctrain.checkpoint.retention import Retention  # noqa: E402
 from hpctrain.checkpoint.schedule import Schedule  # noqa: E402
+from hpctrain.checkpoint.tier_shared import SharedTier  # noqa: E402
 
 
 class Counter:
@@ -121,8 +124,7 @@ def test_directory_without_commit_record_does_not_exist(tmp_path: Path) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "a bit in the tensors": lambda folder: flip(folder / "__0_0.distcp", 700),
-    "a bit in the index": lambda folder: flip(folder / ".metadata", 50),
+    "a bit in the tensors": lambda folder: flip_tensor(folder, 7),
     "a bit in the rank's state": lambda folder: flip(folder / "rank-00000.json", 50),
     "a bit in the manifest": lambda folder: flip(folder / "manifest.json", 50),
     "a torn commit record": lambda folder: (folder / "commit.json").write_text('{"version": 1, "st'),
@@ -153,7 +155,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
     """If none can be used, training does not silently begin again: the error gives every reason."""
     Session(tmp_path).train(1, 2)
     for step in (1, 2):
-        flip(tmp_path / f"step-0000000{step}.i000" / "__0_0.distcp", 700)
+        flip_tensor(tmp_path / f"step-0000000{step}.i000", 3)
 
     with pytest.raises(CheckpointError, match=r"2 checkpoints and none can be used: .*i000: .*damaged.*i000: .*damaged"):
         Session(tmp_path).checkpointer.restore()
@@ -198,13 +200,14 @@ def test_older_incarnation_is_fenced(tmp_path: Path) -> None:
 def test_fence_holds_up_to_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that is overtaken while it writes its tensors does not commit them."""
     old = Session(tmp_path, incarnation=1)
-    original = tier_shared.SharedTier.seal
+    original = tier_shared.SharedTier.write
 
-    def overtaken(self: Any, folder: Path, files: Any) -> Any:
+    def overtaken(self: Any, folder: Path, name: str, data: bytes) -> Any:
+        entry = original(self, folder, name, data)
         Session(tmp_path, incarnation=2)
-        return original(self, folder, files)
+        return entry
 
-    monkeypatch.setattr(tier_shared.SharedTier, "seal", overtaken)
+    monkeypatch.setattr(tier_shared.SharedTier, "write", overtaken)
     with pytest.raises(CheckpointError, match="incarnation 2 has taken over"):
         old.train(1, 1)
     assert not list(tmp_path.glob("step-*/commit.json"))
@@ -280,7 +283,7 @@ def test_commit_record_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     place = next(index for index, name in enumerate(order) if name.startswith(".commit.json"))
     before = order[:place]
-    for part in ("__0_0.distcp", ".metadata", ".manifest.json", ".rank-00000.json", "step-00000001.i000", tmp_path.name):
+    for part in ("__0_0.distcp", "..metadata", ".manifest.json", ".rank-00000.json", "step-00000001.i000", tmp_path.name):
         assert any(name.startswith(part) for name in before), (part, order)
 
 
@@ -356,6 +359,23 @@ def test_record_explains_itself(tmp_path: Path) -> None:
 
     assert (1, 0, "every 1 steps") == (record["step"], record["incarnation"], record["reason"])
     assert {"world_size": 1, "parallelism": "ddp"} == record["world"]
+
+
+def flip_tensor(folder: Path, byte: int) -> None:
+    """Change one bit of a weight."""
+    table = Manifest.from_bytes((folder / "manifest.json").read_bytes()).table()
+    stored = table["model.0.weight"][0]
+    flip(folder / stored.file, stored.offset_bytes + byte)
+
+
+def test_damaged_index_costs_nothing(tmp_path: Path) -> None:
+    """Our restore opens no pickle, so DCP's own index may be broken; a look at every byte finds it."""
+    Session(tmp_path).train(1, 2)
+    flip(tmp_path / "step-00000002.i000" / ".metadata", 50)
+    session = Session(tmp_path)
+
+    assert 2 == session.checkpointer.restore()
+    assert catalogue.verify(SharedTier(tmp_path), CheckpointName(0, 2)).problems
 
 
 def flip(path: Path, offset: int) -> None:

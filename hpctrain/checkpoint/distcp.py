@@ -1,0 +1,159 @@
+"""The bytes of DCP's files: one ``torch.save`` entry per shard, and the index over all of them (pure).
+
+An entry is a zip archive, as ``torch.save`` writes it, whose one large member holds the raw bytes of the box,
+uncompressed. So the same file is read by stock ``torch.distributed.checkpoint.load``, which opens the archive, and by our
+own restore, which knows the offset of the raw bytes and opens nothing. Checksums of zip members (CRC-32) are left out, as
+``torch.serialization.set_crc32_options(False)`` leaves them out: they cost more than all the rest, and XXH3 does better.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hpctrain.checkpoint.pickle_text import Call, Global, Instance, Persistent, dumps
+from hpctrain.checkpoint.shards import Extent, Shard, StoredShard, strides
+
+ALIGNMENT_BYTES = 64
+"""Entries, and the raw bytes in them, begin at multiples of this."""
+
+_LOCAL, _CENTRAL, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+_BYTE_ORDER = b"little" if struct.pack("=H", 1) == b"\x01\x00" else b"big"
+_LIMIT_BYTES = 1 << 31  # above, zip needs 64-bit fields; pieces are far smaller
+
+# Types that torch.save has a storage class for. All others are stored as bytes with the type beside them.
+_STORAGES = {
+    "float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage", "int32": "IntStorage", "int16": "ShortStorage", "int8": "CharStorage",
+    "uint8": "ByteStorage", "bool": "BoolStorage", "complex64": "ComplexFloatStorage",
+    "complex128": "ComplexDoubleStorage",
+}
+_METADATA = "torch.distributed.checkpoint.metadata"
+_FILESYSTEM = "torch.distributed.checkpoint.filesystem"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What surrounds the raw bytes of one shard.
+
+    Attributes:
+        head: comes before them; its length is the offset of the raw bytes in the entry.
+        tail: comes after them.
+    """
+
+    head: bytes
+    tail: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    name: bytes
+    size_bytes: int
+    crc: int
+    offset_bytes: int
+
+
+def entry(shard: Shard) -> Entry:
+    """Head and tail of the entry of a shard.
+
+    Raises:
+        ValueError: a shard too large for one entry (see :func:`hpctrain.checkpoint.shards.pieces`), or of a data type
+            that cannot be stored.
+    """
+    if shard.nbytes >= _LIMIT_BYTES:
+        raise ValueError(f"{shard.name}: a piece of {shard.nbytes} bytes is too large; cut it first")
+    head, members = b"", []
+    for name, content in ((b"data.pkl", tensor_pickle(shard)), (b"byteorder", _BYTE_ORDER), (b"version", b"3\n")):
+        member = _Member(b"archive/" + name, len(content), zlib.crc32(content), len(head))
+        members.append(member)
+        head += _local_header(member, align=False) + content
+    data = _Member(b"archive/data/0", shard.nbytes, 0, len(head))
+    members.append(data)
+    head += _local_header(data, align=True)
+    directory = b"".join(_directory_entry(member) for member in members)
+    end = struct.pack("<4sHHHHIIH", _END, 0, 0, len(members), len(members), len(directory), len(head) + shard.nbytes, 0)
+    return Entry(head, directory + end)
+
+
+def tensor_pickle(shard: Shard) -> bytes:
+    """What ``torch.save`` says about a contiguous tensor on the CPU, except its bytes."""
+    no_hooks = Call(Global("collections", "OrderedDict"), ())
+    storage = _STORAGES.get(shard.dtype)
+    if storage:
+        kind, count = Global("torch", storage), shard.numel
+    else:
+        kind, count = Global("torch.storage", "UntypedStorage"), shard.nbytes
+    place = Persistent(("storage", kind, "0", "cpu", count))
+    common = (place, 0, shard.shape, strides(shard.shape), False, no_hooks)
+    if storage:
+        return dumps(Call(Global("torch._utils", "_rebuild_tensor_v2"), common))
+    return dumps(Call(Global("torch._utils", "_rebuild_tensor_v3"), (*common, Global("torch", shard.dtype))))
+
+
+def index(tensors: Mapping[str, Sequence[StoredShard]]) -> bytes:
+    """DCP's ``.metadata`` for tensors that are stored as :func:`entry` says: for other tools, we never read it."""
+    described: dict[str, Instance] = {}
+    places: list[tuple[Instance, Instance]] = []
+    for name, stored in tensors.items():
+        first = stored[0].shard
+        chunks = [_instance("ChunkStorageMetadata", offsets=_size(item.shard.offsets), sizes=_size(item.shard.shape))
+                  for item in stored]
+        described[name] = _instance(
+            "TensorStorageMetadata", properties=_properties(first.dtype), size=_size(first.global_shape), chunks=chunks
+        )
+        places.extend(_place(item, number) for number, item in enumerate(stored))
+    return dumps(_instance(
+        "Metadata", state_dict_metadata=described, planner_data={name: (name,) for name in tensors},
+        # A dict whose keys are objects: the reader makes it, from pairs.
+        storage_data=Call(Global("builtins", "dict"), (places,)), storage_meta=None, version="1.0.0",
+    ))
+
+
+def _place(item: StoredShard, number: int) -> tuple[Instance, Instance]:
+    around = entry(item.shard)
+    start = item.offset_bytes - len(around.head)
+    length = len(around.head) + item.size_bytes + len(around.tail)
+    key = _instance("MetadataIndex", fqn=item.shard.name, offset=_size(item.shard.offsets), index=number)
+    info = {"relative_path": item.file, "offset": start, "length": length}
+    return key, Instance(Global(_FILESYSTEM, "_StorageInfo"), info)
+
+
+def _properties(dtype: str) -> Instance:
+    layout = Call(Global("torch.serialization", "_get_layout"), ("torch.strided",))
+    contiguous = Call(Global(_METADATA, "_MEM_FORMAT_ENCODING"), (0,))
+    return Instance(Global(_METADATA, "TensorProperties"), (Global("torch", dtype), layout, False, contiguous, False))
+
+
+def _instance(kind: str, **state: object) -> Instance:
+    return Instance(Global(_METADATA, kind), state)
+
+
+def _size(extent: Extent) -> Call:
+    return Call(Global("torch", "Size"), (extent,))
+
+
+def _local_header(member: _Member, *, align: bool) -> bytes:
+    """A member's header; padded, if asked, so that its content begins at a multiple of the alignment."""
+    fixed_bytes = 30 + len(member.name)
+    padding = b""
+    if align:
+        # An extra field of the private kind "FB", as torch uses it, is at least its own 4 bytes long.
+        missing = -(member.offset_bytes + fixed_bytes + 4) % ALIGNMENT_BYTES
+        padding = struct.pack("<2sH", b"FB", missing) + b"Z" * missing
+    return struct.pack("<4sHHHHHIIIHH", _LOCAL, 0, 0x0800, 0, 0, 0, member.crc, member.size_bytes, member.size_bytes,
+                       len(member.name), len(padding)) + member.name + padding
+
+
+def _directory_entry(member: _Member) -> bytes:
+    return struct.pack("<4sHHHHHHIIIHHHHHII", _CENTRAL, 0, 0, 0x0800, 0, 0, 0, member.crc, member.size_bytes,
+                       member.size_bytes, len(member.name), 0, 0, 0, 0, 0, member.offset_bytes) + member.name
+
+
+def by_name(stored: Iterable[StoredShard]) -> dict[str, list[StoredShard]]:
+    """Shards sorted into tensors, in an order that does not depend on who wrote them first."""
+    tensors: dict[str, list[StoredShard]] = {}
+    for item in sorted(stored, key=lambda item: (item.shard.name, item.shard.offsets)):
+        tensors.setdefault(item.shard.name, []).append(item)
+    return tensors

@@ -1,0 +1,105 @@
+"""Writes one ``.distcp`` file from raw buffers, hashing on the way (adapter over the file system).
+
+Needs no torch and no process group. Each byte is read from memory once: hashed, for its shard and for the file, and
+written; nothing is read back. The file is forced to disk once, at its end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from hpctrain.checkpoint.distcp import ALIGNMENT_BYTES, entry
+from hpctrain.checkpoint.manifest import FileEntry
+from hpctrain.checkpoint.shards import Shard, StoredShard
+from hpctrain.files import PRIVATE_FILE
+
+CHUNK_BYTES = 1024 * 1024
+"""Hashed twice and written while it is still in the processor's cache."""
+
+_WRITE_BACK_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of one file."""
+
+    file: FileEntry
+    shards: list[StoredShard]
+
+
+def write_distcp(path: Path, items: Iterable[tuple[Shard, Any]]) -> Written:
+    """Write shards one after the other into a new file; it is on disk when this returns.
+
+    Args:
+        items: each shard with its raw bytes, as anything that supports the buffer protocol; taken one at a time, so that
+            a generator can bring each from a GPU just before it is written.
+
+    Raises:
+        OSError: it cannot be written, or is there already.
+        ValueError: a buffer has another size than its shard, or the shard cannot be stored.
+    """
+    output = _Output(path)
+    try:
+        shards = [_write_shard(output, shard, buffer) for shard, buffer in items]
+        return Written(output.finish(), shards)
+    finally:
+        output.close()
+
+
+def _write_shard(output: _Output, shard: Shard, buffer: Any) -> StoredShard:
+    raw = memoryview(buffer).cast("B") if shard.nbytes else memoryview(b"")
+    if raw.nbytes != shard.nbytes:
+        raise ValueError(f"{shard.name}: {raw.nbytes} bytes for a box of {shard.nbytes}")
+    around, digest = entry(shard), xxhash.xxh3_128()
+    output.align()
+    output.write(around.head)
+    offset = output.size_bytes
+    for start in range(0, raw.nbytes, CHUNK_BYTES):
+        chunk = raw[start:start + CHUNK_BYTES]
+        digest.update(chunk)
+        output.write(chunk)
+    output.write(around.tail)
+    return StoredShard(shard, output.name, offset, raw.nbytes, digest.hexdigest())
+
+
+class _Output:
+    """A new private file, its size and its hash so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.name, self.size_bytes = path.name, 0
+        self._digest = xxhash.xxh3_128()
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+        self._sent_bytes = 0
+
+    def align(self) -> None:
+        self.write(b"\0" * (-self.size_bytes % ALIGNMENT_BYTES))
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._digest.update(data)
+        self.size_bytes += len(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._handle, rest):]
+        self._start_write_back()
+
+    def finish(self) -> FileEntry:
+        os.fsync(self._handle)
+        return FileEntry(self.name, self.size_bytes, self._digest.hexdigest())
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+    def _start_write_back(self) -> None:
+        """Let the disk begin with what is written, so that the flush at the end waits for the last part only."""
+        if self.size_bytes - self._sent_bytes < _WRITE_BACK_BYTES:
+            return
+        with suppress(OSError):  # an advice, which not every file system takes
+            os.posix_fadvise(self._handle, self._sent_bytes, self.size_bytes - self._sent_bytes, os.POSIX_FADV_DONTNEED)
+        self._sent_bytes = self.size_bytes

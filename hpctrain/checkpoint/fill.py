@@ -1,0 +1,227 @@
+"""Fills tensors from a checkpoint's raw bytes, all ranks together (adapter over ``torch``).
+
+Reads the manifest's table and the bytes it points to, never a pickle. Every byte that reaches a tensor has been compared
+with its committed hash; every byte is read from storage by one rank only (:mod:`hpctrain.checkpoint.restore_plan`).
+"""
+
+from __future__ import annotations
+
+import array
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from hpctrain.checkpoint import restore_plan
+from hpctrain.checkpoint.capture import locate
+from hpctrain.checkpoint.manifest import Manifest
+from hpctrain.checkpoint.ranks import Ranks
+from hpctrain.checkpoint.restore_plan import Piece
+from hpctrain.checkpoint.shard_reader import DamagedError, ShardReader
+from hpctrain.checkpoint.shards import Copy, Shard, StoredShard, byte_runs, fill_plan
+
+Table = Mapping[str, Sequence[StoredShard]]
+Place = tuple[str, int]
+Progress = Callable[[int, int], None]
+"""Told bytes that are done, and of all."""
+
+_THREADS = max(1, min(4, os.cpu_count() or 1))
+
+
+class Reader(Protocol):
+    """Where the bytes come from: files, or an arena in memory."""
+
+    def read_into(self, stored: StoredShard, target: memoryview) -> None:
+        """Fill ``target``, or raise :class:`~hpctrain.checkpoint.shard_reader.DamagedError`."""
+
+
+class FillPlan:
+    """What this rank copies into which tensor.
+
+    Args:
+        targets: tensors to fill, in place: plain, sharded, on any device. A stored tensor of another type is converted.
+        table: of the manifest.
+        world_size: of the ranks that restore.
+
+    Raises:
+        ValueError: a tensor is stored nowhere, or in another shape.
+    """
+
+    def __init__(self, targets: Mapping[str, torch.Tensor], table: Table, world_size: int) -> None:
+        self.stored = restore_plan.distinct(table)
+        self._copies: dict[Place, list[tuple[Copy, torch.Tensor]]] = {}
+        for name, tensor in targets.items():
+            if name not in table:
+                raise ValueError(f"{name} is not in the checkpoint")
+            box = locate(name, tensor, tuple(range(world_size)))
+            if box is not None:
+                self._want(box.shard, box.local, table[name])
+
+    def _want(self, shard: Shard, local: torch.Tensor, stored: Sequence[StoredShard]) -> None:
+        as_stored = Shard(shard.name, stored[0].shard.dtype, shard.global_shape, shard.offsets, shard.shape)
+        for copy in fill_plan(as_stored, stored):
+            self._copies.setdefault(_place(copy.source), []).append((copy, local))
+
+    @property
+    def needs(self) -> list[int]:
+        """Positions in :attr:`stored` of what this rank needs."""
+        return [place for place, item in enumerate(self.stored) if _place(item) in self._copies]
+
+    def landing(self, stored: StoredShard) -> torch.Tensor:
+        """Memory for the bytes of a piece: the target's own where they lie in it as they are stored, else a buffer."""
+        copies = self._copies[_place(stored)]
+        own = _in_place(*copies[0]) if len(copies) == 1 else None
+        return own if own is not None else torch.empty(stored.size_bytes, dtype=torch.uint8)
+
+    def deliver(self, stored: StoredShard, data: torch.Tensor) -> None:
+        """Copy the bytes of a piece to where they belong."""
+        for copy, local in self._copies[_place(stored)]:
+            own = _in_place(copy, local)
+            if own is None or own.data_ptr() != data.data_ptr():
+                source = data.view(getattr(torch, copy.source.shard.dtype)).reshape(copy.source.shard.shape)
+                _narrow(local, copy.target_start, copy.shape).copy_(_narrow(source, copy.source_start, copy.shape))
+
+
+def fill(
+    targets: Mapping[str, torch.Tensor], table: Table, reader: Reader, ranks: Ranks,
+    progress: Progress | None = None,
+) -> str:
+    """Fill tensors in place, all ranks together; return why the stored bytes cannot be used, "" when all is filled.
+
+    After a reason the tensors hold a mixture, and must be filled from elsewhere.
+
+    Args:
+        progress: told the bytes that are done, and of all, of the pieces that this rank needs.
+
+    Raises:
+        UnfitError: the tensors do not fit what is stored; raised on every rank, before any tensor is touched.
+    """
+    plan, error = None, ""
+    try:
+        plan = FillPlan(targets, table, ranks.world_size)
+    except ValueError as caught:
+        error = str(caught)
+    error = ranks.first_error(error)
+    if error or plan is None:
+        raise UnfitError(error)
+    needs = ranks.everyone(array.array("I", plan.needs).tobytes())
+    pieces = restore_plan.assign(plan.stored, [array.array("I", text) for text in needs])
+    total = sum(piece.stored.size_bytes for piece in pieces if ranks.rank in piece.needed_by)
+    done = 0
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for part in restore_plan.rounds(pieces):
+            mine = [piece for piece in part if ranks.rank in piece.needed_by]
+            landings = {_place(piece.stored): plan.landing(piece.stored) for piece in mine}
+            reason = ranks.first_error(_read(mine, landings, reader, ranks.rank, pool))
+            if reason:
+                return reason
+            for piece in mine:
+                data = landings.pop(_place(piece.stored))
+                _share(piece, data, ranks)
+                plan.deliver(piece.stored, data)
+            done += sum(piece.stored.size_bytes for piece in mine)
+            if progress is not None:
+                progress(done, total)
+    return ""
+
+
+class UnfitError(Exception):
+    """What is stored does not fit the tensors; the message names the first rank that says so."""
+
+
+def load_tensors(folder: Path, manifest: Manifest, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+    """Whole tensors on the CPU, verified, in one process without a process group.
+
+    Args:
+        folder: of the checkpoint.
+        manifest: as :meth:`hpctrain.checkpoint.tier_shared.SharedTier.open` returns it.
+        names: which tensors; None for all.
+
+    Raises:
+        ValueError: there is no tensor of that name.
+        DamagedError: the stored bytes are not those that were committed.
+    """
+    table = manifest.table()
+    found: dict[str, torch.Tensor] = {}
+    for name in table if names is None else names:
+        if name not in table:
+            raise ValueError(f"{name} is not in the checkpoint")
+        shard = table[name][0].shard
+        found[name] = torch.empty(shard.global_shape, dtype=getattr(torch, shard.dtype))
+    reader = ShardReader(folder)
+    try:
+        plan = FillPlan(found, table, 1)
+        for place in plan.needs:
+            stored = plan.stored[place]
+            data = plan.landing(stored)
+            reader.read_into(stored, _memory(data))
+            plan.deliver(stored, data)
+    finally:
+        reader.close()
+    return found
+
+
+def _read(
+    mine: Sequence[Piece], landings: Mapping[Place, torch.Tensor], reader: Reader, rank: int, pool: ThreadPoolExecutor
+) -> str:
+    """Read what falls to this rank; the first reason why that failed, "" for none."""
+    def one(piece: Piece) -> str:
+        try:
+            reader.read_into(piece.stored, _memory(landings[_place(piece.stored)]))
+        except DamagedError as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait to hear of it
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    own = [piece for piece in mine if piece.reader == rank]
+    return next((reason for reason in list(pool.map(one, own)) if reason), "")
+
+
+def _share(piece: Piece, data: torch.Tensor, ranks: Ranks) -> None:
+    """Give a piece to the others that need it; all ranks go through the pieces in the same order, so none waits for ever."""
+    if len(piece.needed_by) == 1:
+        return
+    if len(piece.needed_by) == ranks.world_size:
+        dist.broadcast(data, src=piece.reader, group=ranks.group)
+    elif piece.reader == ranks.rank:
+        for other in piece.needed_by:
+            if other != ranks.rank:
+                dist.send(data, dst=other, group=ranks.group)
+    else:
+        dist.recv(data, src=piece.reader, group=ranks.group)
+
+
+def _place(stored: StoredShard) -> Place:
+    return stored.file, stored.offset_bytes
+
+
+def _memory(data: torch.Tensor) -> memoryview:
+    values: Any = data.numpy()
+    return memoryview(values)
+
+
+def _in_place(copy: Copy, local: torch.Tensor) -> torch.Tensor | None:
+    """The target's own bytes, if the whole piece lies in them as it is stored."""
+    shard = copy.source.shard
+    if local.device.type != "cpu" or str(local.dtype) != f"torch.{shard.dtype}" or not local.is_contiguous():
+        return None
+    if copy.shape != shard.shape or local.is_conj() or local.is_neg():
+        return None
+    runs = list(islice(byte_runs(copy, tuple(local.shape)), 2))
+    if len(runs) != 1:
+        return None
+    _, start, count = runs[0]
+    flat: Any = local.reshape(-1).view(torch.uint8)
+    return torch.as_tensor(flat[start:start + count])
+
+
+def _narrow(tensor: torch.Tensor, start: tuple[int, ...], shape: tuple[int, ...]) -> torch.Tensor:
+    for dim, (first, count) in enumerate(zip(start, shape, strict=True)):
+        tensor = tensor.narrow(dim, first, count)
+    return tensor
