@@ -29,7 +29,7 @@ class Entry:
     section: str
 
 
-TRAIN, PREPARE, NODES, TEST = "Train and watch", "Before submitting", "Nodes", "Test cluster"
+TRAIN, PREPARE, RESULTS, NODES, TEST = "Train and watch", "Before submitting", "Results", "Nodes", "Test cluster"
 
 COMMANDS: dict[str, Entry] = {
     "submit": Entry("hpctrain.cli.submit", "submit", "Turn a recipe into a Slurm job.", TRAIN),
@@ -43,6 +43,7 @@ COMMANDS: dict[str, Entry] = {
     "init": Entry("hpctrain.cli.recipes", "init", "Write a first recipe to edit.", PREPARE),
     "validate": Entry("hpctrain.cli.recipes", "validate", "Check a recipe without submitting it.", PREPARE),
     "recipes": Entry("hpctrain.cli.recipes", "recipes", "List and show the shipped recipes, export the schema.", PREPARE),
+    "checkpoints": Entry("hpctrain.cli.checkpoints", "checkpoints", "List, verify, prune, export checkpoints.", RESULTS),
     "health": Entry("hpctrain.cli.health", "health", "Look at this node.", NODES),
     "cluster": Entry("hpctrain.cli.cluster", "cluster", "Run a private Slurm cluster on this machine.", TEST),
 }

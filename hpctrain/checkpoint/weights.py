@@ -1,0 +1,66 @@
+"""A checkpoint's model as safetensors files (adapter over ``safetensors``).
+
+One file's tensors are in memory at a time, and every byte is verified on the way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from hpctrain.checkpoint.fill import load_tensors
+from hpctrain.checkpoint.manifest import Manifest
+from hpctrain.checkpoint.shard_reader import DamagedError
+from hpctrain.checkpoint.weight_files import MODEL, WeightFile, index_of
+from hpctrain.errors import CheckpointError
+from hpctrain.files import PRIVATE_FILE, storage_errors, write_json_atomic
+
+
+def write_weights(
+    source: Path, manifest: Manifest, files: Sequence[WeightFile], folder: Path, *, dtype: str | None,
+    on_bytes: Callable[[int], None],
+) -> None:
+    """Write the planned files, and their index where there are several, flushed to disk.
+
+    Args:
+        source: directory of the checkpoint.
+        dtype: what floating-point tensors become; None keeps what is stored.
+        on_bytes: told of the size of every file when it is written.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+        StorageError: a file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    for file in files:
+        try:
+            loaded = load_tensors(source, manifest, [MODEL + name for name in file.tensors])
+        except DamagedError as error:
+            raise CheckpointError(f"it cannot be exported: {error}", where=str(source)) from None
+        path = folder / file.name
+        with storage_errors(path):
+            save_file({name: _stored(loaded[MODEL + name], dtype) for name in file.tensors}, path, {"format": "pt"})
+            path.chmod(PRIVATE_FILE)
+            sync_file(path)
+        on_bytes(file.size_bytes)
+    if len(files) > 1:
+        write_json_atomic(folder / "model.safetensors.index.json", index_of(files))
+
+
+def sync_file(path: Path) -> None:
+    """Force a file to disk that somebody else wrote."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _stored(tensor: torch.Tensor, dtype: str | None) -> torch.Tensor:
+    if dtype is not None and tensor.is_floating_point() and tensor.element_size() > 1:
+        tensor = tensor.to(getattr(torch, dtype))
+    return tensor.contiguous()

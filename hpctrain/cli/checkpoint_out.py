@@ -1,0 +1,134 @@
+"""``hpctrain checkpoints copy`` and ``export``: checkpoints that leave their place (entry point)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpctrain.cli.checkpoint_place import Place, dry_run_option, find_place, run_argument
+from hpctrain.cli.jobs import examples
+from hpctrain.cli.output import output_option, print_json
+from hpctrain.cli.progress import ByteProgress
+
+if TYPE_CHECKING:
+    from hpctrain.train.checkpoint_export import Dress
+
+
+@click.command("copy", epilog=examples(
+    "hpctrain checkpoints copy latest latest /archive/my-run", "hpctrain checkpoints copy 4711 40 ~/keep --dry-run",
+))
+@run_argument
+@click.argument("step", metavar="STEP")
+@click.argument("dest", metavar="DEST", type=click.Path(path_type=Path))
+@dry_run_option("copied")
+@output_option
+def copy(run: str, step: str, dest: Path, dry_run: bool, output: str) -> None:
+    """Copy a checkpoint to the directory DEST/step-..., verified, so that a run can be restored from there.
+
+    DEST is a directory of checkpoints (it is made if need be): set HPCTRAIN_CHECKPOINT_DIR to it, or copy to
+    NEWRUN/checkpoints. A copy that was cut off does not count; the same command finishes it.
+    """
+    from hpctrain.checkpoint.copying import copy_checkpoint, plan_copy
+    from hpctrain.checkpoint.tier_shared import SharedTier
+    from hpctrain.recipe.units import format_bytes
+
+    place, target = find_place(run), SharedTier(dest.expanduser().absolute())
+    item = place.choose_complete(step)
+    plan = plan_copy(place.tier, item.name, target)
+    written = 0
+    if not dry_run:
+        with ByteProgress(f"copy {item.name}", 2 * item.size_bytes) as progress:
+            written = copy_checkpoint(place.tier, plan, target, progress.add)
+    folder = str(target.folder(item.name))
+    if output == "json":
+        print_json("copy", {"dry_run": dry_run, "name": str(item.name), "path": folder, "present": plan.present,
+                            "size_bytes": item.size_bytes, "written_bytes": written})
+    elif plan.present:
+        click.echo(f"{folder} is there already" + ("" if dry_run else ", and every byte of it is right"))
+    else:
+        click.echo(f"{'would copy' if dry_run else 'copied'} {item.name} to {folder}  {format_bytes(item.size_bytes)}")
+
+
+@click.command("export", epilog=examples(
+    "hpctrain checkpoints export latest latest my-model", "hpctrain checkpoints export 4711 40 my-model --dtype bfloat16",
+))
+@run_argument
+@click.argument("step", metavar="STEP")
+@click.argument("dest", metavar="DEST", type=click.Path(path_type=Path))
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default=None,
+    help="Of floating-point weights.  [default: as they are stored]",
+)
+@click.option("--max-shard-size", metavar="SIZE", default="5GB", show_default=True, help="Of one file, such as 500MB.")
+@click.option(
+    "--config", "config_dir", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False), default=None,
+    help="Directory with config.json and tokenizer files.  [default: from the run's recipe]",
+)
+@click.option("--weights-only", is_flag=True, help="Only safetensors files, for a model that transformers does not know.")
+@dry_run_option("written")
+@output_option
+def export(
+    run: str, step: str, dest: Path, *, dtype: str | None, max_shard_size: str, config_dir: Path | None, weights_only: bool,
+    dry_run: bool, output: str,
+) -> None:
+    """Write a checkpoint's model to the new directory DEST as safetensors, so that transformers loads it.
+
+    AutoModelForCausalLM.from_pretrained(DEST) reads it. DEST must not exist; it appears whole or not at all.
+    """
+    from hpctrain.checkpoint.weight_files import model_shapes, plan_files
+    from hpctrain.errors import CheckpointError, StorageError
+    from hpctrain.recipe.units import format_bytes, several
+
+    place, target, limit = find_place(run), dest.expanduser().absolute(), _size(max_shard_size)
+    item = place.choose_complete(step)
+    if target.exists():
+        raise StorageError("it is there already, and is not overwritten", where=str(dest), hint="choose another name")
+    manifest = place.tier.open(item.name)[1]
+    files = plan_files(model_shapes(manifest.table()), dtype=dtype, max_file_bytes=limit)
+    if not files:
+        raise CheckpointError(f"{item.name} has no model: nothing was registered as model=", where=place.where)
+    if not dry_run:
+        from hpctrain.train.checkpoint_export import bare
+        from hpctrain.train.checkpoint_export import export as write
+
+        dress = bare() if weights_only else _dress(place, config_dir)
+        with ByteProgress(f"export {item.name}", sum(file.size_bytes for file in files)) as progress:
+            files = write(place.tier.folder(item.name), manifest, target, dress, dtype=dtype, max_file_bytes=limit,
+                          on_bytes=progress.add)
+    if output == "json":
+        print_json("export", {"dry_run": dry_run, "name": str(item.name), "path": str(target),
+                              "files": {file.name: file.size_bytes for file in files}})
+    else:
+        total = format_bytes(sum(file.size_bytes for file in files))
+        click.echo(f"{'would write' if dry_run else 'wrote'} {target}  {several(len(files), 'file')}, {total}")
+
+
+def _dress(place: Place, config_dir: Path | None) -> Dress:
+    from hpctrain.errors import UsageError
+    from hpctrain.recipe.schema import Recipe
+    from hpctrain.train.checkpoint_export import dress_from_folder, dress_from_recipe
+
+    if config_dir is not None:
+        return dress_from_folder(config_dir)
+    values: dict[str, Any] = {}
+    if place.run is not None:
+        values = dict(json.loads(place.run.dir.resolved_json.read_bytes()))
+    if not values.get("method"):
+        raise UsageError(
+            "no recipe says what model this is", where=place.where,
+            hint="name a directory with its config.json: --config DIR; or write weights alone: --weights-only",
+        )
+    return dress_from_recipe(Recipe.model_validate(values))
+
+
+def _size(text: str) -> int:
+    from hpctrain.errors import UsageError
+    from hpctrain.recipe.units import parse_memory
+
+    try:
+        return parse_memory(text)
+    except ValueError as error:
+        raise UsageError(f"--max-shard-size: {error}") from None
