@@ -33,6 +33,104 @@ def save_with_one_full_disk(args: list[str]) -> int:
     return 0 if told == expected else 3
 
 
+LAYOUTS = ("plain", "rows", "replicated-rows", "columns", "blocks")
+
+
+def save_every_layout(args: list[str]) -> int:
+    """Save one state in each layout, each under a directory of its own."""
+    del args
+    _connect()
+    for layout in LAYOUTS:
+        checkpointer = _checkpointer(layout)
+        checkpointer.register(state=SomeTensors(layout, fill=True))
+        if not checkpointer.save_now(1, "test").ok:
+            return 3
+    return 0
+
+
+def restore_every_layout_as_every_other(args: list[str]) -> int:
+    """Restore each saved layout into each layout; values must be equal, and every byte read by one rank only."""
+    del args
+    import torch
+    import torch.distributed as dist
+
+    from hpctrain.checkpoint.shard_reader import ShardReader
+
+    _connect()
+    read, original = [0], ShardReader.read_into
+
+    def counted(self: Any, stored: Any, target: memoryview) -> None:
+        read[0] += stored.size_bytes
+        original(self, stored, target)
+
+    ShardReader.read_into = counted  # type: ignore[method-assign]
+    expected = SomeTensors("plain", fill=True).tensors
+    for saved in LAYOUTS:
+        for layout in LAYOUTS:
+            read[0] = 0
+            state = SomeTensors(layout, fill=False)
+            checkpointer = _checkpointer(saved)
+            checkpointer.register(state=state)
+            assert checkpointer.restore() == 1
+            for name, tensor in state.tensors.items():
+                whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+                assert torch.equal(whole, expected[name]), (saved, layout, name)
+            total = torch.tensor(read[0])
+            dist.all_reduce(total)
+            assert int(total) == sum(tensor.nbytes for tensor in expected.values()), (saved, layout, int(total))
+    return 0
+
+
+class SomeTensors:
+    """A state whose tensors lie on the ranks in one of the layouts; the same values in each."""
+
+    def __init__(self, layout: str, *, fill: bool) -> None:
+        import torch
+
+        torch.manual_seed(1)
+        shapes = {"even": (8, 12), "uneven": (7, 6), "fewer rows than ranks": (3, 5), "long": (50,), "empty": (0, 4)}
+        values = {name: torch.randn(shape) for name, shape in shapes.items()}
+        values["bf16"] = torch.randn(9, 4).bfloat16()
+        self.tensors = {name: _lay_out(value if fill else torch.zeros_like(value), layout) for name, value in values.items()}
+        self.tensors["scalar"] = torch.tensor(3.5 if fill else 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.tensors)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        assert set(state_dict) == set(self.tensors)  # which were filled in place
+
+
+def _lay_out(value: Any, layout: str) -> Any:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    world, last = dist.get_world_size(), value.dim() - 1
+    line = init_device_mesh("cpu", (world,))
+    square = init_device_mesh("cpu", (world // 2, 2))
+    if layout == "plain":
+        return value
+    placed: dict[str, tuple[Any, list[Any]]] = {
+        "rows": (line, [Shard(0)]), "columns": (line, [Shard(last)]),
+        "replicated-rows": (square, [Replicate(), Shard(0)]), "blocks": (square, [Shard(0), Shard(last)]),
+    }
+    mesh, placements = placed[layout]
+    return distribute_tensor(value, mesh, placements)
+
+
+def _connect() -> None:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+
+
+def _checkpointer(layout: str) -> Any:
+    from hpctrain.checkpoint import CheckpointConfig, Checkpointer
+
+    return Checkpointer(CheckpointConfig(Path(os.environ["HPCTRAIN_RUN_DIR"]) / layout))
+
+
 def _sharded_model() -> Any:
     import torch
     from torch.distributed.fsdp import fully_shard
