@@ -1,0 +1,113 @@
+"""A complete checkpoint in memory, opened for reading and verified (adapter over a keeper's blocks).
+
+Needs no torch: the writer process uses it as well as a restore.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from hpctrain.checkpoint import arena_memory
+from hpctrain.checkpoint.arena import Header
+from hpctrain.checkpoint.keeper_client import KeeperClient
+from hpctrain.checkpoint.names import CheckpointName
+from hpctrain.checkpoint.shards import Shard, StoredShard
+
+FILE = "arena"
+"""What stands for a file name in :class:`hpctrain.checkpoint.shards.StoredShard`."""
+
+_THREADS = 4
+
+
+class ArenaCheckpoint:
+    """The shards and the state of one rank; a context manager. While it is open, its memory is not reused.
+
+    Attributes:
+        shards: where the bytes of each shard lie in the block.
+        own_state: JSON of what is not a tensor.
+        world: layout of the ranks that saved it.
+        reason: why it was saved.
+
+    Raises:
+        ValueError: something in it is damaged; the message says what.
+        RefusedError: the keeper has no such checkpoint.
+        WireError: the keeper is gone.
+    """
+
+    def __init__(self, client: KeeperClient, rank: int, name: CheckpointName, *, wait_s: float = 60.0) -> None:
+        self._client = client
+        answer, handle = client.request_handle(
+            "open", rank=rank, name=[name.incarnation, name.step], wait_s=wait_s, extra_s=wait_s
+        )
+        self._pin: int | None = answer["pin"]
+        self._map: mmap.mmap | None = None
+        try:
+            if handle is None:
+                raise ValueError("the keeper sent no memory")
+            try:
+                self._open(handle, name)
+            finally:
+                os.close(handle)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, handle: int, name: CheckpointName) -> None:
+        header = arena_memory.read_header(handle)
+        if (header.incarnation, header.step) != (name.incarnation, name.step):
+            raise ValueError(f"the block holds step {header.step} of incarnation {header.incarnation}")
+        meta, layout = arena_memory.read_meta(handle, header)
+        digests = arena_memory.read_seal(handle, header)
+        self.own_state, self.world, self.reason = meta.own_state, meta.world, meta.reason
+        self.header: Header = header
+        self._map = arena_memory.map_block(handle, writable=False)
+        self.shards = [
+            StoredShard(shard, FILE, offset, shard.nbytes, digest.hex())
+            for shard, offset, digest in zip(meta.shards, layout.shard_offsets, digests, strict=True)
+        ]
+        self._verify()
+
+    def _verify(self) -> None:
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+            for stored, digest in zip(self.shards, pool.map(self._hash, self.shards), strict=True):
+                if digest != stored.xxh3:
+                    raise ValueError(f"{stored.shard.name} is damaged (its xxh3 hash is not the committed one)")
+
+    def _hash(self, stored: StoredShard) -> str:
+        with self.data(stored) as view:
+            return arena_memory.hash_range(view).hex()
+
+    def data(self, stored: StoredShard) -> memoryview:
+        """The raw bytes of a shard, not copied; release the view before :meth:`close`."""
+        if self._map is None:
+            raise ValueError("the checkpoint is closed")
+        return memoryview(self._map)[stored.offset_bytes:stored.offset_bytes + stored.size_bytes]
+
+    def items(self) -> Iterator[tuple[Shard, memoryview]]:
+        """Every shard with its bytes."""
+        for stored in self.shards:
+            yield stored.shard, self.data(stored)
+
+    def close(self) -> None:
+        """Let the memory be reused. What still looks at it sees what comes next, or fails; so nothing may."""
+        if self._map is not None:
+            with contextlib.suppress(BufferError):  # somebody still looks; then it ends with the last view
+                self._map.close()
+            self._map = None
+        if self._pin is not None:
+            pin, self._pin = self._pin, None
+            self._client.request("close", pin=pin)
+
+    def __enter__(self) -> ArenaCheckpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Any:
+        self.close()

@@ -1,0 +1,68 @@
+"""Finds this node's keeper, or starts one (adapter over its process).
+
+In a job the node's agent holds the memory, and says so in the environment. Anywhere else the first rank of a node starts a
+keeper, which ends by itself when nobody has needed it for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hpctrain import process
+from hpctrain.checkpoint.keeper_client import KeeperClient, shared_secret, start_keeper, start_writer
+from hpctrain.checkpoint.keeper_wire import WireError
+
+SECRET_VARIABLE = "HPCTRAIN_KEEPER_SECRET"  # noqa: S105 - the name of the variable, not a secret
+NODE_VARIABLE = "HPCTRAIN_NODE"
+SECRET_FILE = ".ram-tier.secret"  # noqa: S105 - a name, too
+IDLE_S = 600.0
+"""How long a keeper that we started waits for ranks to come back."""
+
+
+class KeeperConnector:
+    """Connects; starts what is missing unless the agent is in charge.
+
+    Args:
+        secret: of the job.
+        node: this node's name.
+        may_start: nobody else starts a keeper here.
+        writer: start a writer process as well.
+    """
+
+    def __init__(self, secret: bytes, node: str = "", *, may_start: bool = True, writer: bool = False,
+                 idle_s: float = IDLE_S) -> None:
+        self._secret, self._node, self._may_start, self._writer = secret, node, may_start, writer
+        self._idle_s = idle_s
+        self._children: list[process.Popen[bytes]] = []
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], root: Path, *, writer: bool = False) -> KeeperConnector:
+        """The agent's keeper if it says that there is one; else one of our own for the checkpoints in ``root``.
+
+        Raises:
+            StorageError: the secret in ``root`` cannot be made or must not be trusted.
+            ValueError: the secret in the environment is none.
+        """
+        node = env.get(NODE_VARIABLE, "")
+        if env.get(SECRET_VARIABLE):
+            return cls(bytes.fromhex(env[SECRET_VARIABLE]), node, may_start=False)
+        return cls(shared_secret(root / SECRET_FILE), node, writer=writer)
+
+    def __call__(self) -> KeeperClient:
+        """A new connection.
+
+        Raises:
+            WireError: there is no keeper, and none could be started.
+        """
+        self._children = [child for child in self._children if child.poll() is None]
+        try:
+            return KeeperClient(self._secret, self._node)
+        except WireError:
+            if not self._may_start:
+                raise
+        self._children.append(start_keeper(self._secret, self._node, idle_s=self._idle_s))
+        client = KeeperClient(self._secret, self._node)
+        if self._writer:
+            self._children.append(start_writer(self._secret, self._node))
+        return client

@@ -1,0 +1,128 @@
+"""The writer's process: ``python -m hpctrain.checkpoint.tier_ram_writer`` (entry point).
+
+Takes complete checkpoints from the keeper's memory and writes them as DCP files, verified, one at a time and out of
+training's way. It needs neither the ranks that saved them, which may be dead, nor torch, nor a process group.
+
+An order is ``{"folder": directory, "tensors": file name, "state": file name}``; the result is
+``{"files": [[name, size, xxh3], ...], "shards": [...], "seconds": ...}`` or ``{"error": text}``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from hpctrain.checkpoint.arena_reader import ArenaCheckpoint
+from hpctrain.checkpoint.distcp_file import write_distcp
+from hpctrain.checkpoint.keeper_client import KeeperClient
+from hpctrain.checkpoint.keeper_slots import RefusedError
+from hpctrain.checkpoint.keeper_wire import WireError
+from hpctrain.checkpoint.manifest import FileEntry
+from hpctrain.checkpoint.names import CheckpointName
+from hpctrain.checkpoint.shards import Shard, StoredShard, pieces, start_in
+from hpctrain.errors import HpctrainError
+from hpctrain.files import write_atomic
+
+_NICE = 10
+_WAIT_S = 5.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Work until the keeper is gone; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="hpctrain-writer", description="Makes checkpoints in memory durable.")
+    parser.add_argument("--node", default="", help="name of the node, where several share a host")
+    options = parser.parse_args(argv)
+    secret = bytes.fromhex(sys.stdin.readline().strip())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    client = KeeperClient(secret, options.node)
+    _say_ready()
+    with contextlib.suppress(WireError):
+        while True:
+            work_once(client, wait_s=_WAIT_S)
+    return 0
+
+
+def work_once(client: KeeperClient, *, wait_s: float) -> bool:
+    """Carry out the next order; returns whether there was one within ``wait_s``.
+
+    Raises:
+        WireError: the keeper is gone.
+    """
+    task = client.request("take", wait_s=wait_s, extra_s=wait_s)
+    if "task" not in task:
+        return False
+    rank, name = int(task["rank"]), CheckpointName(*task["name"])
+    try:
+        result = _write(client, rank, name, task["task"])
+    except WireError:
+        raise
+    except OSError as error:
+        result = {"error": f"{error.filename or task['task'].get('folder', '')}: {error.strerror}"}
+    except (HpctrainError, RefusedError, ValueError, KeyError) as error:
+        result = {"error": str(error)}
+    client.request("finish", rank=rank, result=result)
+    return True
+
+
+def _write(client: KeeperClient, rank: int, name: CheckpointName, order: Mapping[str, Any]) -> dict[str, Any]:
+    started = time.monotonic()
+    folder = Path(order["folder"])
+    tensors, state = folder / str(order["tensors"]), folder / str(order["state"])
+    tensors.unlink(missing_ok=True)  # what a writer that died over this order has left
+    with ArenaCheckpoint(client, rank, name) as checkpoint:
+        with contextlib.closing(_pieces(checkpoint)) as items:
+            written = write_distcp(tensors, items)
+        text = checkpoint.own_state.encode()
+        write_atomic(state, text)
+    files = [written.file, FileEntry(state.name, len(text), xxhash.xxh3_128_hexdigest(text))]
+    return {
+        "files": [[file.name, file.size_bytes, file.xxh3_128] for file in files],
+        "shards": stored_rows(written.shards), "seconds": round(time.monotonic() - started, 4),
+    }
+
+
+def _pieces(checkpoint: ArenaCheckpoint) -> Generator[tuple[Shard, memoryview], None, None]:
+    for shard, data in checkpoint.items():
+        with data:
+            for piece in pieces(shard):
+                first = start_in(shard, piece)
+                with data[first:first + piece.nbytes] as part:
+                    yield piece, part
+
+
+def stored_rows(shards: Sequence[StoredShard]) -> list[Any]:
+    """Stored shards as JSON."""
+    return [[s.shard.name, s.shard.dtype, s.shard.global_shape, s.shard.offsets, s.shard.shape, s.file, s.offset_bytes,
+             s.size_bytes, s.xxh3] for s in shards]
+
+
+def stored_from_rows(rows: Sequence[Any]) -> list[StoredShard]:
+    """The inverse of :func:`stored_rows`."""
+    return [
+        StoredShard(Shard(name, dtype, tuple(total), tuple(first), tuple(shape)), file, offset, size, xxh3)
+        for name, dtype, total, first, shape, file, offset, size, xxh3 in rows
+    ]
+
+
+def _say_ready() -> None:
+    with contextlib.suppress(OSError):
+        os.write(1, b"ready\n")
+    null = os.open(os.devnull, os.O_RDWR)
+    for handle in (0, 1):
+        os.dup2(null, handle)
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
