@@ -225,8 +225,7 @@ class Checkpointer:
         self._failures, self._retry_at = 0, None
 
     def _prepare(self, name: CheckpointName) -> str:
-        self._check_fence()
-        return error_of(lambda: self._tier.prepare(name))
+        return self._fence_error() or error_of(lambda: self._tier.prepare(name))
 
     def _collect(self) -> tuple[Capture, str]:
         """This rank's share of the tensors, and the rest of its state as JSON."""
@@ -239,8 +238,7 @@ class Checkpointer:
 
     def _commit(self, name: CheckpointName, reason: str, gathered: list[tuple[str, list[Share]]]) -> tuple[str, int]:
         # First of all: who has been overtaken may have failed just because the newcomer tidied up.
-        self._check_fence()
-        error = lowest_error([text for text, _ in gathered])
+        error = self._fence_error() or lowest_error([text for text, _ in gathered])
         if error:
             return error, 0
         shares = [share for _, written in gathered for share in written]
@@ -249,7 +247,9 @@ class Checkpointer:
         if error:
             return error, 0
         # Once more: a newer incarnation may have come while the index was written.
-        self._check_fence()
+        error = self._fence_error()
+        if error:
+            return error, 0
         world = {"world_size": self.ranks.world_size, **self.config.world}
         manifest, time = manifests[0], self._clock.time()
         error = error_of(lambda: self._tier.commit(name, manifest, time=time, reason=reason, world=world))
@@ -263,15 +263,16 @@ class Checkpointer:
 
     def _discard(self, name: CheckpointName) -> None:
         # What cannot be removed now has no commit record, and the next start removes it.
-        with contextlib.suppress(HpctrainError):
+        with contextlib.suppress(HpctrainError, OSError):
             self._tier.discard(name)
 
     def _prune(self) -> None:
-        complete = self._tier.checkpoints(committed=True)
-        pinned = [name for name in complete if pins.is_pinned(self._tier.folder(name))]
-        for name in self.config.retention.superseded(complete, pinned):
-            with contextlib.suppress(HpctrainError):
-                self._tier.discard(name)
+        # What cannot be seen or removed now is removed after a later save.
+        with contextlib.suppress(OSError):
+            complete = self._tier.checkpoints(committed=True)
+            pinned = [name for name in complete if pins.is_pinned(self._tier.folder(name))]
+            for name in self.config.retention.superseded(complete, pinned):
+                self._discard(name)
 
     # --- one writer at a time -------------------------------------------------------------------------------------
 
@@ -286,10 +287,19 @@ class Checkpointer:
                 self._discard(name)
         return incarnation
 
-    def _check_fence(self) -> None:
-        newest = names.newest_incarnation(self._tier.entries())
+    def _fence_error(self) -> str:
+        """Why it cannot be told whether a newer incarnation has taken over (then nothing may be committed); "" if none has.
+
+        Raises:
+            FencedError: one has.
+        """
+        try:
+            newest = names.newest_incarnation(self._tier.entries())
+        except OSError as error:
+            return f"the directory cannot be read: {error.strerror}"
         if newest > self.incarnation:
             raise _fenced(self.incarnation, newest, self.config.root)
+        return ""
 
     # --- restoring ------------------------------------------------------------------------------------------------
 

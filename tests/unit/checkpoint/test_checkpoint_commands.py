@@ -115,7 +115,7 @@ def test_what_is_not_there_is_named(tier: SharedTier, capsys: pytest.CaptureFixt
     code, out, err = run(capsys, *words.split())
 
     assert (4, "") == (code, out)
-    assert words.split()[-1] in err
+    assert words.rsplit(maxsplit=1)[-1] in err
     assert "Traceback" not in err
 
 
