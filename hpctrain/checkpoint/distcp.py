@@ -19,8 +19,15 @@ from hpctrain.checkpoint.shards import Extent, Shard, StoredShard, strides
 ALIGNMENT_BYTES = 64
 """Entries, and the raw bytes in them, begin at multiples of this."""
 
+HEAD_BYTES = 2048
+"""Raw bytes begin this far into an entry, always: enough for a tensor of 64 dimensions, the most that torch knows."""
+
 _LOCAL, _CENTRAL, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 _BYTE_ORDER = b"little" if struct.pack("=H", 1) == b"\x01\x00" else b"big"
+_NAMES = (b"archive/data.pkl", b"archive/byteorder", b"archive/version", b"archive/data/0")
+_LOCAL_BYTES, _CENTRAL_BYTES, _END_BYTES = 30, 46, 22  # without names
+TAIL_BYTES = sum(_CENTRAL_BYTES + len(name) for name in _NAMES) + _END_BYTES
+"""Length of what follows the raw bytes in an entry."""
 _LIMIT_BYTES = 1 << 31  # above, zip needs 64-bit fields; pieces are far smaller
 
 # Types that torch.save has a storage class for. All others are stored as bytes with the type beside them.
@@ -39,8 +46,8 @@ class Entry:
     """What surrounds the raw bytes of one shard.
 
     Attributes:
-        head: comes before them; its length is the offset of the raw bytes in the entry.
-        tail: comes after them.
+        head: comes before them; always :data:`HEAD_BYTES` long.
+        tail: comes after them; always :data:`TAIL_BYTES` long.
     """
 
     head: bytes
@@ -65,13 +72,14 @@ def entry(shard: Shard) -> Entry:
     if shard.nbytes >= _LIMIT_BYTES:
         raise ValueError(f"{shard.name}: a piece of {shard.nbytes} bytes is too large; cut it first")
     head, members = b"", []
-    for name, content in ((b"data.pkl", tensor_pickle(shard)), (b"byteorder", _BYTE_ORDER), (b"version", b"3\n")):
-        member = _Member(b"archive/" + name, len(content), zlib.crc32(content), len(head))
+    for name, content in zip(_NAMES, (tensor_pickle(shard), _BYTE_ORDER, b"3\n"), strict=False):
+        member = _Member(name, len(content), zlib.crc32(content), len(head))
         members.append(member)
-        head += _local_header(member, align=False) + content
-    data = _Member(b"archive/data/0", shard.nbytes, 0, len(head))
+        head += _local_header(member, 0) + content
+    data = _Member(_NAMES[-1], shard.nbytes, 0, len(head))
     members.append(data)
-    head += _local_header(data, align=True)
+    # An extra field of the private kind "FB", as torch uses it, fills the head up.
+    head += _local_header(data, HEAD_BYTES - len(head) - _LOCAL_BYTES - len(data.name))
     directory = b"".join(_directory_entry(member) for member in members)
     end = struct.pack("<4sHHHHIIH", _END, 0, 0, len(members), len(members), len(directory), len(head) + shard.nbytes, 0)
     return Entry(head, directory + end)
@@ -112,11 +120,9 @@ def index(tensors: Mapping[str, Sequence[StoredShard]]) -> bytes:
 
 
 def _place(item: StoredShard, number: int) -> tuple[Instance, Instance]:
-    around = entry(item.shard)
-    start = item.offset_bytes - len(around.head)
-    length = len(around.head) + item.size_bytes + len(around.tail)
     key = _instance("MetadataIndex", fqn=item.shard.name, offset=_size(item.shard.offsets), index=number)
-    info = {"relative_path": item.file, "offset": start, "length": length}
+    info = {"relative_path": item.file, "offset": item.offset_bytes - HEAD_BYTES,
+            "length": HEAD_BYTES + item.size_bytes + TAIL_BYTES}
     return key, Instance(Global(_FILESYSTEM, "_StorageInfo"), info)
 
 
@@ -134,14 +140,9 @@ def _size(extent: Extent) -> Call:
     return Call(Global("torch", "Size"), (extent,))
 
 
-def _local_header(member: _Member, *, align: bool) -> bytes:
-    """A member's header; padded, if asked, so that its content begins at a multiple of the alignment."""
-    fixed_bytes = 30 + len(member.name)
-    padding = b""
-    if align:
-        # An extra field of the private kind "FB", as torch uses it, is at least its own 4 bytes long.
-        missing = -(member.offset_bytes + fixed_bytes + 4) % ALIGNMENT_BYTES
-        padding = struct.pack("<2sH", b"FB", missing) + b"Z" * missing
+def _local_header(member: _Member, padding_bytes: int) -> bytes:
+    """A member's header; padded, if asked, by an extra field of that many bytes (at least the 4 of its own header)."""
+    padding = struct.pack("<2sH", b"FB", padding_bytes - 4).ljust(padding_bytes, b"Z") if padding_bytes else b""
     return struct.pack("<4sHHHHHIIIHH", _LOCAL, 0, 0x0800, 0, 0, 0, member.crc, member.size_bytes, member.size_bytes,
                        len(member.name), len(padding)) + member.name + padding
 

@@ -202,12 +202,20 @@ class SharedTier:
 
 
 def write_file(folder: Path, name: str, data: bytes) -> FileEntry:
-    """Write a small file of a checkpoint, private and on disk when this returns.
+    """Write a new small file of a checkpoint, private; its content is on disk when this returns.
+
+    Its name is on disk once :meth:`SharedTier.commit` has flushed the directory. It needs no rename: whatever is there
+    without a commit record does not exist.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: it cannot be written, or is there already.
     """
-    write_atomic(folder / name, data)
+    with storage_errors(folder / name):
+        handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
     return entry_of(name, data)
 
 

@@ -103,6 +103,14 @@ def test_entry_is_what_torch_save_writes(tmp_path: Path) -> None:
     assert ours.read("archive/byteorder") == theirs.read("theirs/byteorder")
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (1,) * 64, (2**31 + 7, 0), (3, 2**20)])
+def test_head_and_tail_have_one_length(shape: tuple[int, ...]) -> None:
+    """Whatever the shape, the raw bytes begin at the same place of the entry: its length needs no look into it."""
+    around = distcp.entry(Shard.whole("t", "float8_e4m3fn", shape))
+
+    assert (distcp.HEAD_BYTES, distcp.TAIL_BYTES) == (len(around.head), len(around.tail))
+
+
 def test_wrong_buffer_is_refused(tmp_path: Path) -> None:
     """Bytes that are not as many as the box has are an error, not a file."""
     with pytest.raises(ValueError, match="t: 3 bytes for a box of 4"):
