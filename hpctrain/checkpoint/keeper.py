@@ -172,7 +172,7 @@ class Keeper:
 
     def _still_leased(self, slot: Slot, epoch: int, connection: int) -> None:
         if slot.epoch != epoch or slot.lease != connection:
-            raise OvertakenError("another process has taken over this rank")
+            raise OvertakenError("a newer start of this rank has taken over; this process may no longer save")
 
     def _commit(self, connection: int, message: Message) -> Reply:
         name = _name(message["name"])
