@@ -75,14 +75,15 @@ class Recorder:
         if not _hooks:
             sys.addaudithook(_heard)  # it cannot be taken away again, but without listeners it costs next to nothing
             _hooks.append(_heard)
-        originals = os.fsync, os.fdatasync
+        originals = os.fsync, os.fdatasync, os.write
         os.fsync = os.fdatasync = lambda handle: self._flush(handle, originals[0])  # type: ignore[assignment]
+        os.write = lambda handle, data: self._write(handle, data, originals[2])  # type: ignore[assignment]
         _listeners.append(self._note)
         try:
             yield
         finally:
             _listeners.remove(self._note)
-            os.fsync, os.fdatasync = originals
+            os.fsync, os.fdatasync, os.write = originals
         self._note("the end")
 
     def _note(self, what: str) -> None:
@@ -106,6 +107,10 @@ class Recorder:
             change |= {(folder, name): after.get(name) for name in {*before, *after} if before.get(name) != after.get(name)}
         if change:
             self._pending.append(change)
+
+    def _write(self, handle: int, data: bytes, write: Callable[[int, bytes], int]) -> int:
+        self._note("write")
+        return write(handle, data)
 
     def _flush(self, handle: int, fsync: Callable[[int], None]) -> None:
         self._note("fsync")

@@ -17,7 +17,7 @@ from hpctrain.checkpoint.names import COMMIT, CheckpointName, rank_file
 from hpctrain.checkpoint.tier_shared import SharedTier
 from hpctrain.cli.main import invoke
 from hpctrain.testing.run_builder import RunBuilder
-from tests.unit.checkpoint.test_crash_points import save
+from tests.unit.checkpoint.test_crash_points import content, save
 
 STEPS = (1, 2, 3, 4, 5)
 
@@ -132,7 +132,9 @@ def test_show_counts(tier: SharedTier, capsys: pytest.CaptureFixture[str]) -> No
     """One checkpoint is shown with its files; without STEP it is the newest complete one."""
     shown = run_json(capsys, "show", "tiny")
 
-    assert (5, 2) == (shown["step"], len(shown["files"]))
+    assert (5, 5, 1) == (shown["step"], len(shown["files"]), shown["tensors"])
+    assert {"consumed": 50} == shown["data"]
+    assert 2 * len(content(CheckpointName(0, 5), 0)) == shown["parameters"]
     assert "step-00000005.i000" in run(capsys, "show", "tiny", "latest")[1]
     assert 3 == run_json(capsys, "show", "tiny", "step-00000003.i000")["step"]
 
