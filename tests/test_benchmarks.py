@@ -45,3 +45,28 @@ def test_submit(tmp_path: Path) -> None:
 
     assert 1.0 == ratios["sbatch SCRIPT"]
     assert {"hpctrain submit", "hpctrain.submit() from Python"} <= set(ratios)
+
+
+def test_checkpoint(tmp_path: Path) -> None:
+    """Saving and loading is measured against DCP, and everybody gets back what was saved."""
+    pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    ratios = rows_of("checkpoint.py", tmp_path)
+
+    assert 1.0 == ratios["DCP"]
+    assert {"hpctrain", "torch.save, fsync", "safetensors, fsync"} <= set(ratios)
+
+
+def test_checkpoint_campaign(tmp_path: Path) -> None:
+    """Twelve starts of four ranks are killed at random; nothing is lost or corrupt, and something was saved and restored."""
+    pytest.importorskip("torch")
+    argv = [sys.executable, str(ROOT / "benchmarks/checkpoint_campaign.py"), "--short"]
+    result = process.run(argv, timeout_s=250, env={**os.environ, "TMPDIR": str(tmp_path)}, cwd=str(tmp_path))
+    counts = {name: int(count) for name, count in re.findall(r"^\| (.+?) \| (\d+) \|$", result.stdout, re.MULTILINE)}
+
+    assert result.ok, result.stdout + result.stderr
+    assert 12 == counts["starts of 4 ranks ended by SIGKILL"]
+    assert (0, 0) == (counts["checkpoints lost"], counts["corrupt restores"])
+    assert counts["checkpoints saved"]
+    assert counts["starts that restored one"]
+    assert [] == list(tmp_path.iterdir())

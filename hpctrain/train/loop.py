@@ -22,6 +22,7 @@ from hpctrain.errors import RecipeError, StorageError
 from hpctrain.jobs.layout import RunDir
 from hpctrain.recipe.schema import Data, Recipe, Training
 from hpctrain.recipe.schema import Tokenizer as TokenizerSection
+from hpctrain.recipe.units import format_bytes
 from hpctrain.train import text, tokens
 from hpctrain.train.budget import BatchLayout, batch_layout, total_steps
 from hpctrain.train.data import DataCursor, Samples
@@ -71,7 +72,10 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     report = Reporter(
         run_dir, environment, heartbeat, log_every_steps=training.log_every_steps, tensorboard=recipe.tracking.tensorboard
     )
-    checkpointer = Checkpointer(checkpoint_config(recipe, run_dir), ranks=ranks, notify=report.event)
+    checkpointer = Checkpointer(
+        checkpoint_config(recipe, run_dir), ranks=ranks, notify=report.event,
+        progress=lambda done, of: heartbeat.beat("load", detail=f"{format_bytes(done)} of {format_bytes(of)} restored"),
+    )
     report.incarnation = checkpointer.incarnation
 
     # 2. The data: tokenised once, by rank 0, and mapped into memory by all.
