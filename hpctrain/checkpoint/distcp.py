@@ -8,13 +8,15 @@ own restore, which knows the offset of the raw bytes and opens nothing. Checksum
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hpctrain.checkpoint.pickle_text import Call, Global, Instance, Persistent, dumps
-from hpctrain.checkpoint.shards import Extent, Shard, StoredShard, strides
+from hpctrain.checkpoint.shards import Extent, Shard, StoredShard, dtype_bytes, strides
 
 ALIGNMENT_BYTES = 64
 """Entries, and the raw bytes in them, begin at multiples of this."""
@@ -71,33 +73,36 @@ def entry(shard: Shard) -> Entry:
     """
     if shard.nbytes >= _LIMIT_BYTES:
         raise ValueError(f"{shard.name}: a piece of {shard.nbytes} bytes is too large; cut it first")
+    return _entry(shard.dtype, shard.shape)
+
+
+@lru_cache(maxsize=1024)  # a model has few different shapes, and each thrice with its optimizer's state
+def _entry(dtype: str, shape: Extent) -> Entry:
+    size_bytes = math.prod(shape) * dtype_bytes(dtype)
     head, members = b"", []
-    for name, content in zip(_NAMES, (tensor_pickle(shard), _BYTE_ORDER, b"3\n"), strict=False):
+    for name, content in zip(_NAMES, (tensor_pickle(dtype, shape), _BYTE_ORDER, b"3\n"), strict=False):
         member = _Member(name, len(content), zlib.crc32(content), len(head))
         members.append(member)
         head += _local_header(member, 0) + content
-    data = _Member(_NAMES[-1], shard.nbytes, 0, len(head))
+    data = _Member(_NAMES[-1], size_bytes, 0, len(head))
     members.append(data)
     # An extra field of the private kind "FB", as torch uses it, fills the head up.
     head += _local_header(data, HEAD_BYTES - len(head) - _LOCAL_BYTES - len(data.name))
     directory = b"".join(_directory_entry(member) for member in members)
-    end = struct.pack("<4sHHHHIIH", _END, 0, 0, len(members), len(members), len(directory), len(head) + shard.nbytes, 0)
+    end = struct.pack("<4sHHHHIIH", _END, 0, 0, len(members), len(members), len(directory), len(head) + size_bytes, 0)
     return Entry(head, directory + end)
 
 
-def tensor_pickle(shard: Shard) -> bytes:
+def tensor_pickle(dtype: str, shape: Extent) -> bytes:
     """What ``torch.save`` says about a contiguous tensor on the CPU, except its bytes."""
     no_hooks = Call(Global("collections", "OrderedDict"), ())
-    storage = _STORAGES.get(shard.dtype)
+    count, storage = math.prod(shape), _STORAGES.get(dtype)
     if storage:
-        kind, count = Global("torch", storage), shard.numel
-    else:
-        kind, count = Global("torch.storage", "UntypedStorage"), shard.nbytes
-    place = Persistent(("storage", kind, "0", "cpu", count))
-    common = (place, 0, shard.shape, strides(shard.shape), False, no_hooks)
-    if storage:
-        return dumps(Call(Global("torch._utils", "_rebuild_tensor_v2"), common))
-    return dumps(Call(Global("torch._utils", "_rebuild_tensor_v3"), (*common, Global("torch", shard.dtype))))
+        place = Persistent(("storage", Global("torch", storage), "0", "cpu", count))
+        return dumps(Call(Global("torch._utils", "_rebuild_tensor_v2"), (place, 0, shape, strides(shape), False, no_hooks)))
+    place = Persistent(("storage", Global("torch.storage", "UntypedStorage"), "0", "cpu", count * dtype_bytes(dtype)))
+    arguments = (place, 0, shape, strides(shape), False, no_hooks, Global("torch", dtype))
+    return dumps(Call(Global("torch._utils", "_rebuild_tensor_v3"), arguments))
 
 
 def index(tensors: Mapping[str, Sequence[StoredShard]]) -> bytes:

@@ -23,6 +23,7 @@ from hpctrain.files import PRIVATE_FILE
 CHUNK_BYTES = 1024 * 1024
 """Hashed twice and written while it is still in the processor's cache."""
 
+_SMALL_BYTES = 64 * 1024
 _WRITE_BACK_BYTES = 64 * 1024 * 1024
 
 
@@ -77,21 +78,37 @@ class _Output:
         self._digest = xxhash.xxh3_128()
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
         self._sent_bytes = 0
+        self._waiting = bytearray()
 
     def align(self) -> None:
         self.write(b"\0" * (-self.size_bytes % ALIGNMENT_BYTES))
 
     def write(self, data: bytes | memoryview) -> None:
-        self._digest.update(data)
         self.size_bytes += len(data)
+        if len(data) < _SMALL_BYTES:  # heads, tails and tiny tensors: collected, as each call costs more than its bytes
+            self._waiting += data
+            if len(self._waiting) >= CHUNK_BYTES:
+                self._flush()
+            return
+        self._flush()
+        self._send(data)
+
+    def finish(self) -> FileEntry:
+        self._flush()
+        os.fsync(self._handle)
+        return FileEntry(self.name, self.size_bytes, self._digest.hexdigest())
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._send(self._waiting)
+            self._waiting = bytearray()
+
+    def _send(self, data: bytes | bytearray | memoryview) -> None:
+        self._digest.update(data)
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._handle, rest):]
         self._start_write_back()
-
-    def finish(self) -> FileEntry:
-        os.fsync(self._handle)
-        return FileEntry(self.name, self.size_bytes, self._digest.hexdigest())
 
     def close(self) -> None:
         os.close(self._handle)

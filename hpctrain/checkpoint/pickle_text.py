@@ -61,14 +61,15 @@ class _Text:
         self._memo: dict[Any, int] = {}
 
     def put(self, value: Any) -> None:
-        if value is None or isinstance(value, bool):
-            self.parts.append({None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}[value])
-        elif isinstance(value, int):
+        kind = type(value)
+        if kind is int:
             self.parts.append(_integer(value))
-        elif isinstance(value, (str, Global)):
+        elif kind is str or kind is Global:
             self._remember(value)
-        elif isinstance(value, (tuple, list, dict)):
+        elif kind is tuple or kind is dict or kind is list:
             self._container(value)
+        elif value is None or kind is bool:
+            self.parts.append({None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}[value])
         else:
             self._object(value)
 
