@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpctrain.train.checkpoint_export import Dress
 
 
-@click.command("copy", epilog=examples(
+@click.command("copy", short_help="Copy a checkpoint to another place, verified.", epilog=examples(
     "hpctrain checkpoints copy latest latest /archive/my-run", "hpctrain checkpoints copy 4711 40 ~/keep --dry-run",
 ))
 @run_argument
@@ -52,7 +52,7 @@ def copy(run: str, step: str, dest: Path, dry_run: bool, output: str) -> None:
         click.echo(f"{'would copy' if dry_run else 'copied'} {item.name} to {folder}  {format_bytes(item.size_bytes)}")
 
 
-@click.command("export", epilog=examples(
+@click.command("export", short_help="Write the model so that transformers loads it.", epilog=examples(
     "hpctrain checkpoints export latest latest my-model", "hpctrain checkpoints export 4711 40 my-model --dtype bfloat16",
 ))
 @run_argument

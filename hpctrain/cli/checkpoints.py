@@ -27,7 +27,9 @@ def checkpoints() -> None:
     """
 
 
-@checkpoints.command("list", epilog=examples("hpctrain checkpoints list latest", "hpctrain checkpoints list 4711 -o json"))
+@checkpoints.command("list", short_help="List a run's checkpoints, newest first.", epilog=examples(
+    "hpctrain checkpoints list latest", "hpctrain checkpoints list 4711 -o json",
+))
 @run_argument
 @output_option
 def list_(run: str, output: str) -> None:
@@ -46,7 +48,9 @@ def list_(run: str, output: str) -> None:
             if place.run else "Name a run, or the directory that holds step-... directories.")
 
 
-@checkpoints.command("show", epilog=examples("hpctrain checkpoints show latest latest", "hpctrain checkpoints show 4711 40"))
+@checkpoints.command("show", short_help="Show what is in one checkpoint.", epilog=examples(
+    "hpctrain checkpoints show latest latest", "hpctrain checkpoints show 4711 40",
+))
 @run_argument
 @click.argument("step", metavar="STEP", default="latest")
 @output_option
@@ -64,7 +68,7 @@ def show(run: str, step: str, output: str) -> None:
         click.echo(details(item, found, time.time()))
 
 
-@checkpoints.command("verify", epilog=examples(
+@checkpoints.command("verify", short_help="Read every byte and compare it with what was saved.", epilog=examples(
     "hpctrain checkpoints verify latest", "hpctrain checkpoints verify latest 40", "hpctrain checkpoints verify 4711 --all",
 ))
 @run_argument
@@ -115,7 +119,9 @@ def _damaged(bad: int, total: int, place: Place) -> int:
     )
 
 
-@checkpoints.command("pin", epilog=examples("hpctrain checkpoints pin latest 40 --reason 'before the data change'"))
+@checkpoints.command("pin", short_help="Keep a checkpoint whatever the retention says.", epilog=examples(
+    "hpctrain checkpoints pin latest 40 --reason 'before the data change'",
+))
 @run_argument
 @click.argument("step", metavar="STEP")
 @click.option("--reason", default="", help="Why; 'list' shows it.")
@@ -130,7 +136,9 @@ def pin(run: str, step: str, reason: str, output: str) -> None:
     _tell_pin(str(item.name), pinned=True, changed=item.pin is None, output=output)
 
 
-@checkpoints.command("unpin", epilog=examples("hpctrain checkpoints unpin latest 40"))
+@checkpoints.command("unpin", short_help="Let the retention decide again.", epilog=examples(
+    "hpctrain checkpoints unpin latest 40",
+))
 @run_argument
 @click.argument("step", metavar="STEP")
 @output_option
@@ -152,7 +160,7 @@ def _tell_pin(name: str, *, pinned: bool, changed: bool, output: str) -> None:
         click.echo(f"{name} is {state}" if changed else f"{name} was {state} already")
 
 
-@checkpoints.command("prune", epilog=examples(
+@checkpoints.command("prune", short_help="Remove old checkpoints.", epilog=examples(
     "hpctrain checkpoints prune latest --dry-run", "hpctrain checkpoints prune 4711 --keep-last 1",
 ))
 @run_argument
