@@ -6,6 +6,7 @@ One file's tensors are in memory at a time, and every byte is verified on the wa
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hpctrain.checkpoint.fill import load_tensors
 from hpctrain.checkpoint.manifest import Manifest
 from hpctrain.checkpoint.shard_reader import DamagedError
 from hpctrain.checkpoint.weight_files import MODEL, WeightFile, index_of
-from hpctrain.errors import CheckpointError
+from hpctrain.errors import CheckpointError, StorageError
 from hpctrain.files import PRIVATE_FILE, storage_errors, write_json_atomic
 
 
@@ -34,8 +35,10 @@ def write_weights(
         CheckpointError: the checkpoint is damaged.
         StorageError: a file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    _check_room(folder, sum(file.size_bytes for file in files))
     for file in files:
         try:
             loaded = load_tensors(source, manifest, [MODEL + name for name in file.tensors])
@@ -43,12 +46,24 @@ def write_weights(
             raise CheckpointError(f"it cannot be exported: {error}", where=str(source)) from None
         path = folder / file.name
         with storage_errors(path):
-            save_file({name: _stored(loaded[MODEL + name], dtype) for name in file.tensors}, path, {"format": "pt"})
+            try:
+                save_file({name: _stored(loaded[MODEL + name], dtype) for name in file.tensors}, path, {"format": "pt"})
+            except SafetensorError as error:  # also where the disk is full
+                raise StorageError(f"cannot write: {error}", where=str(path)) from None
             path.chmod(PRIVATE_FILE)
             sync_file(path)
         on_bytes(file.size_bytes)
     if len(files) > 1:
         write_json_atomic(folder / "model.safetensors.index.json", index_of(files))
+
+
+def _check_room(folder: Path, size_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < size_bytes:
+        raise StorageError(
+            f"the model needs {size_bytes:,} bytes, {free_bytes:,} are free", where=str(folder.parent),
+            hint="choose another place",
+        )
 
 
 def sync_file(path: Path) -> None:

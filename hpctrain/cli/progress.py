@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from types import TracebackType
@@ -49,10 +50,12 @@ class ByteProgress:
             click.echo("\r\x1b[K" + self._line(now - self._started), err=True, nl=False)
 
     def _line(self, seconds: float) -> str:
-        from hpctrain.jobs.text import bar, duration
+        from hpctrain.jobs.text import bar, cut, duration
         from hpctrain.recipe.units import format_bytes
 
         share, rate = min(1.0, self._done / self._total), self._done / max(seconds, 1e-6)
         left = duration((self._total - self._done) / rate) if self._done else "-"
-        return (f"{self._title}  {bar(share, CELLS)} {share:4.0%}  {format_bytes(self._done)} of "
-                f"{format_bytes(self._total)}  {format_bytes(rate)}/s  {left} left")
+        text = (f"{self._title}  {bar(share, CELLS)} {share:4.0%}  {format_bytes(rate)}/s  {left} left  "
+                f"{format_bytes(self._done)} of {format_bytes(self._total)}")
+        # A line that wraps could not be drawn over.
+        return cut(text, shutil.get_terminal_size().columns - 1)

@@ -261,6 +261,33 @@ def test_every_bit_counts(used: Disk, file: str) -> None:
     assert () == verify(used.tier, OLD).problems
 
 
+def test_large_files_are_read_whole(used: Disk) -> None:
+    """The same for a file of many pieces, at its ends, at the ends of the pieces and in between."""
+    used.tier.prepare(NEW)
+    folder, size = used.tier.folder(NEW), 9 * 2**20 + 17
+    shard = Shard.whole("model.large", "uint8", (size,))
+    _, manifest = merge(NEW, [write_share(folder, 0, [(shard, bytes(size))], "{}")])
+    used.tier.commit(NEW, manifest, time=0.0, reason="test", world={})
+    path = folder / tensor_file(0)
+    end = path.stat().st_size
+    places = {0, end - 1, 4 * 2**20 - 1, 4 * 2**20, 8 * 2**20, *range(2049, end, end // 40)}
+    unnoticed = [place for place in sorted(places) if not spoilt(used.tier, path, place)]
+
+    assert [] == unnoticed
+    assert () == verify(used.tier, NEW).problems
+
+
+def spoilt(tier: SharedTier, path: Path, place: int) -> tuple[str, ...]:
+    """What is found while one bit is another."""
+    with path.open("r+b", buffering=0) as file:
+        original = os.pread(file.fileno(), 1, place)
+        os.pwrite(file.fileno(), bytes([original[0] ^ 1 << place % 8]), place)
+        try:
+            return verify(tier, NEW).problems
+        finally:
+            os.pwrite(file.fileno(), original, place)
+
+
 @pytest.mark.parametrize("lie", ["file", "directory"])
 def test_missing_flush_is_noticed(used: Disk, lie: str) -> None:
     """The states are the right ones: if files or directories were not flushed, checkpoints would be lost or broken."""

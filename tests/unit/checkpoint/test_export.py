@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hpctrain import process
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -151,3 +155,21 @@ def test_damaged_checkpoint_is_not_exported(tmp_path: Path, capsys: pytest.Captu
     assert 13 == export(root, "3", tmp_path / "model", "--weights-only")
     assert "damaged" in capsys.readouterr().err
     assert ["checkpoints"] == [path.name for path in tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+def test_full_disk_is_an_error_of_one_line(tmp_path: Path) -> None:
+    """A model that does not fit is refused before it is written; nothing is left behind."""
+    root = saved(tmp_path / "checkpoints", torch.nn.Linear(1024, 1024))
+    (tmp_path / "small").mkdir()
+    unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(tmp_path / "small")]
+    if not process.run([*unshare, *mount], timeout_s=20).ok:
+        pytest.skip("mounting a small file system of one's own is not allowed here")
+    script = '"$@" || exit 1; exec "$PY" -m hpctrain checkpoints export "$ROOT" 3 "$SMALL/model" --weights-only'
+    env = {**os.environ, "PY": sys.executable, "ROOT": str(root), "SMALL": str(tmp_path / "small")}
+    result = process.run([*unshare, "sh", "-c", script, "sh", *mount], timeout_s=120, env=env)
+
+    assert 9 == result.returncode, result.stderr
+    assert "bytes, " in result.stderr
+    assert "Traceback" not in result.stderr
