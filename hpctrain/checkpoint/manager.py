@@ -17,28 +17,28 @@ next boundary; it never fails the training step.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hpctrain.checkpoint import codec, names, pins, torch_state
+from hpctrain.checkpoint import codec, torch_state
 from hpctrain.checkpoint.capture import Capture, capture
+from hpctrain.checkpoint.commit import Committer, claim, discard
 from hpctrain.checkpoint.config import CheckpointConfig
 from hpctrain.checkpoint.fill import Progress
 from hpctrain.checkpoint.manifest import CommitRecord, Manifest
 from hpctrain.checkpoint.names import CheckpointName
-from hpctrain.checkpoint.ranks import Ranks, error_of, lowest_error
+from hpctrain.checkpoint.ranks import Ranks, error_of
 from hpctrain.checkpoint.restore import Source, restore
 from hpctrain.checkpoint.schedule import Decision, retry_step
 from hpctrain.checkpoint.shard_reader import ShardReader
 from hpctrain.checkpoint.tier_shared import SharedTier
-from hpctrain.checkpoint.write import Share, check_shares, merge, write_share
+from hpctrain.checkpoint.write import Share, write_share
 from hpctrain.clock import Clock, SystemClock
-from hpctrain.errors import CheckpointError, HpctrainError
+from hpctrain.errors import CheckpointError
 
 Notify = Callable[[str, str, int, Mapping[str, Any]], None]
 """Called on rank 0 with an event's kind, reason, step and evidence."""
@@ -91,7 +91,8 @@ class Checkpointer:
         self._saved_step: int | None = None
         self._failures = 0
         self._retry_at: int | None = None
-        self.incarnation: int = self.ranks.on_first(self._claim)
+        self.incarnation: int = self.ranks.on_first(lambda: claim(self._tier, self.config.incarnation))
+        self._committer = Committer(self._tier, self.incarnation)
 
     @classmethod
     def from_env(cls) -> Checkpointer:
@@ -183,14 +184,14 @@ class Checkpointer:
         if error:
             self._failures += 1
             self._retry_at = retry_step(step, self._failures)
-            self.ranks.on_first(lambda: self._discard(name))
+            self.ranks.on_first(lambda: discard(self._tier, name))
             self._tell("checkpoint.failed", f"step {step} was not saved: {error}", step, {"cause": reason})
             return SaveResult(step, error)
         self._saved(step)
         seconds = self._clock.monotonic() - started
         evidence = {"checkpoint": str(name), "cause": reason, "seconds": round(seconds, 4), "size_bytes": size_bytes}
         self._tell("checkpoint.saved", f"{name} ({reason})", step, evidence)
-        self.ranks.on_first(self._prune)
+        self.ranks.on_first(lambda: self._committer.prune(self.config.retention))
         return SaveResult(step)
 
     def has_checkpoint(self) -> bool:
@@ -205,7 +206,7 @@ class Checkpointer:
 
     def _write(self, name: CheckpointName, reason: str) -> tuple[str, int]:
         """Write and commit; every rank returns the same error ("" for none) and size."""
-        error = self.ranks.on_first(lambda: self._prepare(name))
+        error = self.ranks.on_first(lambda: self._committer.prepare(name))
         if error:
             return error, 0
         collected: list[tuple[Capture, str]] = []
@@ -218,14 +219,14 @@ class Checkpointer:
         error = error_of(lambda: written.append(write_share(
             folder, rank, captured.buffers(), own, aliases=captured.aliases, replicated=captured.fingerprint)))
         gathered = self.ranks.gather((error, written))
-        return self.ranks.on_first(lambda: self._commit(name, reason, gathered))
+        world = {"world_size": self.ranks.world_size, **self.config.world}
+        return self.ranks.on_first(
+            lambda: self._committer.commit(name, gathered, time=self._clock.time(), reason=reason, world=world)
+        )
 
     def _saved(self, step: int) -> None:
         self._saved_step, self._last_save = step, self._clock.monotonic()
         self._failures, self._retry_at = 0, None
-
-    def _prepare(self, name: CheckpointName) -> str:
-        return self._fence_error() or error_of(lambda: self._tier.prepare(name))
 
     def _collect(self) -> tuple[Capture, str]:
         """This rank's share of the tensors, and the rest of its state as JSON."""
@@ -235,71 +236,6 @@ class Checkpointer:
             tree["rng"] = self._rng.state_dict()
         text = json.dumps(codec.encode(tree), separators=(",", ":"))
         return capture(tensors, self.ranks.rank, self.ranks.world_size), text
-
-    def _commit(self, name: CheckpointName, reason: str, gathered: list[tuple[str, list[Share]]]) -> tuple[str, int]:
-        # First of all: who has been overtaken may have failed just because the newcomer tidied up.
-        error = self._fence_error() or lowest_error([text for text, _ in gathered])
-        if error:
-            return error, 0
-        shares = [share for _, written in gathered for share in written]
-        manifests: list[Manifest] = []
-        error = error_of(lambda: manifests.append(self._write_index(name, shares)))
-        if error:
-            return error, 0
-        # Once more: a newer incarnation may have come while the index was written.
-        error = self._fence_error()
-        if error:
-            return error, 0
-        world = {"world_size": self.ranks.world_size, **self.config.world}
-        manifest, time = manifests[0], self._clock.time()
-        error = error_of(lambda: self._tier.commit(name, manifest, time=time, reason=reason, world=world))
-        return error, manifest.size_bytes
-
-    def _write_index(self, name: CheckpointName, shares: list[Share]) -> Manifest:
-        check_shares(shares)
-        index, manifest = merge(name, shares)
-        entry = self._tier.write(self._tier.folder(name), names.METADATA, index)
-        return replace(manifest, files=(*manifest.files, entry))
-
-    def _discard(self, name: CheckpointName) -> None:
-        # What cannot be removed now has no commit record, and the next start removes it.
-        with contextlib.suppress(HpctrainError, OSError):
-            self._tier.discard(name)
-
-    def _prune(self) -> None:
-        # What cannot be seen or removed now is removed after a later save.
-        with contextlib.suppress(OSError):
-            complete = self._tier.checkpoints(committed=True)
-            pinned = [name for name in complete if pins.is_pinned(self._tier.folder(name))]
-            for name in self.config.retention.superseded(complete, pinned):
-                self._discard(name)
-
-    # --- one writer at a time -------------------------------------------------------------------------------------
-
-    def _claim(self) -> int:
-        newest = names.newest_incarnation(self._tier.entries())
-        incarnation = newest + 1 if self.config.incarnation is None else self.config.incarnation
-        if newest > incarnation:
-            raise _fenced(incarnation, newest, self.config.root)
-        self._tier.claim(incarnation)
-        for name in self._tier.checkpoints(committed=False):
-            if name.incarnation <= incarnation:
-                self._discard(name)
-        return incarnation
-
-    def _fence_error(self) -> str:
-        """Why it cannot be told whether a newer incarnation has taken over (then nothing may be committed); "" if none has.
-
-        Raises:
-            FencedError: one has.
-        """
-        try:
-            newest = names.newest_incarnation(self._tier.entries())
-        except OSError as error:
-            return f"the directory cannot be read: {error.strerror}"
-        if newest > self.incarnation:
-            raise _fenced(self.incarnation, newest, self.config.root)
-        return ""
 
     # --- restoring ------------------------------------------------------------------------------------------------
 
@@ -333,14 +269,3 @@ class Checkpointer:
     def _tell(self, kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:
         if self._notify is not None and self.ranks.is_first:
             self._notify(kind, reason, step, evidence)
-
-
-class FencedError(CheckpointError):
-    """A newer incarnation of the ranks has taken over the directory."""
-
-
-def _fenced(mine: int, newest: int, root: Any) -> FencedError:
-    return FencedError(
-        f"incarnation {newest} has taken over; incarnation {mine} may no longer save", where=str(root),
-        hint="an old process of this run is still alive, or the directory belongs to another run",
-    )
