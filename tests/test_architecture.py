@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib.metadata
 import re
 import sys
 from collections.abc import Iterable
@@ -397,6 +398,8 @@ def _is_text_run(node: ast.Call, names: set[str]) -> bool:
 
 # ---------------------------------------------------------------- packaging and portability
 
+ACCELERATOR = re.compile(r"^(nvidia|cuda|triton)(-|$)")
+
 TEXT = {".py", ".sh", ".md", ".cfg", ".toml", ".txt", ".in", ".yaml", ".yml", ".json", ".tmpl", ".j2", ".conf", ".service"}
 
 
@@ -418,6 +421,30 @@ def test_packages_are_listed() -> None:
     shipped = {line.split("=")[0].strip() for line in setup["options"]["package_dir"].strip().split("\n")}
 
     assert found | shipped == listed
+
+
+def test_everything_that_is_installed_is_pinned() -> None:
+    """constraints.txt names every package that hpctrain[train,test] brings in, directly or not, but for accelerators."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0] for line in lines if line and not line.startswith("#")}
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    todo = [line for key in ("train", "test") for line in setup["options.extras_require"][key].split("\n")]
+    todo += setup["options"]["install_requires"].split("\n")
+    seen: set[str] = set()
+    while todo:
+        line = todo.pop()
+        name = re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", line.strip())[0]).lower()
+        if not name or name in seen or "extra ==" in line or ACCELERATOR.match(name):
+            continue
+        try:
+            todo += importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another Python or platform
+        seen.add(name)
+
+    assert {"torch", "transformers", "pytest"} <= seen
+    nothing(seen - pinned)
 
 
 def test_no_file_names_the_machine_it_was_written_on() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -240,13 +241,15 @@ def test_run_directory_may_have_any_name(value: str, bench: Bench) -> None:
 
 def test_signals_are_forwarded_and_the_exit_code_kept(tmp_path: Path) -> None:
     """USR1 and TERM reach the coordinator while the shell waits, and its exit code becomes the job's."""
-    stub = tmp_path / "python"
-    stub.write_text(
-        f"#!{sys.executable}\nimport pathlib, signal, sys, time\n"
+    stub, code = tmp_path / "python", tmp_path / "coordinator.py"
+    code.write_text(
+        "import pathlib, signal, sys, time\n"
         "signal.signal(signal.SIGUSR1, lambda *a: print('got USR1', flush=True))\n"
         "signal.signal(signal.SIGTERM, lambda *a: (print('got TERM', flush=True), sys.exit(7)))\n"
         f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\nwhile True: time.sleep(1)\n"
     )
+    # Through sh: an interpreter whose path has a blank cannot stand in a "#!" line.
+    stub.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(code))}\n")
     stub.chmod(0o700)
     script = tmp_path / "job.sh"
     script.write_text(render(plan(place=Place("r", "/r", str(stub))), TEMPLATE_TEXT, package_dir=PACKAGE))
