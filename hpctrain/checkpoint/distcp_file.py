@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ CHUNK_BYTES = 1024 * 1024
 """Hashed twice and written while it is still in the processor's cache."""
 
 _SMALL_BYTES = 64 * 1024
-_WRITE_BACK_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,6 @@ class _Output:
         self.name, self.size_bytes = path.name, 0
         self._digest = xxhash.xxh3_128()
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
-        self._sent_bytes = 0
         self._waiting = bytearray()
 
     def align(self) -> None:
@@ -108,15 +105,6 @@ class _Output:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._handle, rest):]
-        self._start_write_back()
 
     def close(self) -> None:
         os.close(self._handle)
-
-    def _start_write_back(self) -> None:
-        """Let the disk begin with what is written, so that the flush at the end waits for the last part only."""
-        if self.size_bytes - self._sent_bytes < _WRITE_BACK_BYTES:
-            return
-        with suppress(OSError):  # an advice, which not every file system takes
-            os.posix_fadvise(self._handle, self._sent_bytes, self.size_bytes - self._sent_bytes, os.POSIX_FADV_DONTNEED)
-        self._sent_bytes = self.size_bytes

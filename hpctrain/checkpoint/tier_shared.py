@@ -131,7 +131,7 @@ class SharedTier:
             StorageError: they could not be written; the checkpoint does not exist.
         """
         folder = self.folder(name)
-        write_atomic(folder / names.MANIFEST, manifest)
+        write_file(folder, names.MANIFEST, manifest)
         with storage_errors(self.root):
             sync_dir(folder)
             sync_dir(self.root)
