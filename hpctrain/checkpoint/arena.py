@@ -129,7 +129,9 @@ def shards_text(shards: Iterable[Shard]) -> bytes:
     return json.dumps(rows, separators=(",", ":")).encode()
 
 
-def meta_text(shards: bytes, own_state: str, world: Mapping[str, Any], reason: str) -> bytes:
+def meta_text(
+    shards: bytes, own_state: str, world: Mapping[str, Any], reason: str, share: Mapping[str, Any] | None = None
+) -> bytes:
     """The meta region.
 
     Args:
@@ -137,8 +139,10 @@ def meta_text(shards: bytes, own_state: str, world: Mapping[str, Any], reason: s
         own_state: JSON of what is not a tensor.
         world: layout of the ranks.
         reason: why it is saved.
+        share: what else is to be known of this rank's share: tied tensors, what all ranks must have alike.
     """
-    own, about = json.dumps(own_state).encode(), json.dumps({"world": dict(world), "reason": reason}).encode()
+    own = json.dumps(own_state).encode()
+    about = json.dumps({"world": dict(world), "reason": reason, "share": dict(share or {})}).encode()
     return b'{"shards":' + shards + b',"own_state":' + own + b',"about":' + about + b"}"
 
 
@@ -150,6 +154,7 @@ class Meta:
     own_state: str
     world: Mapping[str, Any]
     reason: str
+    share: Mapping[str, Any]
 
     @classmethod
     def from_bytes(cls, text: bytes) -> Meta:
@@ -163,7 +168,7 @@ class Meta:
             shards = tuple(Shard(name, dtype, tuple(total), tuple(first), tuple(shape))
                            for name, dtype, total, first, shape in record["shards"])
             about = record["about"]
-            return cls(shards, str(record["own_state"]), dict(about["world"]), str(about["reason"]))
+            return cls(shards, str(record["own_state"]), dict(about["world"]), str(about["reason"]), dict(about["share"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"the meta region lacks {error}") from None
 

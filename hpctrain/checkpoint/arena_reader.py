@@ -28,11 +28,16 @@ _THREADS = 4
 class ArenaCheckpoint:
     """The shards and the state of one rank; a context manager. While it is open, its memory is not reused.
 
+    Args:
+        wait_s: for the keeper to finish hashing it.
+        verify: compare all hashes now; if not, the caller does while it copies.
+
     Attributes:
         shards: where the bytes of each shard lie in the block.
         own_state: JSON of what is not a tensor.
         world: layout of the ranks that saved it.
         reason: why it was saved.
+        share: what else was said of it; see :func:`hpctrain.checkpoint.arena.meta_text`.
 
     Raises:
         ValueError: something in it is damaged; the message says what.
@@ -40,8 +45,9 @@ class ArenaCheckpoint:
         WireError: the keeper is gone.
     """
 
-    def __init__(self, client: KeeperClient, rank: int, name: CheckpointName, *, wait_s: float = 60.0) -> None:
-        self._client = client
+    def __init__(self, client: KeeperClient, rank: int, name: CheckpointName, *, wait_s: float = 60.0,
+                 verify: bool = True) -> None:
+        self._client, self._verifies = client, verify
         answer, handle = client.request_handle(
             "open", rank=rank, name=[name.incarnation, name.step], wait_s=wait_s, extra_s=wait_s
         )
@@ -64,14 +70,15 @@ class ArenaCheckpoint:
             raise ValueError(f"the block holds step {header.step} of incarnation {header.incarnation}")
         meta, layout = arena_memory.read_meta(handle, header)
         digests = arena_memory.read_seal(handle, header)
-        self.own_state, self.world, self.reason = meta.own_state, meta.world, meta.reason
+        self.own_state, self.world, self.reason, self.share = meta.own_state, meta.world, meta.reason, meta.share
         self.header: Header = header
         self._map = arena_memory.map_block(handle, writable=False)
         self.shards = [
             StoredShard(shard, FILE, offset, shard.nbytes, digest.hex())
             for shard, offset, digest in zip(meta.shards, layout.shard_offsets, digests, strict=True)
         ]
-        self._verify()
+        if self._verifies:
+            self._verify()
 
     def _verify(self) -> None:
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:

@@ -13,6 +13,26 @@ from hpctrain.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
+class RamConfig:
+    """The tier in the node's memory, which survives the ranks.
+
+    Attributes:
+        every_steps: a copy is made at multiples of this.
+        history: checkpoints to keep besides the newest, while memory allows.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+
+    every_steps: int = 1
+    history: int = 0
+
+    def __post_init__(self) -> None:
+        if self.every_steps < 1 or self.history < 0:
+            raise ValueError(f"every_steps {self.every_steps} must be at least 1, and history {self.history} at least 0")
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointConfig:
     """Where, when and how many.
 
@@ -23,6 +43,7 @@ class CheckpointConfig:
         incarnation: of this start of the ranks (:data:`hpctrain.ids.Incarnation`); None takes the next one after the
             newest in the directory, for launchers that do not count.
         world: layout of the ranks, stored with every checkpoint.
+        ram: the tier in memory; None for none.
     """
 
     root: Path
@@ -30,6 +51,7 @@ class CheckpointConfig:
     retention: Retention = field(default_factory=Retention)
     incarnation: int | None = None
     world: Mapping[str, Any] = field(default_factory=dict)
+    ram: RamConfig | None = None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> CheckpointConfig:

@@ -183,7 +183,7 @@ class Keeper:
             size_bytes=int(message["size_bytes"]), meta_xxh3=bytes.fromhex(message["meta_xxh3"]),
         )
         with self._changed:
-            slot = self._table.commit(connection, int(message["slot"]), name)
+            slot = self._table.commit(connection, int(message["slot"]), name, header.world_size)
             arena_memory.write_header(self._memory.handles[slot.generation], header)
             self._to_seal.put((slot, slot.epoch))
             self._changed.notify_all()
@@ -231,6 +231,7 @@ class Keeper:
             used = sum(slot.size_bytes for slot in self._table.all())
             return {
                 "ranks": {str(rank): [[name.incarnation, name.step] for name in names] for rank, names in held.items()},
+                "whole": [[name.incarnation, name.step] for name in self._table.whole()],
                 "common": None if common is None else [common.incarnation, common.step],
                 "incarnation": self._table.incarnation, "allocated_bytes": used,
             }, None

@@ -38,6 +38,7 @@ class Slot:
         lease: connection that may fill it; None when nobody may.
         name: checkpoint that it holds; None when it holds none.
         pins: readers that must not see it change.
+        world_size: number of ranks that saved what it holds.
     """
 
     rank: int
@@ -48,6 +49,7 @@ class Slot:
     lease: int | None = None
     name: CheckpointName | None = None
     pins: int = 0
+    world_size: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -129,7 +131,7 @@ class SlotTable:
         slot.epoch += 1
         return slot
 
-    def commit(self, connection: int, index: int, name: CheckpointName) -> Slot:
+    def commit(self, connection: int, index: int, name: CheckpointName, world_size: int = 1) -> Slot:
         """From now on the slot holds this checkpoint.
 
         Raises:
@@ -144,7 +146,7 @@ class SlotTable:
         for other in self.slots[rank]:
             if other.name == name:
                 other.name = None  # the same step, saved again
-        slot.lease, slot.name = None, name
+        slot.lease, slot.name, slot.world_size = None, name, world_size
         return slot
 
     def find(self, rank: int, name: CheckpointName) -> Slot:
@@ -161,6 +163,12 @@ class SlotTable:
     def holdings(self) -> dict[int, list[CheckpointName]]:
         """Complete checkpoints by rank, oldest first."""
         return {rank: sorted(slot.name for slot in slots if slot.name is not None) for rank, slots in self.slots.items()}
+
+    def whole(self) -> list[CheckpointName]:
+        """Checkpoints of which the parts of all ranks that saved are here, oldest first."""
+        held = self.holdings()
+        return [slot.name for slot in sorted(self.slots.get(0, []), key=lambda slot: slot.name or CheckpointName(-1, -1))
+                if slot.name is not None and all(slot.name in held.get(rank, ()) for rank in range(slot.world_size))]
 
     def newest_common(self) -> CheckpointName | None:
         """The newest checkpoint that every rank that is here now holds; None when there is none."""

@@ -22,11 +22,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpctrain.checkpoint import codec, torch_state
 from hpctrain.checkpoint.capture import Capture, capture
-from hpctrain.checkpoint.commit import Committer, claim, discard
+from hpctrain.checkpoint.commit import Committer, claim, discard, fenced
 from hpctrain.checkpoint.config import CheckpointConfig
 from hpctrain.checkpoint.fill import Progress
 from hpctrain.checkpoint.manifest import CommitRecord, Manifest
@@ -39,6 +39,9 @@ from hpctrain.checkpoint.tier_shared import SharedTier
 from hpctrain.checkpoint.write import Share, write_share
 from hpctrain.clock import Clock, SystemClock
 from hpctrain.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from hpctrain.checkpoint.tier_ram_saves import RamSaves
 
 Notify = Callable[[str, str, int, Mapping[str, Any]], None]
 """Called on rank 0 with an event's kind, reason, step and evidence."""
@@ -93,6 +96,11 @@ class Checkpointer:
         self._retry_at: int | None = None
         self.incarnation: int = self.ranks.on_first(lambda: claim(self._tier, self.config.incarnation))
         self._committer = Committer(self._tier, self.incarnation)
+        self._ram: RamSaves | None = None
+        if self.config.ram is not None:
+            from hpctrain.checkpoint.tier_ram_saves import open_ram
+
+            self._ram = open_ram(self.config, self.incarnation, self.ranks, self._clock, self._tell)
 
     @classmethod
     def from_env(cls) -> Checkpointer:
@@ -133,16 +141,20 @@ class Checkpointer:
         Raises:
             CheckpointError: there are checkpoints but none can be used, or it does not fit what is registered.
         """
-        candidates = self.ranks.on_first(lambda: self._tier.checkpoints(committed=True))
+        durable = self.ranks.on_first(lambda: self._tier.checkpoints(committed=True))
+        in_memory = self._ram.complete() if self._ram is not None else []
         skipped: list[str] = []
-        for name in reversed(candidates):
-            reason = self._try_restore(name)
+        # The newest first; where both tiers have it, memory first, because it is faster.
+        for name, is_durable in sorted([(name, True) for name in durable] + [(name, False) for name in in_memory],
+                                       key=lambda item: (item[0], not item[1]), reverse=True):
+            reason = self._try_restore(name, None if is_durable else self._ram)
             if not reason:
                 self._saved(name.step)
+                self._saved_step = name.step if name in durable else None
                 return name.step
             skipped.append(f"{name}: {reason}")
             self._tell("checkpoint.skipped", f"{name} is passed over: {reason}", name.step, {"checkpoint": str(name)})
-        if skipped:
+        if skipped and durable:  # memory that is damaged and holds all there was leaves nothing to mend
             raise CheckpointError(
                 f"there are {len(skipped)} checkpoints and none can be used: " + "; ".join(skipped),
                 where=str(self.config.root),
@@ -163,6 +175,8 @@ class Checkpointer:
             due: rank 0's :meth:`due`, if the caller has already told all ranks (the trainer sends it along with its
                 loss); None lets this call agree on it.
         """
+        if self._ram is not None and self._ram.due(step) and self._ram.save(step, self._collect):
+            raise fenced(self.incarnation, self.incarnation + 1, "the RAM tier")
         if stopping:
             return self.save_now(step, "stop was requested")
         decision = self.due(step)
@@ -196,11 +210,15 @@ class Checkpointer:
 
     def has_checkpoint(self) -> bool:
         """Whether any complete checkpoint exists; asked of rank 0, told to all."""
-        return self.ranks.on_first(lambda: bool(self._tier.checkpoints(committed=True)))
+        in_memory = self._ram is not None and bool(self._ram.complete())
+        return in_memory or self.ranks.on_first(lambda: bool(self._tier.checkpoints(committed=True)))
 
     def close(self) -> None:
         """Finish. (The shared tier is written synchronously, so nothing is outstanding.)"""
         self._items.clear()
+        if self._ram is not None:
+            self._ram.close()
+            self._ram = None
 
     # --- saving ---------------------------------------------------------------------------------------------------
 
@@ -239,8 +257,10 @@ class Checkpointer:
 
     # --- restoring ------------------------------------------------------------------------------------------------
 
-    def _try_restore(self, name: CheckpointName) -> str:
+    def _try_restore(self, name: CheckpointName, ram: RamSaves | None = None) -> str:
         """Verify and load one checkpoint; every rank returns the same reason why not, "" when it is loaded."""
+        if ram is not None:
+            return ram.restore(name, lambda source: restore(source, self._items, self._rng, self.ranks, self._progress))
         started = self._clock.monotonic()
         opened = self.ranks.on_first(lambda: self._open(name))
         if isinstance(opened, str):

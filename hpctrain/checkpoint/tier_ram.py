@@ -101,7 +101,7 @@ class RamTier:
 
     def stage(
         self, step: int, items: Sequence[Item], own_state: str, *, reason: str = "", keep: Collection[CheckpointName] = (),
-        world: Mapping[str, Any] | None = None,
+        world: Mapping[str, Any] | None = None, share: Mapping[str, Any] | None = None,
     ) -> StageResult:
         """Copy this rank's shards and state into memory and commit them there.
 
@@ -110,13 +110,15 @@ class RamTier:
             own_state: JSON of what is not a tensor.
             keep: checkpoints that must not be overwritten: the newest that all ranks of the job hold.
             world: layout of the ranks.
+            share: see :func:`hpctrain.checkpoint.arena.meta_text`.
         """
         name, started = CheckpointName(self._incarnation, step), self._clock.monotonic()
         if self.is_degraded and started < self._retry_at:
             return StageResult(name, 0.0, 0, f"waiting {self._retry_at - started:.0f} s before another try: {self.error}")
         try:
             about = {"world_size": self._world_size, **(world or {})}
-            plan, meta = self._prepare(items, own_state, reason, about)
+            plan, meta = self._prepare([shard for shard, _ in items],
+                                       lambda text: arena.meta_text(text, own_state, about, reason, share))
             allocated = self._fill(name, items, plan, meta, keep)
         except BusyError as error:
             # Nothing is wrong; a reader or the disk is slower than the saves are frequent.
@@ -143,18 +145,27 @@ class RamTier:
             return {}
         return {int(rank): [CheckpointName(*pair) for pair in names] for rank, names in answer["ranks"].items()}
 
-    def read(self, name: CheckpointName, rank: int | None = None) -> ArenaCheckpoint:
+    def whole(self) -> list[CheckpointName]:
+        """Checkpoints of which the parts of all ranks are in this node's memory, oldest first."""
+        try:
+            return [CheckpointName(*pair) for pair in self._connection().request("holdings")["whole"]]
+        except (WireError, RefusedError) as error:
+            self._degrade(error)
+            return []
+
+    def read(self, name: CheckpointName, rank: int | None = None, *, verify: bool = True) -> ArenaCheckpoint:
         """Open a complete checkpoint, verified; close it soon, since its memory is not reused meanwhile.
 
         Args:
             rank: whose; None is our own.
+            verify: see :class:`~hpctrain.checkpoint.arena_reader.ArenaCheckpoint`.
 
         Raises:
             ValueError: it is damaged.
             RefusedError: there is none.
             WireError: the keeper is gone.
         """
-        return ArenaCheckpoint(self._connection(), self._rank if rank is None else rank, name)
+        return ArenaCheckpoint(self._connection(), self._rank if rank is None else rank, name, verify=verify)
 
     def drop(self, name: CheckpointName, rank: int | None = None) -> bool:
         """Forget a checkpoint; returns whether it was there and is gone."""
@@ -211,12 +222,10 @@ class RamTier:
         )
         return allocated
 
-    def _prepare(
-        self, items: Sequence[Item], own_state: str, reason: str, world: Mapping[str, Any]
-    ) -> tuple[_Plan, bytes]:
-        shards, plan = [shard for shard, _ in items], self._plan
+    def _prepare(self, shards: list[Shard], write_meta: Callable[[bytes], bytes]) -> tuple[_Plan, bytes]:
+        plan = self._plan
         text = plan.text if plan is not None and plan.shards == shards else arena.shards_text(shards)
-        meta = arena.meta_text(text, own_state, world, reason)
+        meta = write_meta(text)
         if plan is None or plan.shards != shards or len(meta) > plan.room_bytes:
             room = arena.meta_room(len(meta))
             plan = _Plan(shards, text, arena.plan([shard.nbytes for shard in shards], room), room)

@@ -6,6 +6,8 @@ keeper, which ends by itself when nobody has needed it for a while.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +20,8 @@ NODE_VARIABLE = "HPCTRAIN_NODE"
 SECRET_FILE = ".ram-tier.secret"  # noqa: S105 - a name, too
 IDLE_S = 600.0
 """How long a keeper that we started waits for ranks to come back."""
+
+_TRIES, _TRY_AGAIN_S = 10, 0.05
 
 
 class KeeperConnector:
@@ -49,6 +53,14 @@ class KeeperConnector:
             return cls(bytes.fromhex(env[SECRET_VARIABLE]), node, may_start=False)
         return cls(shared_secret(root / SECRET_FILE), node, writer=writer)
 
+    def _connect_soon(self) -> KeeperClient:
+        """Another rank's keeper may have its address already and not listen yet."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(WireError):
+                return KeeperClient(self._secret, self._node)
+            time.sleep(_TRY_AGAIN_S)
+        return KeeperClient(self._secret, self._node)
+
     def __call__(self) -> KeeperClient:
         """A new connection.
 
@@ -62,7 +74,7 @@ class KeeperConnector:
             if not self._may_start:
                 raise
         self._children.append(start_keeper(self._secret, self._node, idle_s=self._idle_s))
-        client = KeeperClient(self._secret, self._node)
+        client = self._connect_soon()
         if self._writer:
             self._children.append(start_writer(self._secret, self._node))
         return client

@@ -3,8 +3,8 @@
 Takes complete checkpoints from the keeper's memory and writes them as DCP files, verified, one at a time and out of
 training's way. It needs neither the ranks that saved them, which may be dead, nor torch, nor a process group.
 
-An order is ``{"folder": directory, "tensors": file name, "state": file name}``; the result is
-``{"files": [[name, size, xxh3], ...], "shards": [...], "seconds": ...}`` or ``{"error": text}``.
+An order is ``{"folder": directory}``; the result is a rank's share of a checkpoint, for :func:`share_of`, or
+``{"error": text}``.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
+from hpctrain.checkpoint import names
 from hpctrain.checkpoint.arena_reader import ArenaCheckpoint
-from hpctrain.checkpoint.distcp_file import write_distcp
 from hpctrain.checkpoint.keeper_client import KeeperClient
 from hpctrain.checkpoint.keeper_slots import RefusedError
 from hpctrain.checkpoint.keeper_wire import WireError
 from hpctrain.checkpoint.manifest import FileEntry
 from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.shards import Shard, StoredShard, pieces, start_in
+from hpctrain.checkpoint.write import Share, write_share
 from hpctrain.errors import HpctrainError
-from hpctrain.files import write_atomic
 
 _NICE = 10
 _WAIT_S = 5.0
@@ -78,18 +76,22 @@ def work_once(client: KeeperClient, *, wait_s: float) -> bool:
 def _write(client: KeeperClient, rank: int, name: CheckpointName, order: Mapping[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     folder = Path(order["folder"])
-    tensors, state = folder / str(order["tensors"]), folder / str(order["state"])
-    tensors.unlink(missing_ok=True)  # what a writer that died over this order has left
-    with ArenaCheckpoint(client, rank, name) as checkpoint:
-        with contextlib.closing(_pieces(checkpoint)) as items:
-            written = write_distcp(tensors, items)
-        text = checkpoint.own_state.encode()
-        write_atomic(state, text)
-    files = [written.file, FileEntry(state.name, len(text), xxhash.xxh3_128_hexdigest(text))]
+    (folder / names.tensor_file(rank)).unlink(missing_ok=True)  # what a writer that died over this order has left
+    with ArenaCheckpoint(client, rank, name) as checkpoint, contextlib.closing(_pieces(checkpoint)) as items:
+        share = write_share(
+            folder, rank, items, checkpoint.own_state, aliases=checkpoint.share.get("aliases"),
+            replicated=str(checkpoint.share.get("replicated", "")),
+        )
     return {
-        "files": [[file.name, file.size_bytes, file.xxh3_128] for file in files],
-        "shards": stored_rows(written.shards), "seconds": round(time.monotonic() - started, 4),
+        "files": [[file.name, file.size_bytes, file.xxh3_128] for file in share.files], "replicated": share.replicated,
+        "shards": stored_rows(share.shards), "seconds": round(time.monotonic() - started, 4),
     }
+
+
+def share_of(rank: int, result: Mapping[str, Any]) -> Share:
+    """The share that a result without an error speaks of, for :mod:`hpctrain.checkpoint.write` to make one of all."""
+    files = tuple(FileEntry(*file) for file in result["files"])
+    return Share(rank, files, tuple(stored_from_rows(result["shards"])), str(result["replicated"]))
 
 
 def _pieces(checkpoint: ArenaCheckpoint) -> Generator[tuple[Shard, memoryview], None, None]:

@@ -49,6 +49,47 @@ def rank_main(_arguments: list[str]) -> int:
             return 3
 
 
+def trainer_main(_arguments: list[str]) -> int:
+    """Four ranks that train a sharded model with checkpoints in memory only, and write what came of it."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from hpctrain.checkpoint.config import CheckpointConfig, RamConfig
+    from hpctrain.checkpoint.manager import Checkpointer
+    from hpctrain.checkpoint.schedule import Schedule
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    run_dir, rank = Path(os.environ["HPCTRAIN_RUN_DIR"]), dist.get_rank()
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(7, 13), torch.nn.Dropout(0.3), torch.nn.Linear(13, 5))
+    fully_shard(model, mesh=init_device_mesh("cpu", (4,)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    torch.manual_seed(rank)
+    told: list[str] = []
+    checkpointer = Checkpointer(
+        CheckpointConfig(run_dir / "checkpoints", Schedule(every_steps=1000), ram=RamConfig()),
+        notify=lambda kind, reason, step, evidence: told.append(f"{kind}: {reason}"),
+    )
+    checkpointer.register(model=model, optimizer=optimizer, rng=True)
+    step = checkpointer.restore()
+    if rank == 0:
+        (run_dir / "restored").write_text("\n".join([str(step), *told]))
+    while step < int(os.environ["TEST_STEPS"]):
+        model(torch.randn(3, 7)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        checkpointer.step(step)
+        (run_dir / f"done-{rank}").write_text(f"{step:<12}")
+    weights = b"".join(bytes(p.to_local().detach().numpy().tobytes()) for p in model.parameters())  # type: ignore[attr-defined]
+    (run_dir / f"weights-{rank}").write_bytes(weights)
+    checkpointer.close()
+    dist.destroy_process_group()
+    return 0
+
+
 def done_by(path: str) -> int:
     """The last step that a rank knows to be complete; 0 before the first, -1 after an error."""
     try:
@@ -81,9 +122,9 @@ class Node:
     def done(self, rank: int) -> int:
         return done_by(str(self.run_dir / f"done-{rank}"))
 
-    def wait_for(self, step: int) -> None:
+    def wait_for(self, step: int, ranks: int = 2) -> None:
         deadline = time.monotonic() + 30
-        while min(self.done(0), self.done(1)) < step:
+        while min(self.done(rank) for rank in range(ranks)) < step:
             assert time.monotonic() < deadline, logs(self.run_dir)
             time.sleep(0.001)
 
@@ -108,6 +149,17 @@ class Node:
     def stop(self) -> None:
         process.kill_group(self.keeper)
         self.keeper.wait()
+
+
+    def train(self, steps: int) -> Start:
+        for pattern in ("done-*", "weights-*", "restored"):
+            for path in self.run_dir.glob(pattern):
+                path.unlink()
+        return self._trainers.start(self.run_dir, {}, target="tests.train.test_ram_tier:trainer_main",
+                                    TEST_STEPS=str(steps), HPCTRAIN_KEEPER_SECRET=self.secret.hex(), HPCTRAIN_NODE="")
+
+    def weights(self) -> list[bytes]:
+        return [(self.run_dir / f"weights-{rank}").read_bytes() for rank in range(4)]
 
 
 @pytest.fixture
@@ -184,7 +236,7 @@ def test_killed_writer_is_replaced(node: Node, tmp_path: Path) -> None:
     start.wait()
     client = KeeperClient(node.secret)
     (name, *_) = reversed(node.held()[0])
-    order = {"folder": str(tmp_path), "tensors": "__0_0.distcp", "state": "rank-00000.json"}
+    order = {"folder": str(tmp_path)}
     client.request("persist", rank=0, incarnation=0, name=[name.incarnation, name.step], task=order)
     first = KeeperClient(node.secret)
     assert first.request("take")["rank"] == 0
@@ -201,3 +253,32 @@ def test_killed_writer_is_replaced(node: Node, tmp_path: Path) -> None:
         client.request("holdings")
     assert 0 == second.wait(timeout=10)
     client.close()
+
+
+def test_killed_training_ends_as_if_it_had_not_been(trainers: WarmRanks, node: Node, tmp_path: Path) -> None:
+    """Four ranks of a sharded model, killed twice at random moments, with checkpoints in memory only: the final weights
+    are those of the training that was left alone, byte for byte.
+    """
+    straight = Node(trainers, tmp_path / "straight")
+    assert [0, 0, 0, 0] == straight.train(40).wait(), logs(straight.run_dir)
+    straight.stop()
+    chance, restored = random.Random(5), []
+    for victims in ((0, 1, 2, 3), (2,)):
+        start = node.train(10_000)
+        goal = (restored[-1] if restored else 0) + 8
+        node.wait_for(goal, ranks=4)
+        time.sleep(chance.random() * 0.02)
+        start.kill(*victims)
+        time.sleep(0.1)
+        start.kill()  # what an agent does with the others
+        start.wait()
+        restored.append(goal)
+        least = min(node.done(rank) for rank in range(4))
+        assert least < 40, "too fast a machine for this test"
+        held = node.held()
+        assert CheckpointName(len(restored) - 1, least) in set.intersection(*(set(held[rank]) for rank in range(4)))
+    assert [0, 0, 0, 0] == node.train(40).wait(), logs(node.run_dir)
+
+    step, told = (node.run_dir / "restored").read_text().splitlines()
+    assert int(step) >= 16 and "from memory" in told
+    assert straight.weights() == node.weights()

@@ -150,7 +150,7 @@ def test_meta_comes_back() -> None:
                      data_offset=layout.data_offset, size_bytes=layout.size_bytes)
     with block() as handle:
         os.pwrite(handle, text, layout.meta_offset)
-        meta = Meta(tuple(shards), '{"ü": 1}', {"world_size": 2}, "because")
+        meta = Meta(tuple(shards), '{"ü": 1}', {"world_size": 2}, "because", {})
         assert (meta, layout) == arena_memory.read_meta(handle, header)
         os.pwrite(handle, b"#", layout.meta_offset + 5)
         with pytest.raises(ValueError, match="description of the shards is damaged"):
@@ -159,7 +159,7 @@ def test_meta_comes_back() -> None:
 
 def test_shards_must_fit_their_block() -> None:
     """A description of more shards than the header counts, or of larger ones than the block, is refused."""
-    meta = Meta((Shard.whole("a", "float32", (1 << 20,)),), "{}", {}, "")
+    meta = Meta((Shard.whole("a", "float32", (1 << 20,)),), "{}", {}, "", {})
     with pytest.raises(ValueError, match="do not fit a block"):
         arena.check(replace(HEADER, shard_count=1), meta, 1 << 16)
     with pytest.raises(ValueError, match="do not fit a block"):

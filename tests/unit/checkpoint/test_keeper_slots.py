@@ -134,6 +134,15 @@ def test_only_the_holder_of_a_lease_commits() -> None:
     assert {0: [], 1: []} == table.holdings()
 
 
+def test_whole_means_every_rank_that_saved() -> None:
+    """A checkpoint is whole when all ranks that saved it have their part here, however many ranks there are now."""
+    table = table_of(ranks=3)
+    for rank, steps in enumerate([(1, 2), (1, 2), (1,)]):
+        for step in steps:
+            table.commit(rank, table.lease(rank).index, name(step), 2 if step == 2 else 4)
+    assert [name(2)] == table.whole()
+
+
 def test_history_keeps_the_last_k() -> None:
     """With k + 1 slots, the last k steps are there while the next one is being written."""
     table = table_of(slots=5)

@@ -28,7 +28,7 @@ from hpctrain.checkpoint.shards import Shard  # noqa: E402
 from hpctrain.checkpoint.tier_ram import RamTier  # noqa: E402
 from hpctrain.checkpoint.tier_ram_connect import KeeperConnector  # noqa: E402
 from hpctrain.checkpoint.tier_ram_copy import ArenaBlock, tensor_of  # noqa: E402
-from hpctrain.checkpoint.tier_ram_writer import stored_from_rows, work_once  # noqa: E402
+from hpctrain.checkpoint.tier_ram_writer import share_of, work_once  # noqa: E402
 
 DTYPES = ["float32", "float64", "bfloat16", "float16", "int64", "int32", "int16", "uint8", "bool", "complex64",
           "complex128", "float8_e4m3fn", "float8_e5m2"]
@@ -283,7 +283,7 @@ def test_reader_blocks_only_its_slot(node: Node) -> None:
 
 
 def order(folder: Path) -> dict[str, str]:
-    return {"folder": str(folder), "tensors": "__0_0.distcp", "state": "rank-00000.json"}
+    return {"folder": str(folder)}
 
 
 def assert_written(folder: Path, result: dict[str, Any], items: list[tuple[Shard, Any]]) -> None:
@@ -292,7 +292,7 @@ def assert_written(folder: Path, result: dict[str, Any], items: list[tuple[Shard
         data = (folder / name).read_bytes()
         assert (size, xxh3) == (len(data), xxhash.xxh3_128_hexdigest(data))
     data = (folder / "__0_0.distcp").read_bytes()
-    rows = stored_from_rows(result["shards"])
+    rows = share_of(0, result).shards
     stored = {row.shard: data[row.offset_bytes:row.offset_bytes + row.size_bytes] for row in rows}
     assert stored == {shard: raw(tensor) for shard, tensor in items}
 
