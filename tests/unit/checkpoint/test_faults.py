@@ -69,7 +69,9 @@ def whole(root: Path) -> list[int]:
     return [name.step for name in names]
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    "code", [pytest.param(errno.EIO, marks=pytest.mark.slow), errno.ENOSPC, errno.EROFS, errno.ESTALE], ids=errno.errorcode.get,
+)
 def test_every_call_may_fail_once(tmp_path: Path, code: int) -> None:
     """Whichever call of a save or prune fails, the training goes on, an event says so unless the save was safe by then,
     no checkpoint is lost, and the next save works.
