@@ -70,7 +70,8 @@ def whole(root: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "code", [pytest.param(errno.EIO, marks=pytest.mark.slow), errno.ENOSPC, errno.EROFS, errno.ESTALE], ids=errno.errorcode.get,
+    "code", [pytest.param(errno.EIO, marks=pytest.mark.slow), errno.ENOSPC, errno.EROFS, errno.ESTALE],
+    ids=errno.errorcode.get,
 )
 def test_every_call_may_fail_once(tmp_path: Path, code: int) -> None:
     """Whichever call of a save or prune fails, the training goes on, an event says so unless the save was safe by then,
