@@ -14,6 +14,8 @@ import torch
 
 from hpctrain.checkpoint.shards import Shard
 
+_FAST = {"float64", "float32", "bfloat16", "float16", "int64", "int32"}
+
 
 class ArenaBlock:
     """One mapped block, with the places of the shards in it as tensors.
@@ -28,6 +30,7 @@ class ArenaBlock:
         self._shards: Sequence[Shard] = ()
         self._offsets: tuple[int, ...] = ()
         self._targets: list[torch.Tensor] = []
+        self._typed: list[torch.Tensor | None] = []
         self._stream: Any = None
         self._registered = False
 
@@ -48,15 +51,18 @@ class ArenaBlock:
             self._targets = [
                 self._bytes[offset:offset + shard.nbytes] for shard, offset in zip(shards, offsets, strict=True)
             ]
-        on_gpu = any(tensor.is_cuda for tensor in tensors)
-        if on_gpu:
-            self._copy_from_gpu(shards, tensors)
-        else:
-            self._copy_all(shards, tensors)
+            self._typed = [_typed(shard, target) for shard, target in zip(shards, self._targets, strict=True)]
+        with torch.no_grad():
+            if any(tensor.is_cuda for tensor in tensors):
+                self._copy_from_gpu(shards, tensors)
+            else:
+                self._copy_all(shards, tensors)
 
     def _copy_all(self, shards: Sequence[Shard], tensors: Sequence[torch.Tensor]) -> None:
-        for shard, target, tensor in zip(shards, self._targets, tensors, strict=True):
-            source = tensor.detach()
+        for shard, target, typed, source in zip(shards, self._targets, self._typed, tensors, strict=True):
+            if typed is not None and source.dtype is typed.dtype and source.shape == typed.shape:
+                typed.copy_(source, non_blocking=True)
+                continue
             if source.numel() != shard.numel or source.numel() * source.element_size() != shard.nbytes:
                 raise ValueError(f"{shard.name}: a tensor of {source.numel()} elements for a box of {shard.shape}")
             if source.numel():
@@ -92,6 +98,13 @@ def tensor_of(view: memoryview, shard: Shard) -> torch.Tensor:
     if not shard.numel:
         return torch.empty(shard.shape, dtype=dtype)
     return torch.frombuffer(view, dtype=torch.uint8).view(dtype).reshape(shard.shape)
+
+
+def _typed(shard: Shard, target: torch.Tensor) -> torch.Tensor | None:
+    """The place as a flat tensor of the shard's type, where that copies at full speed: no view to make at every save."""
+    if shard.dtype not in _FAST or not shard.numel:
+        return None
+    return target.view(getattr(torch, shard.dtype))
 
 
 def _driver() -> Any:
