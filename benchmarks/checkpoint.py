@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -171,11 +172,13 @@ def measure(size_bytes: int, rounds: int, place: Path) -> dict[str, dict[str, li
     seconds: dict[str, dict[str, list[float]]] = {
         what: {name: [] for name in ways} for what in ("save", "load, cold", "load, warm")
     }
+    chance = random.Random(0)
     for turn in range(-1, rounds):
         for value in state.values():
             value.mul_(1.001)
-        names = list(ways)[turn % len(ways):] + list(ways)[:turn % len(ways)]
+        names = chance.sample(list(ways), len(ways))  # who follows whom matters to a disk
         for name in names:
+            os.sync()  # nobody pays for what the one before has left to the kernel
             record(seconds["save"][name], turn, lambda name=name: ways[name].save(state))  # type: ignore[misc]
         for name in names:
             drop_from_memory(ways[name])
