@@ -14,7 +14,7 @@ The tree (kept true by ``tests/unit/test_errors.py``)::
     │   ├── NoSuchNodeError          4   (also NotFoundError)
     │   └── JobStateError            5   the job is in a state that does not allow this
     ├── StorageError                 9   disk full, read-only or not writable
-    ├── JobFailedError              10   ``--wait``: the job ended, and not well
+    ├── JobFailedError              10   ``--wait``, ``--follow``: the job ended, and not well
     ├── ClusterError                11   the private test cluster could not do it
     ├── MissingDependencyError      12   an optional package or program is not installed
     ├── CheckpointError             13   no checkpoint, or one that must not be trusted

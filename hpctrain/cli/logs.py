@@ -99,18 +99,27 @@ def _show(run: Run, request: LogRequest) -> int:
     return 0
 
 
-def follow_run(run: Run, context: Context, request: LogRequest, *, say_goodbye: bool = True) -> int:
-    """Follow a run in this terminal until it ends; Ctrl-C ends that with 130 and says that the job goes on."""
+def follow_run(
+    run: Run, context: Context, request: LogRequest, *, say_goodbye: bool = True, must_succeed: bool = False
+) -> int:
+    """Follow a run in this terminal until it ends; Ctrl-C ends that with 130 and says that the job goes on.
+
+    Raises:
+        JobFailedError: ``must_succeed``, and the work is not complete.
+    """
     from hpctrain.jobs.follow import follow, goodbye
     from hpctrain.jobs.screen import Screen
+    from hpctrain.jobs.wait import require_success
 
     screen = Screen(sys.stdout, sys.stderr, live=on_terminal() and sys.stderr.isatty())
     try:
-        follow(run, context.slurm, context.clock, screen, request)
+        status = follow(run, context.slurm, context.clock, screen, request)
     except KeyboardInterrupt:
         if say_goodbye:
             say(goodbye(run))
         return 130
+    if must_succeed:
+        require_success(status)
     return 0
 
 

@@ -26,7 +26,10 @@ _SET = click.option(
 @click.argument("recipe")
 @_SET
 @click.option("--dry-run", is_flag=True, help="Print the batch script and what was decided; submit and write nothing.")
-@click.option("--follow", "-f", is_flag=True, help="Show what rank 0 prints until the end. Ctrl-C leaves the job alone.")
+@click.option(
+    "--follow", "-f", is_flag=True,
+    help="Show what rank 0 prints until the end; exit code 10 if the job fails. Ctrl-C leaves the job alone.",
+)
 @click.option("--wait", "-w", "wait_", is_flag=True, help="Wait for the end; exit code 10 if the job fails.")
 @output_option
 def submit(  # noqa: PLR0917 - click passes every option by name
@@ -202,9 +205,7 @@ def _watch(
         return 0
     context: Context = _context(settings, site)
     if follow:
-        code = follow_run(found, context, LogRequest(), say_goodbye=say_goodbye)
-        if code or not wait_:
-            return code
+        return follow_run(found, context, LogRequest(), say_goodbye=say_goodbye, must_succeed=True)
     from hpctrain.jobs.wait import require_success, wait
 
     try:

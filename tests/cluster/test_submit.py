@@ -242,6 +242,15 @@ def test_refused_job_leaves_nothing(jobs: Jobs) -> None:
     assert not list(jobs.runs.glob("*"))
 
 
+def test_submit_and_follow_exits_as_the_job_ended(jobs: Jobs) -> None:
+    """'submit --follow' of a job that fails exits with 10 and says why."""
+    (jobs.folder / "recipe.yaml").write_text(
+        "version: 1\nname: real\ncommand: [sh, -c, 'exit 3']\nresilience: {max_restarts: 0}\n")
+    result = jobs.hpctrain("submit", "recipe.yaml", "--follow", timeout_s=120)
+    assert result.returncode == 10, result.stderr
+    assert "failed" in result.stderr
+
+
 def test_run_makes_a_cluster_and_takes_it_away(tmp_path: Path) -> None:
     """Without any Slurm 'run' brings one up, follows the job, and leaves no cluster; its exit code is the job's."""
     (tmp_path / "script.py").write_text("import os, sys; print('rank', os.environ['RANK']); sys.exit(int(sys.argv[1]))\n")

@@ -14,6 +14,8 @@ from hpctrain.jobs.snapshot import look
 from hpctrain.jobs.table import render
 from hpctrain.jobs.text import cells
 from hpctrain.settings import Settings
+from hpctrain.submit import run as submission
+from hpctrain.submit.run import Site
 from hpctrain.testing.run_builder import RunBuilder
 from tests.unit.jobs.world import World
 
@@ -168,3 +170,23 @@ def test_table_fits_the_terminal(tmp_path, world, width):
     starts = {cells(line[: line.index(word)]) for line in lines for word in ("STATE", "unknown") if word in line}
     assert len(starts) == 1
     assert ("RESTARTS" in lines[0]) is (width >= 200)
+
+
+@pytest.mark.parametrize("options", [["--follow"], ["--wait"], ["--follow", "--wait"]])
+@pytest.mark.parametrize(("status", "expected"), [(0, 0), (3, 10)])
+def test_submit_exits_with_what_became_of_the_job(world, tmp_path, monkeypatch, capsys, options, status, expected):
+    """With --follow as with --wait, a job that fails makes submit exit with 10, and one that succeeds with 0."""
+    site = Site(world.slurm, world.clock, "/venv/bin/python", "alice", "login1", one_host=True)
+    monkeypatch.setattr(submission, "connect_site", lambda *_, **__: site)
+    monkeypatch.setenv("HPCTRAIN_RUNS_DIR", str(tmp_path / "runs"))
+    (tmp_path / "recipe.yaml").write_text("version: 1\nname: mine\ncommand: [sh, -c, 'true']\nresources: {nodes: 1}\n")
+    world.clock.after(5, lambda: world.slurm.finish(world.slurm.jobs()[-1].job_id, status))
+    code, out, err = run(capsys, "submit", str(tmp_path / "recipe.yaml"), *options)
+    assert code == expected, err
+    assert out.startswith("mine-")
+
+
+def test_following_the_logs_of_a_failed_job_is_no_failure(world, capsys):
+    """'logs -f' only shows: it exits with 0 whatever became of the job."""
+    world.clock.after(5, lambda: world.slurm.finish(world.job_id, 3))
+    assert run(capsys, "logs", "-f", "latest")[0] == 0
