@@ -48,6 +48,11 @@ _LEFT_AS = {
     JobState.CANCELLED: "job.cancelled", JobState.PREEMPTED: "job.requeued", JobState.PENDING: "job.requeued",
     JobState.RUNNING: "job.failed",
 }
+_OVERTAKEN = {
+    JobState.CANCELLED: "the job was cancelled",
+    JobState.PREEMPTED: "a job with more priority takes the nodes; Slurm queues this one again",
+}
+"""What may have happened to the job since the decision to queue it again, which is then left to others."""
 
 
 class LiftDelay(Protocol):
@@ -305,9 +310,9 @@ class Coordinator:
         deadline = self._clock.monotonic() + REQUEUE_PATIENCE_S
         prepared = False
         while True:
-            if self._job_state() is JobState.CANCELLED:
-                left = Decision(Action.LEAVE, "the job was cancelled", 128 + signal.SIGTERM, decision.history)
-                return self._act(left, End(job_state=JobState.CANCELLED), wakeup)
+            if (state := self._job_state()) in _OVERTAKEN:
+                left = Decision(Action.LEAVE, _OVERTAKEN[state], 128 + signal.SIGTERM, decision.history)
+                return self._act(left, End(job_state=state), wakeup)
             try:
                 if not prepared:
                     self._say(f"queueing the job again: {decision.reason}")

@@ -4,6 +4,7 @@ One function decides, with one reason; the coordinator only carries it out. The 
 
 1. A person ended the job (Slurm says CANCELLED): leave it alone, always.
 2. Slurm ended it at its time limit, or takes its nodes for a job with more priority: continue, or let Slurm do so.
+   A SIGTERM to a job that stays RUNNING begins a preemption's grace time: ranks that save in it continue later.
 3. The work is done.
 4. The ranks stopped as asked, or asked to be started again: continue in a new start.
 5. Something failed: again, if the budget allows and starting again can help at all; else stop with the cause.
@@ -186,8 +187,11 @@ def _after_sigterm(end: End, history: History, limits: Limits, *, progress: bool
         return Decision(Action.LEAVE, "somebody had Slurm queue the job again", code, history)
     if end.job_state is None:
         return Decision(Action.LEAVE, "the job was told to end, and Slurm did not say why", code, history)
-    what = "the job was sent SIGTERM (by scancel --signal, or by preemption with a grace time) and has stopped"
-    return Decision(Action.LEAVE, what, code, history)
+    what = "the job was sent SIGTERM (by preemption with a grace time, or by scancel --signal)"
+    if end.stopped and end.failure is None and end.job_state is JobState.RUNNING:
+        # Slurm calls a job RUNNING during the grace time, and does not queue again what ends by itself in it.
+        return _continue(f"{what} and has saved", end, history, limits, progress=progress)
+    return Decision(Action.LEAVE, f"{what} and has stopped", code, history)
 
 
 def _continue(reason: str, end: End, history: History, limits: Limits, *, progress: bool) -> Decision:

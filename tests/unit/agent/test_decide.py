@@ -34,6 +34,17 @@ def test_sigterm_never_requeues_unless_the_time_limit_sent_it(state: JobState | 
     assert decide(end, History(0), LIMITS).action is Action.LEAVE
 
 
+def test_ranks_that_saved_in_the_grace_time_of_a_preemption_continue() -> None:
+    """SIGTERM to a job that Slurm calls RUNNING, answered by saving and stopping: queued again, no failure counted."""
+    end = End(stopped=True, stop_reason="the job was sent SIGTERM", terminated=True, job_state=JobState.RUNNING, best_step=5)
+    decision = decide(end, History(0), LIMITS)
+    assert (decision.action, decision.history.failures) == (Action.REQUEUE, 0)
+    assert "grace time" in decision.reason
+    assert decide(end, History(0), replace(LIMITS, requeue=False)).action is Action.FAIL
+    for state in (JobState.CANCELLED, JobState.PREEMPTED, JobState.PENDING, None):
+        assert decide(replace(end, job_state=state), History(0), LIMITS).action is Action.LEAVE
+
+
 def test_time_limit_that_overtook_the_save_continues_the_job() -> None:
     """A job that Slurm ended at its limit goes on in the next start, without counting a failure."""
     end = End(terminated=True, job_state=JobState.TIMEOUT, best_step=5)
