@@ -107,6 +107,12 @@ def _pending(facts: Facts, job: Job) -> Verdict:
 def _running(facts: Facts, job: Job) -> Verdict:
     if "CONFIGURING" in job.flags:
         return Verdict(State.STARTING, "its nodes are being prepared")
+    if batch_host_is_gone(job):
+        return Verdict(
+            State.RUNNING, f"{job.batch_host}, the node of its batch script, is gone; Slurm will not notice and keeps it"
+            " running for ever", f"put it back in the queue with 'scontrol requeue {job.job_id}' or 'hpctrain logs -f"
+            f" {facts.name}', which does that", silent=True,
+        )
     current = events_of_last_start(facts.events)
     ended = next((event for event in reversed(current) if event.kind in ("job.finished", "job.failed")), None)
     if ended:
@@ -120,6 +126,15 @@ def _running(facts: Facts, job: Job) -> Verdict:
     if heartbeat is None or (started and heartbeat < started.time):
         return _starting(facts, job, current)
     return _working(facts, heartbeat)
+
+
+def batch_host_is_gone(job: Job) -> bool:
+    """The node with the batch script has been taken from a running job, so that nobody is left to end it.
+
+    With ``--no-kill`` a job goes on without a node that has died, and Slurm does not replace its first one.
+    """
+    running = job.state is JobState.RUNNING and not job.flags & {"CONFIGURING", "COMPLETING"}
+    return running and bool(job.batch_host) and bool(job.nodes) and job.batch_host not in job.nodes
 
 
 def _starting(facts: Facts, job: Job, current: Sequence[Event]) -> Verdict:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +38,9 @@ print("from", step, flush=True)
 while step < int(sys.argv[1]):
     time.sleep(0.1)
     step += 1
-    place.write_text(str(step))
+    new = place.with_suffix(".new")
+    new.write_text(str(step))
+    new.replace(place)  # at once: a killed rank must not leave an empty file
     if stop:
         print("stopped at", step, flush=True)
         sys.exit(0)
@@ -220,6 +223,34 @@ def test_lost_node_is_named_and_the_job_started_again(jobs: Jobs) -> None:
     finally:
         jobs.slurm("scontrol", "update", "nodename=n2", "state=resume")
     assert [event.node for event in read_events(run_dir) if event.kind == "node.lost"] == ["n2"]
+
+
+def test_dead_batch_host_is_noticed_by_who_follows(jobs: Jobs) -> None:
+    """Slurm never notices that the first node died with the batch script; 'submit --follow' does, and the job goes on."""
+    (jobs.folder / "script.py").write_text(COUNT)
+    (jobs.folder / "recipe.yaml").write_text(json.dumps({
+        "version": 1, "name": "real", "command": ["script.py", "60"],
+        "resources": {"nodes": 2, "ranks_per_node": 2, "gpus_per_node": 2},
+    }))
+    results: list[Result] = []
+    submitter = threading.Thread(
+        target=lambda: results.append(jobs.hpctrain("submit", "recipe.yaml", "--follow", timeout_s=240)))
+    submitter.start()
+    until(lambda: list(jobs.runs.parent.glob("runs */*/place-3")))
+    (place,) = jobs.runs.parent.glob("runs */*/place-3")
+    jobs.ids.append(json.loads((place.parent / "run.json").read_text())["job_id"])
+    lost = jobs.state(jobs.ids[0])["BatchHost"]
+    killed = jobs.hpctrain("cluster", "kill-node", lost)
+    try:
+        assert killed.returncode == 0, killed.stderr
+        submitter.join(timeout=240)
+        assert results[0].returncode == 0, results[0].stderr
+    finally:
+        jobs.hpctrain("cluster", "start-node", lost)
+        until(lambda: "idle" in jobs.slurm("sinfo", "-h", "-n", lost, "-o", "%t"))
+    requeued = [event for event in read_events(RunDir(place.parent)) if event.kind == "job.requeued"]
+    assert [event.source for event in requeued] == ["cli"]
+    assert f"{lost}, the node of its batch script, is gone" in results[0].stderr
 
 
 def test_record_that_submit_did_not_live_to_write_is_written_by_the_job(jobs: Jobs) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from hpctrain.errors import JobFailedError, NoSuchJobError, NotPermittedError, SlurmError
+from hpctrain.errors import JobFailedError, JobStateError, NoSuchJobError, NotPermittedError, SlurmError
 from hpctrain.jobs.cancel import cancel
 from hpctrain.jobs.event_list import EventPrinter, follow_events, wanted
 from hpctrain.jobs.follow import LogRequest, follow, goodbye, show
 from hpctrain.jobs.logs import Selection
-from hpctrain.jobs.poll import LATEST_S, SOONEST_S, Poller
+from hpctrain.jobs.poll import LATEST_S, SOONEST_S, SURE_AFTER_S, Poller
 from hpctrain.jobs.reader import read_events
 from hpctrain.jobs.text import iso
 from hpctrain.jobs.wait import require_success, wait
@@ -63,6 +63,19 @@ def test_follow_goes_on_over_a_requeue(world):
     assert world.slurm.calls.count("update_job") == 1 and status.restarts == 1
 
 
+def test_delay_of_a_job_that_is_starting_already_is_no_matter(world, monkeypatch):
+    """A job that starts in the moment in which its delay is to be lifted gives nobody an error to read."""
+    def started(*_: object) -> None:
+        raise JobStateError("cannot change job 1: Job is no longer pending execution")
+
+    monkeypatch.setattr(world.slurm, "update_job", started)
+    world.event("job.requeued", "rank 1 died")
+    world.slurm.requeue(world.job_id)
+    told = []
+    wait(world.run, world.slurm, world.clock, timeout_s=30, say=told.append)
+    assert told == []
+
+
 def test_delay_that_a_person_set_is_left_alone(world):
     """Without a requeue of the run's own nobody's BeginTime is lifted."""
     world.clock.after(5, lambda: world.slurm.requeue(world.job_id))
@@ -77,6 +90,51 @@ def test_somebody_elses_delay_is_left_alone(world, tmp_path):
     world.slurm.requeue(world.job_id)
     assert wait(builder.run, world.slurm, world.clock, timeout_s=30).state == "requeued"
     assert "update_job" not in world.slurm.calls
+
+
+def test_job_without_its_batch_host_is_put_back_in_the_queue(world):
+    """A running job whose batch script's node is gone is requeued once, with the reason told and recorded, and goes on."""
+    world.event("job.started")
+    world.clock.after(10, lambda: world.slurm.node_down("n1"))
+    world.clock.after(60, lambda: world.event("job.started"))
+    world.clock.after(80, lambda: finish(world))
+    status = follow(world.run, world.slurm, world.clock, world.screen)
+    assert status.succeeded and status.restarts == 1 and world.slurm.calls.count("requeue") == 1
+    assert "n1, the node of its batch script, is gone" in world.told and "put back in the queue" in world.told
+    told = [event for event in read_events(world.run.dir) if event.kind == "job.requeued"]
+    assert [(event.source, event.node) for event in told] == [("cli", "n1")] and "is gone" in told[0].reason
+    assert world.slurm.calls.count("update_job") == 1
+
+
+def test_batch_host_is_believed_to_be_gone_only_after_two_answers(world):
+    """Nothing is requeued before Slurm has said twice, at least SURE_AFTER_S apart, that the batch host is gone."""
+    poller = Poller(world.run, world.slurm, world.clock)
+    world.slurm.node_down("n1")
+    start = world.now
+    while "requeue" not in world.slurm.calls:
+        poller.status()
+        world.clock.sleep(0.5)
+    assert SURE_AFTER_S <= world.now - start <= SURE_AFTER_S + 2 * SOONEST_S
+
+
+def test_refused_requeue_is_told_once(world):
+    """A job that Slurm does not put back in the queue is not tried again and again."""
+    world.slurm.operator = False
+    world.event("job.started")
+    world.slurm.node_down("n1")
+    world.slurm.user = "bob"
+    told = []
+    status = wait(world.run, world.slurm, world.clock, timeout_s=120, say=told.append)
+    assert not status.final and status.silent and world.slurm.calls.count("requeue") == 1
+    assert len(told) == 1 and "was not requeued" in told[0]
+
+
+def test_somebody_elses_job_is_not_requeued(world, tmp_path):
+    """The job of another user is left as it is."""
+    builder = RunBuilder(tmp_path, "tiny-1", job_id=world.job_id, submitted=world.now, user="bob")
+    world.slurm.node_down("n1")
+    wait(builder.run, world.slurm, world.clock, timeout_s=60)
+    assert "requeue" not in world.slurm.calls
 
 
 def test_follow_starts_with_the_tail(world):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hpctrain.ids import JobId
+from hpctrain.ids import JobId, NodeName
 from hpctrain.jobs.event import Event
 from hpctrain.jobs.records import Progress
 from hpctrain.jobs.state import Facts, SlurmAnswer, judge
@@ -88,6 +88,16 @@ def test_silence_is_measured_in_steps(age_s, step_time_s, silent):
 def test_a_script_of_the_users_own_is_running_once_its_ranks_are():
     """A command recipe writes no heartbeat; started ranks are enough."""
     assert judge(known(RUNNING, events=happened("job.started", "ranks.started"))).state == "running"
+
+
+def test_a_gone_batch_host_is_told():
+    """A job whose batch script's node is no longer its own has nobody left to end it: said, with what to do."""
+    job = replace(RUNNING, batch_host=NodeName("n1"), nodes=(NodeName("n2"),))
+    events = happened("job.started", "ranks.started")
+    verdict = judge(known(job, events=events, progress=Progress(NOW - 3, "step", 9)))
+    assert verdict.silent and "n1" in verdict.explanation and "scontrol requeue 7" in verdict.advice
+    whole = replace(job, nodes=(NodeName("n1"), NodeName("n2")))
+    assert not judge(known(whole, events=events)).silent
 
 
 @pytest.mark.parametrize("state", [s for s in JobState if s.finished])
