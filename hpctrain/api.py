@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpctrain.clock import Clock
+    from hpctrain.errors import HpctrainError
     from hpctrain.jobs.event import Event
     from hpctrain.jobs.find import Run
     from hpctrain.jobs.logs import LogLine
@@ -39,12 +40,14 @@ class Context:
 
     Attributes:
         slurm: None where there is no Slurm; then only files are read, and ``why_no_slurm`` says why.
+        no_slurm_error: that reason as an error, for what cannot do without Slurm.
     """
 
     settings: Settings
     slurm: Slurm | None
     clock: Clock
     why_no_slurm: str = ""
+    no_slurm_error: HpctrainError | None = None
 
 
 class Job:
@@ -202,7 +205,7 @@ def make_context(
     from dataclasses import replace
 
     from hpctrain.clock import SystemClock
-    from hpctrain.errors import SlurmMissingError
+    from hpctrain.errors import ClusterError, NotFoundError, SlurmMissingError
     from hpctrain.settings_file import load_settings
     from hpctrain.slurm.connect import connect
 
@@ -213,8 +216,9 @@ def make_context(
         settings = replace(settings, slurm_retries=min(slurm_retries, settings.slurm_retries))
     try:
         return Context(settings, connect(settings, clock=clock, announce=announce), clock)
-    except SlurmMissingError as error:
-        return Context(settings, None, clock, error.message)
+    except (SlurmMissingError, ClusterError, NotFoundError) as error:
+        # A private cluster that was named and is stopped or gone leaves its runs' files, which are still to be read.
+        return Context(settings, None, clock, error.message, error)
 
 
 def require_slurm(context: Context) -> Slurm:
@@ -222,10 +226,13 @@ def require_slurm(context: Context) -> Slurm:
 
     Raises:
         SlurmMissingError: there is none.
+        ClusterError, NotFoundError: the private cluster that was named is not up, or gone.
     """
     from hpctrain.errors import SlurmMissingError
 
     if context.slurm is None:
+        if context.no_slurm_error is not None:
+            raise context.no_slurm_error
         raise SlurmMissingError(context.why_no_slurm or "there is no Slurm here")
     return context.slurm
 

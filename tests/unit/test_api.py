@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from hpctrain import api
-from hpctrain.errors import NotFoundError, SlurmMissingError
+from hpctrain.cli.main import invoke
+from hpctrain.devcluster.layout import Spec
+from hpctrain.devcluster.state import save_spec
+from hpctrain.errors import ClusterError, NotFoundError, SlurmMissingError
 from hpctrain.jobs.status import State
 from hpctrain.settings import Settings
+from hpctrain.slurm.connect import COMMANDS
 from hpctrain.testing.run_builder import RunBuilder
 from tests.unit.jobs.world import World
 
@@ -100,3 +105,42 @@ def test_job_by_key(no_slurm, tmp_path):
     assert api.job("one").status().state == "finished"
     with pytest.raises(NotFoundError):
         api.job("two")
+
+
+@pytest.fixture(params=["stopped", "gone"])
+def named_cluster(request, tmp_path, monkeypatch):
+    """A run in tmp_path/runs, Slurm's commands, and a private cluster that was named and is stopped or was taken down."""
+    for name in COMMANDS:
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HPCTRAIN_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("HPCTRAIN_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("HPCTRAIN_CLUSTER", "mine")
+    for variable in ("SLURM_CONF", "SLURM_JOB_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    if request.param == "stopped":
+        (tmp_path / "clusters" / "mine").mkdir(parents=True)
+        save_spec(tmp_path / "clusters" / "mine", Spec("mine", 1, 0, 1, str(tmp_path)))
+    (tmp_path / "runs").mkdir()
+    RunBuilder(tmp_path / "runs", "one", job_id=7, submitted=1.0).event(2.0, "coordinator", "job.finished")
+    return ClusterError if request.param == "stopped" else NotFoundError
+
+
+@pytest.mark.parametrize("argv", [["list"], ["describe", "one"], ["events", "one"], ["report", "one"], ["logs", "one"]])
+def test_runs_of_a_cluster_that_is_down_can_be_read(named_cluster, argv):
+    """Commands that read go by the files when the private cluster that was named is stopped or gone."""
+    assert invoke(argv) == 0
+    assert api.job("one").status().state == "finished"
+
+
+def test_what_needs_a_cluster_that_is_down_says_so(named_cluster):
+    """Cancelling and submitting name the private cluster that is not there."""
+    with pytest.raises(named_cluster, match="mine"):
+        api.job("one").cancel()
+    with pytest.raises(named_cluster, match="mine"):
+        api.submit("quickstart")
+    assert invoke(["cancel", "one"]) == named_cluster.exit_code
+    assert invoke(["submit", "quickstart"]) == named_cluster.exit_code
