@@ -35,11 +35,13 @@ def cancel(run: Run, slurm: Slurm, clock: Clock, *, host: str, user: str, dry_ru
     The event ``job.cancelled`` says who did it.
 
     Raises:
-        SlurmError: Slurm does not answer, or does not permit it.
+        ControllerDownError: Slurm does not answer; nothing was cancelled.
+        SlurmError: Slurm does not permit it, or failed.
     """
     answer = ask([run], slurm)[run.name]
     if answer.kind is SlurmAnswer.NO_ANSWER:
-        raise SlurmError(
+        # Of the class of the cause, so that a controller that is down has its own exit code here too.
+        raise type(answer.error or SlurmError(""))(
             f"job {run.job_id} was not cancelled: {answer.detail}", hint="try again once 'scontrol ping' says UP",
         )
     if answer.kind is SlurmAnswer.OTHER_CLUSTER:

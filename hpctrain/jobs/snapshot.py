@@ -22,11 +22,16 @@ from hpctrain.slurm.port import Slurm
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What Slurm said about one run's job; see :class:`hpctrain.jobs.state.SlurmAnswer`."""
+    """What Slurm said about one run's job; see :class:`hpctrain.jobs.state.SlurmAnswer`.
+
+    Attributes:
+        error: why Slurm gave no answer, for what cannot do without one.
+    """
 
     kind: SlurmAnswer
     job: Job | None = None
     detail: str = ""
+    error: SlurmError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ def look_at_list(runs: Sequence[Run], slurm: Slurm | None, clock: Clock, *, newe
             runs = sorted([*runs, *strays(jobs, runs)], key=lambda run: run.submitted_time, reverse=True)
             answers = _answers(runs, jobs, slurm)
         except SlurmError as error:
-            answers = _no_answer(runs, f"Slurm does not answer: {error.message}")
+            answers = _no_answer(runs, f"Slurm does not answer: {error.message}", error)
     chosen = [run for index, run in enumerate(runs) if newest is None or index < newest or _active(answers[run.name])]
     return [status_from_files(run, answers[run.name], clock.time()) for run in chosen]
 
@@ -81,11 +86,11 @@ def ask(runs: Sequence[Run], slurm: Slurm | None) -> Mapping[str, Answer]:
         jobs = slurm.jobs([runs[0].job_id]) if len(runs) == 1 else slurm.jobs()
         return _answers(runs, jobs, slurm)
     except SlurmError as error:
-        return _no_answer(runs, f"Slurm does not answer: {error.message}")
+        return _no_answer(runs, f"Slurm does not answer: {error.message}", error)
 
 
-def _no_answer(runs: Iterable[Run], detail: str) -> dict[str, Answer]:
-    return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail=detail) for run in runs}
+def _no_answer(runs: Iterable[Run], detail: str, error: SlurmError | None = None) -> dict[str, Answer]:
+    return {run.name: Answer(SlurmAnswer.NO_ANSWER, detail=detail, error=error) for run in runs}
 
 
 def _answers(runs: Sequence[Run], jobs: Iterable[Job], slurm: Slurm) -> dict[str, Answer]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpctrain.errors import JobFailedError, JobStateError, NoSuchJobError, NotPermittedError, SlurmError
+from hpctrain.errors import ControllerDownError, JobFailedError, JobStateError, NoSuchJobError, NotPermittedError
 from hpctrain.jobs.cancel import cancel
 from hpctrain.jobs.event_list import EventPrinter, follow_events, wanted
 from hpctrain.jobs.follow import LogRequest, follow, goodbye, show
@@ -284,10 +284,11 @@ def test_cancel_of_a_forgotten_job_is_safe(world):
 
 
 def test_cancel_needs_an_answer(world):
-    """When Slurm does not answer, nothing is claimed to be cancelled."""
+    """When Slurm does not answer, nothing is claimed to be cancelled, and the exit code is the one of that (7)."""
     world.slurm.controller_up = False
-    with pytest.raises(SlurmError, match="was not cancelled"):
+    with pytest.raises(ControllerDownError, match="was not cancelled") as caught:
         cancel_it(world)
+    assert caught.value.exit_code == 7
     assert read_events(world.run.dir) == []
 
 
