@@ -129,6 +129,8 @@ def describe(job: str, output: str) -> None:
         return
     described = Description(status, events, context.clock.time(), fold(status.nodes))
     echo(render(described, width=width(), colour=on_terminal()))
+    if context.why_no_slurm:
+        say(f"\n{context.why_no_slurm}; this is what the run has recorded.")
 
 
 @click.command(epilog=examples("hpctrain events latest", "hpctrain events latest -f --kind checkpoint --kind job"))

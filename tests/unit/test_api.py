@@ -136,6 +136,12 @@ def test_runs_of_a_cluster_that_is_down_can_be_read(named_cluster, argv):
     assert api.job("one").status().state == "finished"
 
 
+def test_describe_says_that_the_cluster_is_down(named_cluster, capsys):
+    """The description tells which private cluster could not be asked."""
+    assert invoke(["describe", "one"]) == 0
+    assert "private cluster 'mine'" in capsys.readouterr().err
+
+
 def test_what_needs_a_cluster_that_is_down_says_so(named_cluster):
     """Cancelling and submitting name the private cluster that is not there."""
     with pytest.raises(named_cluster, match="mine"):
