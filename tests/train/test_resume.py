@@ -15,6 +15,9 @@ PARALLELISM: dict[str, dict[str, Any]] = {
     "ddp": {"kind": "ddp"}, "fsdp2": {"kind": "fsdp2"}, "hsdp": {"kind": "hsdp", "shard_size": 2},
 }
 
+SLOWLY = {"TEST_SLOW_S": "0.1"}
+"""Each step, and each flush within a save, lasts long enough to be seen on a busy machine."""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PARALLELISM)
@@ -24,15 +27,15 @@ def test_killed_run_ends_byte_equal(trainers: WarmRanks, tmp_path: Path, kind: s
     calm, stormy = tmp_path / "calm", tmp_path / "stormy"
     assert [0] * 4 == trainers.finish(calm, recipe), logs(calm)
 
-    first = trainers.start(stormy, recipe)
+    first = trainers.start(stormy, recipe, **SLOWLY)
     first.wait_until(lambda beat: beat.get("step") == 2)  # before anything was saved
     first.kill()
     first.wait()
-    second = trainers.start(stormy, recipe)
+    second = trainers.start(stormy, recipe, **SLOWLY)
     second.wait_until(lambda beat: beat.get("step") == 5)  # one rank only: the others must notice and end
     second.kill(2)
     assert 0 not in second.wait(), logs(stormy)
-    third = trainers.start(stormy, recipe)
+    third = trainers.start(stormy, recipe, **SLOWLY)
     third.wait_until(lambda beat: beat.get("phase") == "save" and beat["step"] == 9)
     third.kill()
     third.wait()

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -35,6 +36,26 @@ def serve() -> None:
         print(json.dumps({"codes": [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]}), flush=True)
 
 
+def slow_down(seconds: float) -> None:
+    """Stretch steps and saves, so that a test on a busy machine sees the moment at which it wants to kill."""
+    if not seconds:
+        return
+    from hpctrain.train.heartbeat import Heartbeat
+
+    beat, fsync = Heartbeat.beat, os.fsync
+
+    def slow_beat(self: Heartbeat, phase: str, **values: Any) -> None:
+        beat(self, phase, **values)
+        if phase == "step":
+            time.sleep(seconds)
+
+    def slow_fsync(handle: int) -> None:
+        time.sleep(seconds)
+        fsync(handle)
+
+    Heartbeat.beat, os.fsync = slow_beat, slow_fsync  # type: ignore[method-assign,assignment]
+
+
 def fork_rank(request: dict[str, Any], rank: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
@@ -45,6 +66,7 @@ def fork_rank(request: dict[str, Any], rank: dict[str, Any]) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ.update(rank["env"])
+        slow_down(float(os.environ.get("TEST_SLOW_S", "0")))
         module, function = request["target"].split(":")
         code = getattr(importlib.import_module(module), function)(request["args"])
     except BaseException:  # noqa: BLE001 - a child must never return into the parent's loop
