@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -41,8 +42,14 @@ def main(argv: Sequence[str]) -> int:
             return coordinate(run_dir, after)
         return node(run_dir) if options.role == "node" else lift_delay(JobId(options.job))
     except HpctrainError as error:
-        print(f"hpctrain: error: {error}" + (f"\nhint: {error.advice}" if error.advice else ""), file=sys.stderr)  # noqa: T201 - job.out
+        _say(f"hpctrain: error: {error}" + (f"\nhint: {error.advice}" if error.advice else ""))
         return error.exit_code
+
+
+def _say(text: str) -> None:
+    """Print to job.out, which may lie on a full disk; unbuffered, so that nothing is left to fail at the exit."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())
 
 
 def coordinate(run_dir: RunDir, srun: Sequence[str]) -> int:

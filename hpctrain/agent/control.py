@@ -30,6 +30,9 @@ from hpctrain.files import make_private_dir, write_json_atomic
 from hpctrain.ids import Incarnation, NodeName
 from hpctrain.jobs.layout import RunDir
 
+EXIT_UNREPORTED = 74
+"""Of an agent: the ranks ended without error, but that could not be written down for the coordinator."""
+
 
 class Control:
     """The control files of one incarnation."""

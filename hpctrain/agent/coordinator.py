@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import Protocol
 
 from hpctrain import process
-from hpctrain.agent.control import Control, try_write
-from hpctrain.agent.decide import Action, Decision, End, History, Limits, decide, slurms_notice, why_told_to_end
+from hpctrain.agent.control import EXIT_UNREPORTED, Control, try_write
+from hpctrain.agent.decide import (
+    Action,
+    Decision,
+    End,
+    History,
+    Limits,
+    cannot_start,
+    decide,
+    slurms_notice,
+    why_told_to_end,
+)
 from hpctrain.agent.lines import stamp
 from hpctrain.agent.memory import load_history, save_history
 from hpctrain.agent.progress import best_step
@@ -23,7 +33,7 @@ from hpctrain.agent.rank_plan import RankPlan, plan_ranks
 from hpctrain.agent.rank_result import NodeOutcome, NodeResult, first_failure
 from hpctrain.agent.wakeup import Wakeup
 from hpctrain.clock import Clock
-from hpctrain.errors import HpctrainError, JobStateError, NoSuchJobError, NotPermittedError, SlurmError
+from hpctrain.errors import HpctrainError, JobStateError, NoSuchJobError, NotPermittedError, SlurmError, StorageError
 from hpctrain.ids import Incarnation, JobId, NodeName
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.reader import read_events
@@ -105,7 +115,11 @@ class Coordinator:
     def run(self) -> int:
         """Start the ranks, see them through, decide and act. Returns the exit code of the batch script."""
         with Wakeup((signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)) as wakeup:
-            history = self._claim_incarnation()
+            try:
+                history = self._claim_incarnation()
+            except StorageError as error:
+                stop = cannot_start(_with_advice(error), error.exit_code, load_history(self.run_dir))
+                return self._act(stop, End(), wakeup)
             incarnation = Incarnation(history.incarnation)
             control = Control(self.run_dir, incarnation)
             try:
@@ -259,7 +273,7 @@ class Coordinator:
             done=well and set(outcomes.values()) == {NodeOutcome.DONE},
             stopped=well and NodeOutcome.STOPPED in outcomes.values(),
             stop_reason=step.stop_reason, failure=first_failure(results), lost_nodes=lost,
-            problem=f"the agent of {', '.join(silent)} ended without a word (srun: exit code {exit_code})" if silent else "",
+            problem=_silence(silent, exit_code) if silent else "",
             exit_code=exit_code if exit_code >= 0 else 128 - exit_code, terminated=step.terminated,
             job_state=step.job_state, best_step=best_step(self.run_dir), ran_s=ran_s,
         )
@@ -334,6 +348,20 @@ class Coordinator:
         data = f"{stamp(self._clock.time())} hpctrain: {text}\n".encode()
         with contextlib.suppress(OSError):  # a full disk under job.out must not end the job
             os.write(1, data)
+
+
+def _silence(nodes: Sequence[NodeName], exit_code: int) -> str:
+    """Why these nodes left no result, in words."""
+    if exit_code == EXIT_UNREPORTED:
+        return (
+            f"the ranks of {', '.join(nodes)} ended, but the result could not be written: the run directory's file system"
+            " is full or read-only"
+        )
+    return f"the agent of {', '.join(nodes)} ended without a word (srun: exit code {exit_code})"
+
+
+def _with_advice(error: HpctrainError) -> str:
+    return f"{error} ({error.advice})" if error.advice else str(error)
 
 
 def _over_limit(job: Job) -> bool:

@@ -127,6 +127,11 @@ class Decision:
     history: History
 
 
+def cannot_start(problem: str, exit_code: int, history: History) -> Decision:
+    """What to do when a start cannot be recorded: stop, since starts that nobody counts would go on for ever."""
+    return Decision(Action.FAIL, f"this start cannot be recorded: {problem}", exit_code, history)
+
+
 def slurms_notice(log: str, job_id: int) -> str:
     """Slurm's last word about ending this job, as it stands in the batch step's output: ``TIME LIMIT``, or "" for none.
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpctrain.agent.control import Control, try_write
+from hpctrain.agent.control import EXIT_UNREPORTED, Control, try_write
 from hpctrain.agent.error_file import explain
 from hpctrain.agent.local_dir import claim, remove_abandoned
 from hpctrain.agent.output import OutputWriter, RankOutput
@@ -39,8 +39,6 @@ DRAIN_S = 3.0
 """Longest wait for the output of dead ranks, which a surviving grandchild may hold open."""
 UNKILLABLE_S = 10.0
 """A killed process that hangs in a system call (dead file system, stuck GPU driver) is not waited for longer."""
-EXIT_UNREPORTED = 74
-"""The ranks ended without error, but that could not be written down for the coordinator."""
 
 
 @dataclass(slots=True)

@@ -118,6 +118,8 @@ def _running(facts: Facts, job: Job) -> Verdict:
     if ended:
         how = "the work is complete" if ended.kind == "job.finished" else ended.reason or "it has failed"
         return Verdict(State.STOPPING, f"{how}; the job is being ended")
+    if "COMPLETING" in job.flags:
+        return Verdict(State.STOPPING, _being_ended(facts.events))
     stop = _last(current, "job.stop_requested")
     if stop and not _newer(current, "ranks.started", stop):
         return Verdict(State.STOPPING, f"the ranks were asked to save and stop{': ' + stop.reason if stop.reason else ''}")
@@ -126,6 +128,16 @@ def _running(facts: Facts, job: Job) -> Verdict:
     if heartbeat is None or (started and heartbeat < started.time):
         return _starting(facts, job, current)
     return _working(facts, heartbeat)
+
+
+def _being_ended(events: Sequence[Event]) -> str:
+    """Slurm takes the job from its nodes, for good or to queue it again; it shows both alike."""
+    newest = next((e for e in reversed(events) if e.kind in ("job.started", "job.requeued", "job.cancelled")), None)
+    if newest is None or newest.kind == "job.started":
+        return "the job is being ended"
+    if newest.kind == "job.requeued":
+        return "it goes back to the queue once its nodes are cleaned up"
+    return f"{newest.reason or 'it was cancelled'}; the job is being ended"
 
 
 def batch_host_is_gone(job: Job) -> bool:
@@ -174,6 +186,13 @@ _ENDS = {
     JobState.OUT_OF_MEMORY: "a node ran out of the memory that the job was given",
 }
 
+_EXITS = {
+    9: ": the run directory could not be written, its file system may be full or read-only",
+    74: ": the ranks ended, but the result could not be written to the run directory",
+    75: ": it could not be put back in the queue",
+}
+"""Exit codes of the batch script whose cause may have had no place to be written down."""
+
 
 def _ended(facts: Facts, job: Job) -> Verdict:
     if job.state is JobState.PREEMPTED and "COMPLETING" in job.flags:
@@ -187,7 +206,7 @@ def _ended(facts: Facts, job: Job) -> Verdict:
     if job.state is JobState.FAILED and job.exit_signal:
         why = f"its batch script was ended by signal {job.exit_signal}"
     elif job.state is JobState.FAILED and job.exit_code is not None:
-        why += f" (exit code {job.exit_code})"
+        why += f" (exit code {job.exit_code}{_EXITS.get(job.exit_code, '')})"
     return _failed(facts, why)
 
 

@@ -5,8 +5,9 @@ One writer per file: ``events/<source>-<host>.jsonl``. Cheap enough for a traini
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ class EventWriter:
         try:
             self.write(kind, reason, node=node, step=step, evidence=evidence)
         except StorageError as error:
-            print(f"hpctrain: event {kind} was not recorded: {error}", file=sys.stderr, flush=True)  # noqa: T201 - last resort
+            with contextlib.suppress(OSError):  # standard error may lie on the same full disk
+                os.write(2, f"hpctrain: event {kind} was not recorded: {error}\n".encode())
             return False
         return True
 

@@ -100,6 +100,18 @@ def test_a_gone_batch_host_is_told():
     assert not judge(known(whole, events=events)).silent
 
 
+@pytest.mark.parametrize(("kind", "words"), [
+    ("job.cancelled", "cancelled by alice; the job is being ended"), ("job.requeued", "back to the queue"),
+    ("ranks.started", "the job is being ended"),
+])
+def test_completing_is_not_running(kind, words):
+    """A job that Slurm is taking from its nodes is being ended, whatever its last heartbeat says."""
+    job = replace(RUNNING, flags=frozenset({"COMPLETING"}))
+    events = [*happened("job.started"), Event(NOW, "cli", kind, reason="cancelled by alice")]
+    verdict = judge(known(job, events=events, progress=Progress(NOW, "step", 9)))
+    assert verdict.state == "stopping" and words in verdict.explanation and not verdict.final
+
+
 @pytest.mark.parametrize("state", [s for s in JobState if s.finished])
 def test_ends_are_final(state):
     """Every end state of Slurm is final, and only COMPLETED is a success."""
@@ -117,6 +129,12 @@ def test_verdict_of_the_coordinator_beats_slurms_exit_code():
     events = [Event(NOW, "coordinator", "job.failed", reason="three restarts made no progress")]
     verdict = judge(known(replace(RUNNING, state=JobState.FAILED, exit_code=1), events=events))
     assert verdict.explanation == "three restarts made no progress"
+
+
+@pytest.mark.parametrize(("code", "words"), [(9, "may be full"), (74, "result could not"), (75, "back in the queue")])
+def test_exit_codes_of_our_own_are_told_in_words(code, words):
+    """Where the disk was too full to say why, the batch script's exit code still tells."""
+    assert words in judge(known(replace(RUNNING, state=JobState.FAILED, exit_code=code))).explanation
 
 
 def test_failure_without_verdict_names_the_failed_rank():
