@@ -81,6 +81,7 @@ def logs(  # noqa: PLR0917 - click passes every option by name
 def _show(run: Run, request: LogRequest) -> int:
     from hpctrain.errors import NotFoundError
     from hpctrain.jobs.follow import show
+    from hpctrain.jobs.reader import planned_ranks, read_plan
     from hpctrain.jobs.screen import Screen
     from hpctrain.jobs.tail import known_places
 
@@ -92,7 +93,12 @@ def _show(run: Run, request: LogRequest) -> int:
         return 0
     selection = request.selection
     if selection.rank is not None and selection.rank not in ranks:
-        raise NotFoundError(f"{run.name} has no rank {selection.rank}", hint=f"its ranks are {ranks[0]} to {ranks[-1]}")
+        # A rank that prints nothing leaves no file: how many there are is in the plan.
+        last = max(planned_ranks(read_plan(run.dir)) - 1, ranks[-1])
+        if selection.rank > last:
+            raise NotFoundError(f"{run.name} has no rank {selection.rank}", hint=f"its ranks are 0 to {last}")
+        say(f"Rank {selection.rank} has printed nothing.")
+        return 0
     if selection.node is not None and selection.node not in nodes:
         raise NotFoundError(f"no rank of {run.name} ran on {selection.node!r}", hint="its nodes: " + ", ".join(nodes[:20]))
     say("No lines fit.")

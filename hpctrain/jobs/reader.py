@@ -41,6 +41,12 @@ def read_plan(run: RunDir) -> Mapping[str, Any]:
     return plan if isinstance(plan, dict) else {}
 
 
+def planned_ranks(plan: Mapping[str, Any]) -> int:
+    """Number of training processes of a plan; 0 if it does not say."""
+    nodes, each = plan.get("nodes"), plan.get("ranks_per_node")
+    return nodes * each if isinstance(nodes, int) and isinstance(each, int) else 0
+
+
 def newest_sign_of_life(run: RunDir) -> float | None:
     """When anything was last written: heartbeat, metrics or output of the batch step."""
     times = [_mtime(path) for path in (run.progress, run.metrics, run.job_log)]

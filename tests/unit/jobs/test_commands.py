@@ -124,6 +124,15 @@ def test_logs_and_wrong_places(trained, capsys):
     assert code == 4 and "n1, n2" in err
 
 
+def test_rank_that_printed_nothing_is_not_called_missing(trained, capsys):
+    """A rank without output exists all the same: the plan says how many there are."""
+    trained.say("hello")
+    trained.builder.dir.plan.write_text('{"nodes": 2, "ranks_per_node": 2}')
+    code, _, err = run(capsys, "logs", "latest", "--rank", "3")
+    assert code == 0 and "Rank 3 has printed nothing" in err
+    assert run(capsys, "logs", "latest", "--rank", "4")[0] == 4
+
+
 @pytest.mark.parametrize("wrong", [["--all", "--rank", "1"], ["--since", "yesterday"], ["--tail", "x"], ["--rank", "-1"]])
 def test_wrong_log_options_are_usage_errors(trained, capsys, wrong):
     """Impossible options are refused with exit code 2 and without a traceback."""
