@@ -60,8 +60,8 @@ def submit(  # noqa: PLR0917 - click passes every option by name
 def run(recipe: str, sets: tuple[str, ...], output: str) -> int:
     """Submit and follow, on a private cluster if there is no Slurm.
 
-    Such a cluster is made for this run and removed afterwards, also after Ctrl-C, which then ends the job. On a cluster
-    that was there before, Ctrl-C only stops following. Exit code 10 if the job fails.
+    Such a cluster is made for this run and removed afterwards, also after Ctrl-C, SIGTERM or SIGHUP, which then end the
+    job. On a cluster that was there before, Ctrl-C only stops following. Exit code 10 if the job fails.
     """
     from hpctrain.errors import SlurmMissingError
     from hpctrain.settings_file import load_settings
@@ -71,7 +71,7 @@ def run(recipe: str, sets: tuple[str, ...], output: str) -> int:
     try:
         choose(settings)
     except SlurmMissingError:
-        return _run_on_own_cluster(recipe, sets, settings, output)
+        return _run_until_told_to_end(recipe, sets, settings, output)
     return _run_here(recipe, sets, settings, output, own_cluster=False)
 
 
@@ -104,6 +104,18 @@ def _end_job(submitted: Submitted, site: Site) -> None:
         if ended.changed:
             say(f"{ended.message}; its cluster goes away")
             wait(found, site.slurm, site.clock, timeout_s=10.0, poll_s=0.2)
+
+
+def _run_until_told_to_end(recipe: str, sets: tuple[str, ...], settings: Settings, output: str) -> int:
+    """A batch system's or a closed terminal's signal takes the private cluster down too."""
+    from hpctrain.cli.told_to_end import ToldToEnd, told_to_end
+
+    try:
+        with told_to_end():
+            return _run_on_own_cluster(recipe, sets, settings, output)
+    except ToldToEnd as told:
+        say(f"ended by {told.name}")
+        return told.exit_code
 
 
 def _run_on_own_cluster(recipe: str, sets: tuple[str, ...], settings: Settings, output: str) -> int:

@@ -298,6 +298,32 @@ def test_run_makes_a_cluster_and_takes_it_away(tmp_path: Path) -> None:
         assert not list((state / "clusters").glob("*"))
 
 
+@pytest.mark.parametrize(("number", "moment"), [
+    (signal.SIGTERM, "training began"), (signal.SIGHUP, "training began"), (signal.SIGTERM, "making private cluster"),
+])
+def test_run_that_is_told_to_end_takes_its_cluster_away(tmp_path: Path, number: signal.Signals, moment: str) -> None:
+    """SIGTERM and SIGHUP end 'run' as Ctrl-C does: no cluster and no rank stays; the exit code names the signal."""
+    (tmp_path / "script.py").write_text("import time; print('training began', flush=True); time.sleep(1000)\n")
+    (tmp_path / "recipe.yaml").write_text("version: 1\nname: tiny\ncommand: [script.py]\n")
+    state = Path("/tmp") / f"hpct-told-{os.getpid()}"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "HPCTRAIN"))}
+    env = {**kept, "HPCTRAIN_STATE_DIR": str(state), "HPCTRAIN_RUNS_DIR": str(tmp_path / "runs")}
+    with (tmp_path / "out").open("wb") as out:
+        command = [sys.executable, "-m", "hpctrain", "run", "recipe.yaml"]
+        run = process.start(command, env=env, cwd=str(tmp_path), stdout=out, stderr=out)
+    try:
+        until(lambda: moment in (tmp_path / "out").read_text(), what=(tmp_path / "out").read_text)
+        run.send_signal(number)
+        assert run.wait(60) == 128 + number, (tmp_path / "out").read_text()
+        assert not list((state / "clusters").glob("*"))
+        for record in (tmp_path / "runs").glob("*/run.json"):
+            assert not alive_ranks(RunDir(record.parent))
+    finally:
+        run.kill()
+        for left in (state / "clusters").glob("*"):
+            process.run([sys.executable, "-m", "hpctrain", "cluster", "down", "--name", left.name], timeout_s=60, env=env)
+
+
 def alive_ranks(run_dir: RunDir) -> list[int]:
     """Processes that still belong to the run: its directory stands in their environment."""
     found = []
