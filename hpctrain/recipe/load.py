@@ -45,7 +45,7 @@ def locate(argument: str, base_dir: Path | None = None) -> Path:
     """
     if "\0" in argument or not argument:
         raise NotFoundError(f"no such recipe: {shown(argument)}")
-    path = (base_dir or Path()) / Path(argument).expanduser()
+    path = (base_dir or Path()) / with_home(argument)
     if path.exists() and not path.is_dir():
         return path
     known = resources.shipped_recipes()
@@ -149,7 +149,7 @@ def _identity(path: Path) -> Path:
 
 
 def _absolute(base_dir: Path) -> _Change:
-    return lambda text: os.path.normpath(base_dir / Path(text).expanduser()) if text else text
+    return lambda text: os.path.normpath(base_dir / with_home(text)) if text else text
 
 
 def _absolute_if_local(base_dir: Path) -> _Change:
@@ -198,3 +198,11 @@ def _near(path: Path, name: str, known: Mapping[str, Path]) -> str:
 def _inside(path: Path) -> str:
     files = sorted(item.name for item in path.glob("*.yaml"))
     return f"give one of its files: {', '.join(files[:5])}" if files else "give the path of a .yaml file"
+
+
+def with_home(text: str) -> Path:
+    """A path with ``~`` filled in; ``~name`` of a user who does not exist is taken as it is written."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)

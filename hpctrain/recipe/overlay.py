@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import reduce
 
 from hpctrain.errors import RecipeError
 from hpctrain.recipe.node import Node, Path, find
 from hpctrain.recipe.parse import parse_value
+from hpctrain.recipe.problem import dotted
 from hpctrain.recipe.suggest import is_field, nearest, section_at, unknown_key
 
 RIVALS: tuple[tuple[Path, ...], ...] = (
@@ -24,6 +26,20 @@ RIVALS: tuple[tuple[Path, ...], ...] = (
 recipe that says ``tokens``. Two of them in one layer stay, and are refused by :mod:`hpctrain.recipe.check`."""
 
 _SET = re.compile(r"^\s*([^=\s]+)\s*=(.*)$", re.DOTALL)
+
+
+def refuse_rival_sets(sets: Sequence[Node]) -> None:
+    """All ``--set`` of a command line are one choice: two keys of which only one can hold contradict each other.
+
+    Raises:
+        RecipeError: two of :data:`RIVALS` are set.
+    """
+    chosen = reduce(_over, sets, Node({}, "default"))
+    for rivals in RIVALS:
+        names = [dotted(path) for path in rivals if _is_set(chosen, path)]
+        if len(names) > 1:
+            message = f"give only one of {' and '.join(names)}: each --set of them would replace the other"
+            raise RecipeError(message, where=f"--set {names[-1]}", hint="leave one of them out")
 
 
 def merge_layers(layers: Iterable[Node]) -> Node:

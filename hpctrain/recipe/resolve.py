@@ -17,7 +17,7 @@ from hpctrain.recipe.facts import ClusterFacts
 from hpctrain.recipe.files import missing_files
 from hpctrain.recipe.memory import Estimate, check_memory, estimate
 from hpctrain.recipe.node import Node, from_plain, origin_of, walk
-from hpctrain.recipe.overlay import merge_layers, parse_sets
+from hpctrain.recipe.overlay import merge_layers, parse_sets, refuse_rival_sets
 from hpctrain.recipe.problem import Problem, dotted, raise_problems
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.validate import validate
@@ -64,12 +64,14 @@ def resolve(
         NotFoundError: no such recipe or parent.
     """
     path = load.locate(argument)
-    label = argument if Path(argument).expanduser() == path or path == Path(argument) else str(path)
+    label = argument if load.with_home(argument) == path or path == Path(argument) else str(path)
     source = load.read(path, label)
     layers = [load.anchor(from_plain(values, origin), Path(origin).parent) for origin, values in (
         settings.recipe_layers if settings else ())]
     layers += load.load_chain(source)
-    layers += [load.anchor(node, Path.cwd()) for node in parse_sets(sets)]
+    chosen = parse_sets(sets)
+    refuse_rival_sets(chosen)
+    layers += [load.anchor(node, Path.cwd()) for node in chosen]
     merged = merge_layers(layers)
     recipe = _with_workdir(validate(merged, label), source.path.parent)
     return _checked(recipe, merged, source, settings, facts)

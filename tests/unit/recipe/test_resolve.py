@@ -40,6 +40,22 @@ def test_layers_in_their_order(write: Write, minimal: str) -> None:
     assert "checkpoint.keep_last" not in resolved.origins
 
 
+def test_home_of_nobody_is_a_recipe_error(write: Write, minimal: str) -> None:
+    """'~name' of a user who does not exist is a path that does not exist, not a crash."""
+    with pytest.raises(NotFoundError):
+        resolve("~nobody-of-this-name/recipe.yaml")
+    with pytest.raises(HpctrainError):
+        resolve(write(minimal), ["model.path=~nobody-of-this-name"])
+
+
+def test_two_sets_of_which_one_can_hold_are_refused(write: Write, minimal: str) -> None:
+    """Each --set is laid over the one before, but two choices on one command line are a mistake, not an order."""
+    with pytest.raises(RecipeError, match=r"only one of training\.steps and training\.epochs"):
+        resolve(write(minimal), ["training.steps=10", "training.epochs=1"])
+    twice = ["training.epochs=1", "training.epochs=null", "training.steps=10", "training.steps=11"]
+    assert resolve(write(minimal), twice).recipe.training.steps == 11
+
+
 def test_all_problems_at_once_each_with_its_line(write: Write, minimal: str) -> None:
     """A recipe with five mistakes is told all five, in the order of the file."""
     wrong = "resources:\n  nodes: two\n  time_limit: 10:30\n  memory_per_node: 64\n"
