@@ -1,6 +1,6 @@
 """``python -m hpctrain`` is the ``hpctrain`` command."""
 
-from hpctrain.cli.main import main
+from hpctrain.cli.entry import main
 
 if __name__ == "__main__":
     main()
