@@ -69,4 +69,5 @@ def test_checkpoint_campaign(tmp_path: Path) -> None:
     assert (0, 0) == (counts["checkpoints lost"], counts["corrupt restores"])
     assert counts["checkpoints saved"]
     assert counts["starts that restored one"]
-    assert [] == list(tmp_path.iterdir())
+    # torch itself may make its kernel cache there on first use; everything else would be ours.
+    assert [] == [path for path in tmp_path.iterdir() if not path.name.startswith("torchinductor_")]
