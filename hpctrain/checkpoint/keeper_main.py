@@ -8,7 +8,6 @@ nothing is left behind.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import os
 import select
@@ -41,11 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        _say("there is one")
+        keeper_wire.say_once("there is one")
         return 0
     listener.listen(128)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _say("ready")
+    keeper_wire.say_once("ready")
     Server(listener, secret, options.until_pid, options.idle_s).serve()
     return 0
 
@@ -140,16 +139,6 @@ def _pidfd(pid: int | None) -> int | None:
         return os.pidfd_open(pid)
     except OSError:
         return None
-
-
-def _say(word: str) -> None:
-    """One line, then nothing more: whoever started us may be gone when we would write next."""
-    with contextlib.suppress(OSError):
-        os.write(1, f"{word}\n".encode())
-    null = os.open(os.devnull, os.O_RDWR)
-    for handle in (0, 1):
-        os.dup2(null, handle)
-    os.close(null)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from hpctrain.checkpoint import names
 from hpctrain.checkpoint.arena_reader import ArenaCheckpoint
 from hpctrain.checkpoint.keeper_client import KeeperClient
 from hpctrain.checkpoint.keeper_slots import RefusedError
-from hpctrain.checkpoint.keeper_wire import WireError
+from hpctrain.checkpoint.keeper_wire import WireError, say_once
 from hpctrain.checkpoint.manifest import FileEntry
 from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.shards import Shard, StoredShard, pieces, start_in
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.suppress(OSError):
         os.nice(_NICE)
     client = KeeperClient(secret, options.node)
-    _say_ready()
+    say_once("ready")
     with contextlib.suppress(WireError):
         while True:
             work_once(client, wait_s=_WAIT_S)
@@ -115,15 +115,6 @@ def stored_from_rows(rows: Sequence[Any]) -> list[StoredShard]:
         StoredShard(Shard(name, dtype, tuple(total), tuple(first), tuple(shape)), file, offset, size, xxh3)
         for name, dtype, total, first, shape, file, offset, size, xxh3 in rows
     ]
-
-
-def _say_ready() -> None:
-    with contextlib.suppress(OSError):
-        os.write(1, b"ready\n")
-    null = os.open(os.devnull, os.O_RDWR)
-    for handle in (0, 1):
-        os.dup2(null, handle)
-    os.close(null)
 
 
 if __name__ == "__main__":

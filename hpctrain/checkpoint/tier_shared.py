@@ -83,15 +83,6 @@ class SharedTier:
         self.discard(name)
         make_private_dir(self.folder(name))
 
-    def seal(self, folder: Path, files: Iterable[str]) -> list[FileEntry]:
-        """Make files private and hash them, as they lie in the file system now."""
-        sealed = []
-        for file in files:
-            with storage_errors(folder / file):
-                (folder / file).chmod(PRIVATE_FILE)
-                sealed.append(hash_file(folder, file))
-        return sealed
-
     def write(self, folder: Path, name: str, data: bytes) -> FileEntry:
         """See :func:`write_file`."""
         return write_file(folder, name, data)
