@@ -16,8 +16,9 @@ from hpctrain.checkpoint.manifest import Manifest
 from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.ranks import error_of, lowest_error
 from hpctrain.checkpoint.retention import Retention
+from hpctrain.checkpoint.share import Share
 from hpctrain.checkpoint.tier_shared import SharedTier
-from hpctrain.checkpoint.write import Share, check_shares, merge
+from hpctrain.checkpoint.write import check_shares, merge
 from hpctrain.errors import CheckpointError, HpctrainError
 
 

@@ -35,8 +35,9 @@ from hpctrain.checkpoint.ranks import Ranks, error_of
 from hpctrain.checkpoint.restore import Source, restore
 from hpctrain.checkpoint.schedule import Decision, retry_step
 from hpctrain.checkpoint.shard_reader import ShardReader
+from hpctrain.checkpoint.share import Share
 from hpctrain.checkpoint.tier_shared import SharedTier
-from hpctrain.checkpoint.write import Share, write_share
+from hpctrain.checkpoint.write import write_share
 from hpctrain.clock import Clock, SystemClock
 from hpctrain.errors import CheckpointError
 

@@ -26,9 +26,10 @@ from hpctrain.checkpoint.restore import Source
 from hpctrain.checkpoint.schedule import retry_step
 from hpctrain.checkpoint.shard_reader import DamagedError
 from hpctrain.checkpoint.shards import StoredShard, with_aliases
+from hpctrain.checkpoint.share import Share
 from hpctrain.checkpoint.tier_ram import RamTier, StageResult
 from hpctrain.checkpoint.tier_ram_connect import KeeperConnector
-from hpctrain.checkpoint.write import Share, check_shares
+from hpctrain.checkpoint.write import check_shares
 from hpctrain.clock import Clock
 
 _CHUNK_BYTES = 1024 * 1024

@@ -27,7 +27,8 @@ from hpctrain.checkpoint.keeper_wire import WireError, say_once
 from hpctrain.checkpoint.manifest import FileEntry
 from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.shards import Shard, StoredShard, pieces, start_in
-from hpctrain.checkpoint.write import Share, write_share
+from hpctrain.checkpoint.share import Share
+from hpctrain.checkpoint.write import write_share
 from hpctrain.errors import HpctrainError
 
 _NICE = 10

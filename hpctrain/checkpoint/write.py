@@ -6,30 +6,16 @@ None of this needs a process group or torch: a rank's share can be written by an
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpctrain.checkpoint import distcp, names
 from hpctrain.checkpoint.distcp_file import write_distcp
-from hpctrain.checkpoint.manifest import FileEntry, Manifest
+from hpctrain.checkpoint.manifest import Manifest
 from hpctrain.checkpoint.names import CheckpointName
-from hpctrain.checkpoint.shards import Shard, StoredShard, check_cover, with_aliases
+from hpctrain.checkpoint.shards import Shard, check_cover, with_aliases
+from hpctrain.checkpoint.share import Share
 from hpctrain.checkpoint.tier_shared import write_file
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one rank has written.
-
-    Attributes:
-        replicated: stands for names, types and shapes of the tensors that all ranks must hold alike.
-    """
-
-    rank: int
-    files: tuple[FileEntry, ...]
-    shards: tuple[StoredShard, ...]
-    replicated: str
 
 
 def write_share(

@@ -21,7 +21,8 @@ from hpctrain.checkpoint.capture import capture  # noqa: E402 - after the check 
 from hpctrain.checkpoint.fill import UnfitError, fill, load_tensors  # noqa: E402
 from hpctrain.checkpoint.names import CheckpointName  # noqa: E402
 from hpctrain.checkpoint.ranks import Ranks  # noqa: E402
-from hpctrain.checkpoint.write import Share, check_shares, merge, write_share  # noqa: E402
+from hpctrain.checkpoint.share import Share  # noqa: E402
+from hpctrain.checkpoint.write import check_shares, merge, write_share  # noqa: E402
 
 
 def save(folder: Path, tensors: Mapping[str, Any], world_size: int = 1, limit_bytes: int = 200) -> Manifest:
