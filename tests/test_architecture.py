@@ -55,7 +55,7 @@ OWNERS: dict[str, Owner] = {
     "ClusterShell": Owner(("hpctrain/slurm/nodelist.py",), "node names are folded and expanded in one place"),
     "pynvml": Owner(("hpctrain/health/probe_nvml.py",), "one GPU probe"),
     "psutil": Owner(("hpctrain/health/probe_psutil.py",), "one process probe"),
-    "fsspec": Owner(("hpctrain/checkpoint/tier_object.py", "hpctrain/checkpoint/object_files.py"), "object stores, behind one library"),
+    "fsspec": Owner(("hpctrain/checkpoint/object_files.py",), "object stores, behind one library"),
     "pyslurm": Owner(("hpctrain/slurm/via_pyslurm.py",), "an optional adapter that sites build themselves"),
     "paramiko": Owner(("hpctrain/fleet/ssh.py",), "one SSH adapter"),
 }

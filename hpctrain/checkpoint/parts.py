@@ -15,34 +15,31 @@ from hpctrain.checkpoint.shards import StoredShard
 
 
 class Part(Protocol):
-    """One rank's share of a checkpoint, opened for reading. It also is a :class:`hpctrain.checkpoint.store.Reader`.
-
-    Attributes:
-        world_size: number of ranks that saved together.
-        shards: every box with its committed hash; ``file`` and ``offset_bytes`` mean something to this part only.
-        own_state: JSON of what is not a tensor.
-        share: ``aliases`` (tied tensors) and ``replicated``; see :class:`hpctrain.checkpoint.share.Share`.
-        world: layout of the ranks that saved.
-        reason: why it was saved.
-    """
+    """One rank's share of a checkpoint, opened for reading. It also is a :class:`hpctrain.checkpoint.store.Reader`."""
 
     @property
-    def world_size(self) -> int: ...
+    def world_size(self) -> int:
+        """Number of ranks that saved together."""
 
     @property
-    def shards(self) -> Sequence[StoredShard]: ...
+    def shards(self) -> Sequence[StoredShard]:
+        """Every box with its committed hash; ``file`` and ``offset_bytes`` mean something to this part only."""
 
     @property
-    def own_state(self) -> str: ...
+    def own_state(self) -> str:
+        """JSON of what is not a tensor."""
 
     @property
-    def share(self) -> Mapping[str, Any]: ...
+    def share(self) -> Mapping[str, Any]:
+        """``aliases`` (tied tensors) and ``replicated``; see :class:`hpctrain.checkpoint.share.Share`."""
 
     @property
-    def world(self) -> Mapping[str, Any]: ...
+    def world(self) -> Mapping[str, Any]:
+        """Layout of the ranks that saved."""
 
     @property
-    def reason(self) -> str: ...
+    def reason(self) -> str:
+        """Why it was saved."""
 
     def read_into(self, stored: StoredShard, target: memoryview) -> None:
         """Fill ``target`` with a shard's bytes, verified on the way. Raises DamagedError."""
@@ -52,14 +49,11 @@ class Part(Protocol):
 
 
 class PartTier(Protocol):
-    """The parts that can be had on this node, by any rank on it.
-
-    Attributes:
-        tier: ``ram``, ``peer`` or ``local``.
-    """
+    """The parts that can be had on this node, by any rank on it."""
 
     @property
-    def tier(self) -> str: ...
+    def tier(self) -> str:
+        """``ram``, ``peer`` or ``local``."""
 
     def holdings(self) -> Mapping[CheckpointName, Mapping[int, int]]:
         """For each checkpoint, the ranks whose complete part is here, each with the size of the world that saved it.

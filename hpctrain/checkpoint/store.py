@@ -1,7 +1,7 @@
 """What a tier of whole checkpoints can do: a shared file system, or an object store (pure).
 
-The commit protocol (docs/checkpoint-format.md) is written once, against this; :class:`hpctrain.checkpoint.tier_shared.SharedTier`
-and :class:`hpctrain.checkpoint.tier_object.ObjectTier` are its two implementations.
+The commit protocol (docs/checkpoint-format.md) is written once, against this.
+:class:`hpctrain.checkpoint.tier_shared.SharedTier` and :class:`hpctrain.checkpoint.tier_object.ObjectTier` implement it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,15 @@ class Reader(Protocol):
 
 
 class Store(Protocol):
-    """A tier that holds whole checkpoints, each in a folder of its own, told apart by :class:`CheckpointName`.
-
-    Attributes:
-        tier: ``shared`` or ``object``.
-        where: path or URL, for messages.
-    """
+    """A tier that holds whole checkpoints, each in a folder of its own, told apart by :class:`CheckpointName`."""
 
     @property
-    def tier(self) -> str: ...
+    def tier(self) -> str:
+        """``shared`` or ``object``."""
 
     @property
-    def where(self) -> str: ...
+    def where(self) -> str:
+        """Path or URL, for messages."""
 
     def entries(self) -> list[str]:
         """Names at the top: checkpoints and claims; empty when nothing is there yet. Raises OSError."""
