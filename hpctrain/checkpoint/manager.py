@@ -33,7 +33,7 @@ from hpctrain.checkpoint.manifest import CommitRecord, Manifest
 from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.ranks import Ranks, error_of
 from hpctrain.checkpoint.restore import Source, restore
-from hpctrain.checkpoint.schedule import Decision, retry_step
+from hpctrain.checkpoint.schedule import Decision, Schedule, retry_step
 from hpctrain.checkpoint.shard_reader import ShardReader
 from hpctrain.checkpoint.share import Share
 from hpctrain.checkpoint.tier_shared import SharedTier
@@ -89,6 +89,7 @@ class Checkpointer:
         self._clock: Clock = clock or SystemClock()
         self._notify, self._progress = notify, progress
         self._tier = SharedTier(self.config.root)
+        self._schedule = Schedule(self.config.schedule.every_steps, self.config.schedule.every_s)
         self._items: dict[str, torch_state.Stateful] = {}
         self._rng: torch_state.RandomState | None = None
         self._last_save = self._clock.monotonic()
@@ -166,7 +167,7 @@ class Checkpointer:
     def due(self, step: int) -> Decision:
         """Whether the schedule wants a save after ``step``, by this rank's clock; rank 0's answer counts."""
         passed = self._clock.monotonic() - self._last_save
-        return self.config.schedule.due(step, seconds_since_save=passed, retry_at=self._retry_at)
+        return self._schedule.due(step, seconds_since_save=passed, retry_at=self._retry_at)
 
     def step(self, step: int, *, stopping: bool = False, due: bool | None = None) -> SaveResult | None:
         """Save if it is time to; call once per completed step, on every rank.
@@ -182,7 +183,7 @@ class Checkpointer:
             return self.save_now(step, "stop was requested")
         decision = self.due(step)
         if due is None:
-            due = self.ranks.broadcast(decision.save) if self.config.schedule.uses_time else decision.save
+            due = self.ranks.broadcast(decision.save) if self._schedule.uses_time else decision.save
         return self.save_now(step, decision.reason or "it was due") if due else None
 
     def save_now(self, step: int, reason: str) -> SaveResult:

@@ -17,7 +17,7 @@ from hpctrain.checkpoint.config import CheckpointConfig
 from hpctrain.checkpoint.manager import Checkpointer, SaveResult
 from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.checkpoint.retention import Retention
-from hpctrain.checkpoint.schedule import Schedule
+from hpctrain.checkpoint.schedule import TierSchedule
 from hpctrain.errors import RecipeError, StorageError
 from hpctrain.jobs.layout import RunDir
 from hpctrain.recipe.schema import Data, Recipe, Training
@@ -294,7 +294,7 @@ def checkpoint_config(recipe: Recipe, run_dir: RunDir) -> CheckpointConfig:
     section = recipe.checkpoint
     given = os.environ.get(INCARNATION)
     return CheckpointConfig(
-        root=run_dir.checkpoints, schedule=Schedule(section.every_steps, section.every),
+        root=run_dir.checkpoints, schedule=TierSchedule(section.every_steps, section.every),
         retention=Retention(section.keep_last, section.keep_every_steps),
         # Without an agent nobody counts the starts; then the checkpoints do.
         incarnation=int(given) if given else None,

@@ -15,10 +15,10 @@ def save_with_one_full_disk(args: list[str]) -> int:
 
     dist.init_process_group("gloo")
     from hpctrain.checkpoint import CheckpointConfig, Checkpointer
-    from hpctrain.checkpoint.schedule import Schedule
+    from hpctrain.checkpoint.schedule import TierSchedule
 
     root = Path(os.environ["HPCTRAIN_RUN_DIR"]) / "checkpoints"
-    checkpointer = Checkpointer(CheckpointConfig(root, Schedule(every_steps=2)))
+    checkpointer = Checkpointer(CheckpointConfig(root, TierSchedule(every_steps=2)))
     model = _sharded_model()
     checkpointer.register(model=model)
     fsync, results = os.fsync, []

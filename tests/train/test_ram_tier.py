@@ -57,7 +57,7 @@ def trainer_main(_arguments: list[str]) -> int:
 
     from hpctrain.checkpoint.config import CheckpointConfig, RamConfig
     from hpctrain.checkpoint.manager import Checkpointer
-    from hpctrain.checkpoint.schedule import Schedule
+    from hpctrain.checkpoint.schedule import TierSchedule
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -69,7 +69,7 @@ def trainer_main(_arguments: list[str]) -> int:
     torch.manual_seed(rank)
     told: list[str] = []
     checkpointer = Checkpointer(
-        CheckpointConfig(run_dir / "checkpoints", Schedule(every_steps=1000), ram=RamConfig()),
+        CheckpointConfig(run_dir / "checkpoints", TierSchedule(every_steps=1000), ram=RamConfig()),
         notify=lambda kind, reason, step, evidence: told.append(f"{kind}: {reason}"),
     )
     checkpointer.register(model=model, optimizer=optimizer, rng=True)

@@ -24,7 +24,7 @@ from hpctrain.checkpoint.manager import Checkpointer  # noqa: E402
 from hpctrain.checkpoint.manifest import Manifest  # noqa: E402
 from hpctrain.checkpoint.names import CheckpointName  # noqa: E402
 from hpctrain.checkpoint.retention import Retention  # noqa: E402
-from hpctrain.checkpoint.schedule import Schedule  # noqa: E402
+from hpctrain.checkpoint.schedule import TierSchedule  # noqa: E402
 from hpctrain.checkpoint.tier_shared import SharedTier  # noqa: E402
 
 
@@ -53,7 +53,7 @@ class Session:
         self.model[2].weight = torch.nn.Parameter(self.model[2].weight.detach().clone())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
         self.counter = Counter()
-        options = {"schedule": Schedule(every_steps=1), **config}
+        options = {"schedule": TierSchedule(every_steps=1), **config}
         self.checkpointer = Checkpointer(CheckpointConfig(root, **options), clock=self.clock, notify=self._note)
         self.checkpointer.register(model=self.model, optimizer=self.optimizer, counter=self.counter, rng=True)
 
@@ -220,7 +220,7 @@ def test_starts_are_counted_where_nobody_else_does(tmp_path: Path) -> None:
 
 def test_failed_save_does_not_fail_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk costs the checkpoint and nothing else: an event, no remains, and another try at the next step."""
-    session = Session(tmp_path, schedule=Schedule(every_steps=2))
+    session = Session(tmp_path, schedule=TierSchedule(every_steps=2))
     session.train(1, 2)
 
     def no_space(*args: Any) -> None:
@@ -251,7 +251,7 @@ def test_state_that_cannot_be_saved_is_named(tmp_path: Path) -> None:
 
 def test_time_schedule_uses_the_clock(tmp_path: Path) -> None:
     """By time, a step is saved once the interval has passed since the last save."""
-    session = Session(tmp_path, schedule=Schedule(every_s=60))
+    session = Session(tmp_path, schedule=TierSchedule(every_s=60))
     session.train(1, 1)
     session.clock.advance(60)
     session.train(2, 3)

@@ -21,7 +21,7 @@ from hpctrain.checkpoint.commit import FencedError  # noqa: E402
 from hpctrain.checkpoint.config import CheckpointConfig, RamConfig  # noqa: E402 - after the checks that both are there
 from hpctrain.checkpoint.keeper_client import make_secret, start_keeper  # noqa: E402
 from hpctrain.checkpoint.manager import Checkpointer  # noqa: E402
-from hpctrain.checkpoint.schedule import Schedule  # noqa: E402
+from hpctrain.checkpoint.schedule import TierSchedule  # noqa: E402
 
 
 class Session:
@@ -34,7 +34,7 @@ class Session:
         self.model[1].weight = self.model[0].weight  # tied
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
         self.clock = FakeClock()
-        config = CheckpointConfig(root, Schedule(every_steps=durable), ram=RamConfig())
+        config = CheckpointConfig(root, TierSchedule(every_steps=durable), ram=RamConfig())
         self.checkpointer = Checkpointer(config, clock=self.clock, notify=self._note)
         self.checkpointer.register(model=self.model, optimizer=self.optimizer, rng=True)
 
