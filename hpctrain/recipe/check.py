@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hpctrain.recipe.arithmetic import ranks_per_node, shard_group_size, total_steps, world_size
+from hpctrain.recipe.check_checkpoint import check_checkpoint
 from hpctrain.recipe.check_cluster import check_cluster, device_is_gpu
 from hpctrain.recipe.facts import ClusterFacts
 from hpctrain.recipe.problem import Problem, shown
@@ -33,6 +34,7 @@ def check(recipe: Recipe, config: Mapping[str, Any] | None = None, facts: Cluste
         facts: the cluster, where it is known.
     """
     problems = [*_kind(recipe), *_env(recipe), *_container(recipe), *_resources(recipe), *_limits(recipe)]
+    problems += check_checkpoint(recipe)
     if recipe.method is not None:
         problems += [*_model(recipe), *_data(recipe), *_tokenizer(recipe, config), *_training(recipe)]
         problems += [*_parallelism(recipe), *_context(recipe, config)]
@@ -131,8 +133,6 @@ def _training(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(("training", "schedule", "warmup_steps"), (
             f"{training.schedule.warmup_steps} steps of warm-up are more than the {steps} steps of training; "
             f"change both, such as --set training.schedule.warmup_steps={steps // 10}"))
-    if recipe.checkpoint.every_steps is not None and recipe.checkpoint.every is not None:
-        yield Problem(("checkpoint", "every"), "give at most one of checkpoint.every and checkpoint.every_steps")
 
 
 def _batch(recipe: Recipe) -> Iterator[Problem]:

@@ -16,7 +16,11 @@ from hpctrain.recipe.units import format_bytes, format_duration
 _WORD = re.compile(r"^[A-Za-z_][A-Za-z0-9_./-]*$")
 _RESERVED = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 _BYTES = {("resources", "gpu_memory"), ("resources", "memory_per_node")}
-_SECONDS = {("resources", "time_limit"), ("checkpoint", "every"), ("resilience", "stop_before_limit")}
+_SECONDS = {
+    ("resources", "time_limit"), ("checkpoint", "every"), ("checkpoint", "local", "every"),
+    ("checkpoint", "object", "every"), ("checkpoint", "mean_time_to_failure"), ("checkpoint", "flush_limit"),
+    ("resilience", "stop_before_limit"),
+}
 _COMMENT_COLUMN = 56
 
 
@@ -59,7 +63,7 @@ def _commented(text: str, path: Path, value: Any, origins: Mapping[str, str]) ->
     unit = ""
     if path in _BYTES and value:
         unit = f" ({format_bytes(value)})"
-    elif path in _SECONDS and value:
+    elif path in _SECONDS and isinstance(value, int):
         unit = f" ({format_duration(value)})"
     return f"{text:<{_COMMENT_COLUMN}}  # {_printable(origin)}{unit}"
 

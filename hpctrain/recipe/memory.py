@@ -26,6 +26,7 @@ from typing import Any
 from hpctrain.recipe.arithmetic import gradient_accumulation, ranks_per_node, shard_group_size, world_size
 from hpctrain.recipe.check_cluster import device_is_gpu
 from hpctrain.recipe.facts import ClusterFacts
+from hpctrain.recipe.memory_ram import RamUse, ram_notes, ram_problems, ram_use
 from hpctrain.recipe.model_size import Shape, shape_of
 from hpctrain.recipe.problem import Problem
 from hpctrain.recipe.schema import Parallelism, Recipe
@@ -62,7 +63,8 @@ class Estimate:
         on_gpu: the ranks compute on GPUs.
         capacity_bytes: what there is, None where that is not known.
         capacity_from: where that number comes from.
-        notes: sentences about what could not be checked.
+        notes: sentences about what could not be checked, or will not work as wished.
+        ram: what checkpoints in memory take of a node; None where they are off, or nothing is known.
     """
 
     shape: Shape | None = None
@@ -72,6 +74,7 @@ class Estimate:
     capacity_bytes: int | None = None
     capacity_from: str = ""
     notes: tuple[str, ...] = ()
+    ram: RamUse | None = None
 
     @property
     def parameters(self) -> int | None:
@@ -113,14 +116,17 @@ def estimate(
     gpu = device_is_gpu(recipe, facts)
     as_gpu = gpu or recipe.resources.gpu_memory is not None  # said in the recipe: also where GPUs are simulated
     capacity, source = _gpu_capacity(recipe, gpu_memory_bytes, facts) if as_gpu else _cpu_capacity(recipe, facts)
-    notes = () if capacity or not gpu else (f"the memory of a GPU is not known, so the size was not checked: {source}",)
+    notes = [] if capacity or not gpu else [f"the memory of a GPU is not known, so the size was not checked: {source}"]
     device = "a GPU has" if as_gpu else "a rank's share of its node is"
-    return Estimate(shape, tuple(_items(recipe, shape, gpu)), device, gpu, capacity, source, notes)
+    items = tuple(_items(recipe, shape, gpu))
+    ram = ram_use(recipe, shape, facts, rank_bytes=0 if as_gpu else sum(item.size_bytes for item in items))
+    notes += ram_notes(recipe, ram)
+    return Estimate(shape, items, device, gpu, capacity, source, tuple(notes), ram)
 
 
 def check_memory(recipe: Recipe, size: Estimate) -> list[Problem]:
     """One problem, with the arithmetic and what would fit, if the model is larger than the memory it is given."""
-    host = _host_problem(recipe, size)
+    host = [*_host_problem(recipe, size), *ram_problems(recipe, size.ram)]
     if size.fits or size.shape is None or size.capacity_bytes is None:
         return host
     head = (f"{size.shape.parameters:,} parameters need about {format_bytes(size.total_bytes)} per rank, and "

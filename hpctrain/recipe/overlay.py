@@ -21,6 +21,8 @@ RIVALS: tuple[tuple[Path, ...], ...] = (
     (("training", "steps"), ("training", "tokens"), ("training", "epochs")),
     (("model", "config"), ("model", "path")),
     (("checkpoint", "every_steps"), ("checkpoint", "every")),
+    (("checkpoint", "local", "every_steps"), ("checkpoint", "local", "every")),
+    (("checkpoint", "object", "every_steps"), ("checkpoint", "object", "every")),
 )
 """Keys of which one layer's choice replaces what weaker layers chose: ``--set training.steps=5`` must work on a
 recipe that says ``tokens``. Two of them in one layer stay, and are refused by :mod:`hpctrain.recipe.check`."""

@@ -9,57 +9,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import Field
 
-from hpctrain.recipe.units import parse_count, parse_duration, parse_memory
+from hpctrain.recipe.schema_checkpoint import Checkpoint
+from hpctrain.recipe.schema_types import (
+    Count,
+    Duration,
+    EnvName,
+    MemorySize,
+    RunName,
+    SlurmExpression,
+    SlurmWord,
+    Strict,
+    Text,
+)
 
 SCHEMA_VERSION = 1
-
-Duration = Annotated[
-    int, BeforeValidator(parse_duration),
-    WithJsonSchema({
-        "description": "seconds, or 90s, 30m, 2h, 1d, HH:MM:SS, D-HH:MM:SS",
-        "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]"}],
-    }),
-]
-"""Seconds; written as seconds, ``30s``, ``90m``, ``2h``, ``1d``, ``HH:MM:SS`` or ``D-HH:MM:SS``."""
-MemorySize = Annotated[
-    int, BeforeValidator(parse_memory),
-    WithJsonSchema({
-        "description": "a number and a unit, such as 64GiB, 512MiB, 80GB",
-        "anyOf": [{"type": "integer", "minimum": 2**20}, {"type": "string", "pattern": "^[0-9.]+ *[kKMGT]?i?B$"}],
-    }),
-]
-"""Bytes; written with a unit: ``64GiB``, ``512MiB``, ``80GB``, ``1TiB``."""
-Count = Annotated[
-    int, BeforeValidator(parse_count), WithJsonSchema({"type": "number", "minimum": 1}), Field(ge=1, le=10**18),
-]
-"""A whole number that may be written as ``15e9``."""
-Text = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]})]
-"""Text; a plain number or word such as ``1e-4`` or ``true`` is taken exactly as it is written."""
-PATTERN_HELP: dict[str, str] = {
-    r"^[A-Za-z0-9_][A-Za-z0-9_.@:+-]*$": "letters, digits and _ . @ : + - only",
-    r"^[A-Za-z0-9_\[(][A-Za-z0-9_.@:+\-&|*\[\]()!,]*$": "letters, digits and Slurm's own operators & | * [ ] ( ) ! , only",
-    r"^[A-Za-z_][A-Za-z0-9_]*$": "the name of a variable has letters, digits and _ only, and no digit first",
-    r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$": "letters, digits and _ . - only, at most 80, and none of _ . - first",
-}
-"""What the patterns below mean, for messages."""
-_WORD, _EXPRESSION, _VARIABLE, _RUN_NAME = PATTERN_HELP
-SlurmWord = Annotated[str, StringConstraints(pattern=_WORD, max_length=128)]
-"""A name that Slurm itself gives meaning to (partition, account, QOS, reservation)."""
-SlurmExpression = Annotated[str, StringConstraints(pattern=_EXPRESSION, max_length=512)]
-"""A constraint or license expression of Slurm: no blanks, quotes or shell characters beyond Slurm's own operators."""
-EnvName = Annotated[str, StringConstraints(pattern=_VARIABLE, max_length=256)]
-RunName = Annotated[str, StringConstraints(pattern=_RUN_NAME)]
-
-
-class Strict(BaseModel):
-    """Base of all sections: unknown keys are errors, values are never silently converted, instances are frozen."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True,
-    )
-
 
 class Model(Strict):
     """Which network is trained. Exactly one of ``config`` and ``path``."""
@@ -81,7 +46,7 @@ class Data(Strict):
     source: Literal["files", "huggingface", "python-docs"]
     """``files``: local text, jsonl or parquet; ``huggingface``: ``datasets.load_dataset``; ``python-docs``: the topics
     text of the running Python, present everywhere without a download."""
-    paths: list[str] = []
+    paths: list[str] = []  # noqa: RUF012 - pydantic makes each instance a copy
     """For ``files``: files, directories or globs, relative to the recipe: ``.txt .md .jsonl .jsonl.gz .parquet``."""
     name: str | None = None
     """For ``huggingface``: local path or hub id of the data set."""
@@ -217,27 +182,10 @@ class Resources(Strict):
     """Image for the ranks: a pyxis name or .sqsh file, or a .sif file for apptainer."""
     container_runtime: Literal["pyxis", "apptainer"] | None = None
     """Default: apptainer for .sif, else pyxis."""
-    container_mounts: list[str] = []
+    container_mounts: list[str] = []  # noqa: RUF012 - pydantic makes each instance a copy
     """``/host/path[:/container/path[:ro]]``; the run directory is always mounted."""
     interface: SlurmWord | None = None
     """Network interface of the rendezvous and collectives (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME), such as ``ib0``."""
-
-
-class Checkpoint(Strict):
-    """When the state is saved and what is kept. This version writes the shared tier."""
-
-    every_steps: int | None = Field(default=None, ge=1, le=10**12)
-    """Steps between saves. At most one of ``every_steps`` and ``every``."""
-    every: Duration | None = None
-    """Time between saves. Neither of the two: every 10 minutes, measured at step boundaries."""
-    keep_last: int = Field(default=2, ge=1, le=10**6)
-    """Newest complete checkpoints that are kept."""
-    keep_every_steps: int | None = Field(default=None, ge=1, le=10**12)
-    """Checkpoints at multiples of this are never pruned."""
-    save_final: bool = True
-    """Save after the last step."""
-    resume: Literal["auto", "never"] = "auto"
-    """``auto``: continue from the newest complete checkpoint of this run directory."""
 
 
 class Resilience(Strict):
@@ -288,5 +236,5 @@ class Recipe(Strict):
     checkpoint: Checkpoint = Checkpoint()
     resilience: Resilience = Resilience()
     tracking: Tracking = Tracking()
-    env: dict[EnvName, Text] = {}
+    env: dict[EnvName, Text] = {}  # noqa: RUF012 - pydantic makes each instance a copy
     """Environment variables of the ranks. Not for secrets: they are stored in the run directory."""

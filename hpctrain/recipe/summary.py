@@ -34,6 +34,7 @@ def facts_of(recipe: Recipe, size: Estimate | None) -> dict[str, Any]:
         "memory_limit_bytes": size.capacity_bytes if size else None,
         "memory": [{"what": item.what, "arithmetic": item.arithmetic, "bytes": item.size_bytes} for item in size.items]
         if size else [],
+        "ram_tier_bytes_per_node": size.ram.size_bytes if size and size.ram else None,
     }
 
 
@@ -47,6 +48,9 @@ def lines_of(recipe: Recipe, size: Estimate | None) -> list[str]:
         room = f" of {format_bytes(size.capacity_bytes)}, {size.capacity_from}" if size.capacity_bytes else ""
         lines.append(f"  memory  about {format_bytes(size.total_bytes)} per rank{room}")
         lines += [f"            {line}" for line in size.lines()]
+        if size.ram is not None:
+            lines.append(f"  ram     up to {format_bytes(size.ram.size_bytes)} of each node for checkpoints in memory")
+            lines.append(f"            {size.ram.arithmetic}")
     return lines
 
 

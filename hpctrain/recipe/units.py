@@ -44,6 +44,46 @@ def parse_duration(value: Any) -> int:
     return seconds
 
 
+def parse_duration_or_auto(value: Any) -> int | str:
+    """Seconds as :func:`parse_duration` reads them, or ``auto`` as it is.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if value == "auto":
+        return "auto"
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or auto") from None
+
+
+def parse_steps_or_auto(value: Any) -> int | str:
+    """A number of steps from 1 on, or ``auto``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10**12:
+        return value
+    raise ValueError(f"expected auto or a number of steps from 1 on, got {value!r}")
+
+
+def parse_switch(value: Any) -> bool | str:
+    """``true``, ``false`` or ``auto``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(value, bool):
+        return value
+    if value == "auto":
+        return "auto"
+    raise ValueError(f"expected true, false or auto, got {value!r}")
+
+
 def parse_memory(value: Any) -> int:
     """Bytes from ``64GiB``, ``80GB``, ``512MiB``; the unit is required so that nobody has to guess it.
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from hpctrain.recipe.node import Node, Path, find, origin_of, to_plain
 from hpctrain.recipe.problem import Problem, dotted, raise_problems, shown
-from hpctrain.recipe.schema import PATTERN_HELP, Recipe
+from hpctrain.recipe.schema import Recipe
+from hpctrain.recipe.schema_types import PATTERN_HELP
 from hpctrain.recipe.suggest import nearest, unknown_key
 
 _EXPECTED = {

@@ -294,7 +294,8 @@ def checkpoint_config(recipe: Recipe, run_dir: RunDir) -> CheckpointConfig:
     section = recipe.checkpoint
     given = os.environ.get(INCARNATION)
     return CheckpointConfig(
-        root=run_dir.checkpoints, schedule=TierSchedule(section.every_steps, section.every),
+        root=run_dir.checkpoints,
+        schedule=TierSchedule(section.every_steps, section.every if isinstance(section.every, int) else None),
         retention=Retention(section.keep_last, section.keep_every_steps),
         # Without an agent nobody counts the starts; then the checkpoints do.
         incarnation=int(given) if given else None,

@@ -9,6 +9,7 @@ import pytest
 
 from hpctrain.ids import NodeName
 from hpctrain.recipe.check import check, notes_on
+from hpctrain.recipe.check_checkpoint import peer_wanted
 from hpctrain.recipe.facts import ClusterFacts, NodeGroup, PartitionFacts
 from hpctrain.recipe.problem import dotted
 from hpctrain.recipe.schema import Recipe
@@ -53,6 +54,20 @@ def test_a_good_recipe_has_no_problems(make: Make) -> None:
     ({"training__schedule": {"warmup_steps": 11}}, "training.schedule.warmup_steps", "more than the 10 steps"),
     ({"training__evaluate_every_steps": 5}, "training.evaluate_every_steps", "validation_fraction"),
     ({"checkpoint": {"every": 60, "every_steps": 5}}, "checkpoint.every", "at most one"),
+    ({"checkpoint": {"local": {"path": "/d", "every": 60, "every_steps": 5}}}, "checkpoint.local.every", "at most one"),
+    ({"checkpoint": {"local": {"path": "scratch"}}}, "checkpoint.local.path", "not an absolute path"),
+    ({"checkpoint": {"local": {"path": "/a/../b"}}}, "checkpoint.local.path", "not a plain path"),
+    ({"checkpoint": {"local": {"every": 60}}}, "checkpoint.local", "without checkpoint.local.path"),
+    ({"checkpoint": {"object": {"every": 60}}}, "checkpoint.object", "without checkpoint.object.url"),
+    ({"checkpoint": {"object": {"url": "bucket/prefix"}}}, "checkpoint.object.url", "is not a URL"),
+    ({"checkpoint": {"object": {"url": "s3://key:hidden@bucket/p"}}}, "checkpoint.object.url", "carries credentials"),
+    ({"checkpoint": {"object": {"url": "s3://b/p?access_key=hidden"}}}, "checkpoint.object.url", "carries credentials"),
+    ({"checkpoint": {"ram": {"enabled": False}, "peer": True}, "resources": {"nodes": 2}}, "checkpoint.peer", "ram tier"),
+    ({"checkpoint": {"ram": {"enabled": False, "history": 1}}}, "checkpoint.ram.history", "ram tier"),
+    ({"checkpoint": {"ram": {"enabled": False}, "local": {"path": "/d"}}}, "checkpoint.local.path", "ram tier"),
+    ({"checkpoint": {"peer": True}}, "checkpoint.peer", "another node"),
+    ({"checkpoint": {"flush_limit": 7200}}, "checkpoint.flush_limit", "at most 1 h 00 min"),
+    ({"checkpoint": {"keep_best": {"count": 3}}}, "checkpoint.keep_best", "without checkpoint.keep_best.metric"),
     ({"training__parallelism": {"shard_size": 2}}, "training.parallelism.shard_size", "belongs to kind 'hsdp'"),
     ({"training__parallelism": {"kind": "hsdp"}}, "training.parallelism.kind", "has one rank"),
     ({"training__parallelism": {"kind": "hsdp", "shard_size": 3}, "resources": {"nodes": 4}},
@@ -157,3 +172,22 @@ def test_facts_are_built_from_slurms_listing(make: Make) -> None:
     assert part.groups[0] == NodeGroup(3, 2, 2**30, 8, "sim")
     assert facts.simulated_gpus() and not facts.simulated_gpus("b")
     assert any("simulated" in note for note in notes_on(make(resources={"gpus_per_node": 2}), facts))
+
+
+def test_credentials_of_a_url_are_not_repeated(make: Make) -> None:
+    """The message about a URL with a password does not itself carry it on, into terminals and logs."""
+    for url in ("s3://key:hidden@b/p", "s3://b/p?token=hidden", "key:hidden@bucket"):
+        assert not any("hidden" in message for _, message in problems(make(checkpoint={"object": {"url": url}})))
+
+
+def test_peer_copies_need_two_nodes(make: Make) -> None:
+    """``auto`` uses peers from two nodes on, and never without the ram tier."""
+    assert not peer_wanted(make())
+    assert peer_wanted(make(resources={"nodes": 2}))
+    assert not peer_wanted(make(resources={"nodes": 2}, checkpoint={"ram": {"enabled": False}}))
+    assert not peer_wanted(make(resources={"nodes": 2}, checkpoint={"peer": False}))
+
+
+def test_values_that_older_versions_wrote_still_load(make: Make) -> None:
+    """A resolved recipe from before the tiers says ``every: null``; it means what ``auto`` means now."""
+    assert problems(make(checkpoint={"every_steps": 5, "every": None})) == []

@@ -232,3 +232,34 @@ def test_local_model_is_read_from_its_config(tmp_path: Path, write: Callable[...
     found = resolve(path).estimate
 
     assert found is not None and found.parameters == shape(small("llama")).parameters
+
+
+RAM_CASES: list[tuple[dict[str, Any], int]] = [
+    ({}, 2), ({"checkpoint": {"ram": {"history": 3}}}, 5), ({"resources": {"nodes": 2}}, 4 / 2),
+    ({"resources": {"nodes": 2}, "checkpoint": {"peer": False}}, 2 / 2),
+    ({"resources": {"ranks_per_node": 2}}, 2), ({"checkpoint": {"ram": {"enabled": False}}}, 0),
+]
+
+
+@pytest.mark.parametrize(("changes", "copies"), RAM_CASES)
+def test_the_ram_tier_is_counted_in_copies_of_the_state(make: Make, changes: dict[str, Any], copies: float) -> None:
+    """Two slots, those of the history, and two more for a peer's ranks, each with this node's share of the state."""
+    recipe = make(**changes)
+    size = estimate(recipe, recipe.model.config if recipe.model else None, {})
+
+    assert size.parameters is not None
+    assert copies * size.parameters * 12 == (size.ram.size_bytes if size.ram else 0)
+
+
+def test_a_ram_tier_without_room_is_a_note_or_a_problem(make: Make) -> None:
+    """Where memory is short ``auto`` says that it will do without, and ``true`` refuses, both with the arithmetic."""
+    values: dict[str, Any] = {"resources": {"gpus_per_node": 1, "memory_per_node": 2**20, "gpu_memory": 64 * GIB}}
+    sums = "more than 1.0 MiB (resources.memory_per_node): 2 slots x 1 rank x "
+    auto, forced = make(**values), make(**values, checkpoint={"ram": {"enabled": True}})
+    config = auto.model.config if auto.model else None
+
+    assert [] == check_memory(auto, estimate(auto, config, {}))
+    assert sums in estimate(auto, config, {}).notes[0]
+    (problem,) = check_memory(forced, estimate(forced, config, {}))
+    assert ("checkpoint", "ram", "enabled") == problem.path
+    assert sums in problem.message

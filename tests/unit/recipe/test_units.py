@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from hpctrain.recipe.units import parse_count, parse_duration, parse_memory
+from hpctrain.recipe.units import (
+    parse_count,
+    parse_duration,
+    parse_duration_or_auto,
+    parse_memory,
+    parse_steps_or_auto,
+    parse_switch,
+)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [
@@ -47,3 +55,16 @@ def test_counts() -> None:
     for wrong in (1.5, "1", True, None, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="whole number"):
             parse_count(wrong)
+
+
+@pytest.mark.parametrize(("parse", "good", "bad"), [
+    (parse_duration_or_auto, {"auto": "auto", "2m": 120}, ["automatic", 0, None]),
+    (parse_steps_or_auto, {"auto": "auto", 7: 7}, ["7", 0, True, 1.5, None]),
+    (parse_switch, {"auto": "auto", True: True, False: False}, ["yes", 1, None]),
+])
+def test_what_may_be_auto(parse: Callable[[Any], Any], good: dict[Any, Any], bad: list[Any]) -> None:
+    """``auto`` or the value itself is taken; anything else is refused with a message that offers auto."""
+    assert list(good.values()) == [parse(value) for value in good]
+    for value in bad:
+        with pytest.raises(ValueError, match="auto"):
+            parse(value)
