@@ -1,7 +1,8 @@
 """Writes one ``.distcp`` file from raw buffers, hashing on the way (adapter over the file system).
 
 Needs no torch and no process group. Each byte is read from memory once: hashed, for its shard and for the file, and
-written; nothing is read back. The file is forced to disk once, at its end.
+written; nothing is read back. The file is forced to disk once, at its end. Where the bytes go is a :class:`Sink`: a new
+file, or what an object store makes of them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import xxhash
 
@@ -33,6 +34,19 @@ class Written:
     shards: list[StoredShard]
 
 
+class Sink(Protocol):
+    """Takes the bytes of one file, in order."""
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes; the buffer may change as soon as this returns. Raises OSError."""
+
+    def finish(self) -> None:
+        """Make everything that was sent durable, as one file. Raises OSError."""
+
+    def close(self) -> None:
+        """Let go; without :meth:`finish` before it, what was sent may be lost. Called once, whatever happened."""
+
+
 def write_distcp(path: Path, items: Iterable[tuple[Shard, Any]]) -> Written:
     """Write shards one after the other into a new file; it is on disk when this returns.
 
@@ -44,12 +58,21 @@ def write_distcp(path: Path, items: Iterable[tuple[Shard, Any]]) -> Written:
         OSError: it cannot be written, or is there already.
         ValueError: a buffer has another size than its shard, or the shard cannot be stored.
     """
-    output = _Output(path)
+    return write_distcp_to(_NewFile(path), path.name, items)
+
+
+def write_distcp_to(sink: Sink, name: str, items: Iterable[tuple[Shard, Any]]) -> Written:
+    """The same into any sink, which is closed when this returns.
+
+    Args:
+        name: of the file in the manifest.
+    """
     try:
+        output = _Output(name, sink)
         shards = [_write_shard(output, shard, buffer) for shard, buffer in items]
         return Written(output.finish(), shards)
     finally:
-        output.close()
+        sink.close()
 
 
 def _write_shard(output: _Output, shard: Shard, buffer: Any) -> StoredShard:
@@ -69,12 +92,11 @@ def _write_shard(output: _Output, shard: Shard, buffer: Any) -> StoredShard:
 
 
 class _Output:
-    """A new private file, its size and its hash so far."""
+    """What goes into a sink: its size and its hash so far."""
 
-    def __init__(self, path: Path) -> None:
-        self.name, self.size_bytes = path.name, 0
-        self._digest = xxhash.xxh3_128()
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+    def __init__(self, name: str, sink: Sink) -> None:
+        self.name, self.size_bytes = name, 0
+        self._sink, self._digest = sink, xxhash.xxh3_128()
         self._waiting = bytearray()
 
     def align(self) -> None:
@@ -92,7 +114,7 @@ class _Output:
 
     def finish(self) -> FileEntry:
         self._flush()
-        os.fsync(self._handle)
+        self._sink.finish()
         return FileEntry(self.name, self.size_bytes, self._digest.hexdigest())
 
     def _flush(self) -> None:
@@ -102,9 +124,22 @@ class _Output:
 
     def _send(self, data: bytes | bytearray | memoryview) -> None:
         self._digest.update(data)
+        self._sink.send(data)
+
+
+class _NewFile:
+    """A new private file."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._handle, rest):]
+
+    def finish(self) -> None:
+        os.fsync(self._handle)
 
     def close(self) -> None:
         os.close(self._handle)
