@@ -110,8 +110,8 @@ def auto_interval(cost: Cost | None, mttf_s: float, overhead_cap: float = OVERHE
     between, stall = span(mttf_s), span(cost.stall_s)
     choices = [
         (daly_s(cost.stall_s, mttf_s), f"Daly for {stall} stall and {between} between failures"),
-        (cost.stall_s / overhead_cap, f"{overhead_cap:.2g} of the time at {stall} stall"),
-        (cost.persist_s / BUSY_CAP, f"{BUSY_CAP:.2g} of the time at {span(cost.persist_s)} of writing"),
+        (cost.stall_s / overhead_cap, f"{stall} stall costs {100 * overhead_cap:.3g} % of the time"),
+        (cost.persist_s / BUSY_CAP, f"{span(cost.persist_s)} of writing take {100 * BUSY_CAP:.3g} % of the time"),
     ]
     seconds, why = max(choices, key=lambda choice: choice[0])
     if seconds > LONGEST_AUTO_S and why == choices[0][1]:
@@ -132,8 +132,8 @@ def span(seconds: float) -> str:
     """A duration with two or three digits, in the unit that people would use."""
     if math.isinf(seconds):
         return "an infinite time"
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
+    for unit, size, first in (("d", 86400.0, 2), ("h", 3600.0, 2), ("min", 60.0, 10)):
+        if seconds >= first * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s" if seconds >= 0.001 or seconds == 0 else f"{seconds * 1000:.2g} ms"
 
