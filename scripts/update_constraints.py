@@ -3,7 +3,7 @@
 Make a report with each Python that is supported and at hand, in a fresh virtual environment with a new pip::
 
     python3.12 -m venv v && v/bin/pip install -U pip
-    v/bin/pip install --dry-run --ignore-installed --report 3.12.json pip setuptools 'torch==2.13.0' '.[train,test]'
+    v/bin/pip install --dry-run --ignore-installed --report 3.12.json pip setuptools 'torch==2.13.0' '.[train,test,object]'
 
 then write the file::
 
@@ -29,7 +29,7 @@ Pins = Mapping[str, str]
 Version = tuple[int, int]
 
 HEADER = """\
-# Exact versions of everything that an installation with [train,test] holds. Written by scripts/update_constraints.py.
+# Exact versions of everything that an installation with [train,test,object] holds. Written by scripts/update_constraints.py.
 # A newer Python takes the line of the newest one listed. Lines with a marker: older Pythons get the last release that
 # still supports them. torch has no local part here: scripts/setup.sh picks the build (CPU where it can).
 """

@@ -425,12 +425,12 @@ def test_packages_are_listed() -> None:
 
 
 def test_everything_that_is_installed_is_pinned() -> None:
-    """constraints.txt names every package that hpctrain[train,test] brings in, directly or not, but for accelerators."""
+    """constraints.txt names every package that hpctrain[train,test,object] brings in, directly or not, but for accelerators."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.partition("==")[0] for line in lines if line and not line.startswith("#")}
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    todo = [line for key in ("train", "test") for line in setup["options.extras_require"][key].split("\n")]
+    todo = [line for key in ("train", "test", "object") for line in setup["options.extras_require"][key].split("\n")]
     todo += setup["options"]["install_requires"].split("\n")
     seen: set[str] = set()
     while todo:
