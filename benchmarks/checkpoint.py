@@ -1,232 +1,225 @@
-"""How long it takes to save and to load one state: hpctrain's checkpoints, DCP, torch.save and safetensors (entry point).
+"""What saving and restoring one state costs: hpctrain's tiers and other systems, side by side (entry point).
 
-    python benchmarks/checkpoint.py [--short] [--gib 0.25 1] [--rounds 10]
+    python benchmarks/checkpoint.py [--short] [--gib 0.25 1 2] [--blocks 4] [--saves 3] [--systems NAME ...]
+                                    [--rivals DIR | --no-rivals] [--json FILE] [--docs FILE]
+    python benchmarks/checkpoint.py --from FILE --docs docs/benchmarks.md
 
-One process, no GPU. The state is many small and a few large tensors; it changes before every round. All save durably: the
-files are flushed and nothing half-written can be taken for a checkpoint; each removes its previous one within its time. All
-load into the same tensors that are there. *Cold*: the files' pages are dropped from memory first (as far as the kernel
-agrees); *warm*: they are read once before. After every load all bytes are compared with what was saved.
-
-What they do is not the same: hpctrain hashes what it saves and verifies all of it when it loads; the others do neither.
+The systems take turns: in every block each one, in another order, gets a process of its own that makes the same state, saves
+it several times, restores every save from every tier that it has, and compares all bits. docs/benchmarks.md tells what the
+columns mean. Systems that hpctrain does not need are installed into an environment of their own.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import json
 import os
 import random
+import re
+import select
 import shutil
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+BENCHMARKS = ROOT / "benchmarks"
+sys.path[:0] = [str(ROOT), str(BENCHMARKS)]
 
-import safetensors.torch  # noqa: E402 - the path is set above
-import torch  # noqa: E402
-from measure import machine, summarise, table  # noqa: E402
-from torch.distributed.checkpoint.filesystem import FileSystemWriter  # noqa: E402
-from torch.distributed.checkpoint.state_dict_loader import load as dcp_load  # noqa: E402
-from torch.distributed.checkpoint.state_dict_saver import save as dcp_save  # noqa: E402
+from checkpoint_systems import SYSTEMS, Entry  # noqa: E402 - the path is set above
+from checkpoint_systems.environment import Rivals, make_environment  # noqa: E402
+from checkpoint_systems.summary import RATES, Results, markdown  # noqa: E402
+from checkpoint_systems.usage import MemoryUse, tree  # noqa: E402
+from measure import machine  # noqa: E402
 
-from hpctrain.checkpoint import CheckpointConfig, Checkpointer  # noqa: E402
-from hpctrain.checkpoint.retention import Retention  # noqa: E402
+from hpctrain import process  # noqa: E402
 
-Tensors = dict[str, torch.Tensor]
-BASELINE = "DCP"
+SAMPLE_S = 0.025
+LONGEST_S = 1800.0
+FULL, SHORT = ([0.25, 1.0, 2.0], 4, 3, 8, 1024), ([1 / 128], 2, 2, 3, 128)
+"""Sizes in GiB, blocks, saves of a block, steps for the baseline, width of the matrices that a step multiplies."""
 
-
-class Way(Protocol):
-    """One way to save and load."""
-
-    def save(self, tensors: Tensors) -> None:
-        """Return when it is on disk, and the save before it is gone."""
-
-    def load(self, targets: Tensors) -> None:
-        """Fill the targets."""
-
-    def files(self) -> Iterator[Path]:
-        """Everything that was saved."""
+BEGIN, END = "<!-- checkpoint benchmark: begin -->", "<!-- checkpoint benchmark: end -->"
 
 
-class Hpctrain:
-    """Our checkpointer, as a training loop uses it."""
-
-    def __init__(self, place: Path, tensors: Tensors) -> None:
-        self._root, self._held, self._step = place / "hpctrain", Held(tensors), 0
-        self._checkpointer = Checkpointer(CheckpointConfig(self._root, retention=Retention(keep_last=1)))
-        self._checkpointer.register(state=self._held)
-
-    def save(self, tensors: Tensors) -> None:
-        """One checkpoint; the one before is pruned."""
-        self._held.tensors = tensors
-        self._step += 1
-        if not (result := self._checkpointer.save_now(self._step, "benchmark")).ok:
-            sys.exit(f"hpctrain did not save: {result.error}")
-
-    def load(self, targets: Tensors) -> None:
-        """Restore the newest."""
-        self._held.tensors = targets
-        if self._checkpointer.restore() != self._step:
-            sys.exit("hpctrain did not restore what it saved")
-
-    def files(self) -> Iterator[Path]:
-        """All files of the newest checkpoint."""
-        return (path for path in self._root.rglob("*") if path.is_file())
+class WorkerError(Exception):
+    """A system could not be measured; the message is the last thing it said."""
 
 
-class Held:
-    """Something with a state: tensors, and nothing else."""
+def run_worker(python: str, spec: Mapping[str, Any], place: Path) -> dict[str, Any]:
+    """Measure one system in a process of its own; its memory is watched from here.
 
-    def __init__(self, tensors: Tensors) -> None:
-        self.tensors = tensors
-
-    def state_dict(self) -> dict[str, Any]:
-        """The tensors."""
-        return dict(self.tensors)
-
-    def load_state_dict(self, state_dict: Any) -> None:
-        """Nothing is left to do: they were filled in place."""
-
-
-class Dcp:
-    """PyTorch's distributed checkpoint; it flushes its files by itself."""
-
-    def __init__(self, place: Path, threads: int) -> None:
-        self._place, self._threads, self._number = place / f"dcp-{threads}", threads, 0
-
-    def save(self, tensors: Tensors) -> None:
-        """A new directory, then the old one goes."""
-        self._number += 1
-        writer = FileSystemWriter(self._folder(self._number), thread_count=self._threads)
-        dcp_save(dict(tensors), storage_writer=writer, no_dist=True)
-        shutil.rmtree(self._folder(self._number - 1), ignore_errors=True)
-
-    def load(self, targets: Tensors) -> None:
-        """In place."""
-        dcp_load(dict(targets), checkpoint_id=self._folder(self._number), no_dist=True)
-
-    def files(self) -> Iterator[Path]:
-        """All files of the newest directory."""
-        return self._folder(self._number).iterdir()
-
-    def _folder(self, number: int) -> Path:
-        return self._place / str(number)
+    Raises:
+        WorkerError: it ended without a result.
+    """
+    place.mkdir(mode=0o700)
+    spec_path, result_path, log_path = (place.with_suffix(suffix) for suffix in (".spec", ".result", ".log"))
+    spec_path.write_text(json.dumps({**spec, "place": str(place)}))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(BENCHMARKS))), "TMPDIR": str(place.parent)}
+    argv = [python, "-m", "checkpoint_systems.worker", str(spec_path), str(result_path)]
+    with log_path.open("wb") as log:
+        child = process.start(argv, env=env, stdin=process.DEVNULL, stdout=process.PIPE, stderr=log)
+    try:
+        memory = _watch(child)
+        code = child.wait()
+    finally:
+        _end(child)
+    if code or not result_path.exists():
+        raise WorkerError(_last_words(log_path.read_text(errors="replace")) or f"it ended with {code} and said nothing")
+    return {**json.loads(result_path.read_text()), "memory_bytes": memory}
 
 
-class OneFile:
-    """A format that is one file, made durable as a careful user would: flush, rename."""
-
-    def __init__(self, path: Path, write: Callable[[Tensors, Path], Any], read: Callable[[Path], Mapping[str, Any]]) -> None:
-        self._path, self._write, self._read = path, write, read
-
-    def save(self, tensors: Tensors) -> None:
-        """Write beside the old file, then replace it."""
-        draft = self._path.with_suffix(".new")
-        self._write(tensors, draft)
-        for place in (draft, self._path.parent):
-            handle = os.open(place, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
-        draft.replace(self._path)
-
-    def load(self, targets: Tensors) -> None:
-        """Read all, then copy."""
-        for name, value in self._read(self._path).items():
-            targets[name].copy_(value)
-
-    def files(self) -> Iterator[Path]:
-        """The file."""
-        yield self._path
+def _last_words(log: str) -> str:
+    """The last line that names an error, else the last."""
+    lines = log.strip().splitlines()
+    return next((line for line in reversed(lines) if re.search(r"Error\b|Exception\b", line)), lines[-1] if lines else "")
 
 
-def make_state(size_bytes: int) -> Tensors:
-    """Ten large float32 tensors with nine tenths of the bytes, and 300 small ones."""
-    large, small = size_bytes * 9 // 10 // 10 // 4, size_bytes // 10 // 300 // 4
-    state = {f"large.{number}.weight": torch.randn(large // 1024, 1024) for number in range(10)}
-    return state | {f"small.{number}.bias": torch.randn(max(small, 1)) for number in range(300)}
+def _watch(child: process.Popen[bytes]) -> dict[str, int]:
+    """Peak of every phase above what there was before the first save, until the worker closes its output."""
+    assert child.stdout is not None
+    use, phase, base = MemoryUse(child.pid), "", 0
+    peaks = {"save": 0, "restore": 0}
+    deadline = time.monotonic() + LONGEST_S
+    while time.monotonic() < deadline:
+        ready, _, _ = select.select([child.stdout], [], [], SAMPLE_S)
+        if ready:
+            line = child.stdout.readline().decode()
+            if not line:
+                return peaks
+            if line.startswith("phase "):
+                phase = line.split()[1]
+        now = use.now_bytes()
+        if phase == "base":
+            base = now
+        elif phase in peaks:
+            peaks[phase] = max(peaks[phase], now - base)
+    raise WorkerError(f"it took more than {LONGEST_S:.0f} s")
 
 
-def make_ways(place: Path, tensors: Tensors) -> dict[str, Way]:
-    """All that take part."""
+def _end(child: process.Popen[bytes]) -> None:
+    """Kill what is left of the worker: some systems leave helpers."""
+    if child.poll() is None:
+        for pid in tree(child.pid)[1:]:
+            _kill(pid)
+    process.kill_group(child)
+    child.wait()
+    if child.stdout is not None:
+        child.stdout.close()
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, 9)
+    except ProcessLookupError:
+        return
+
+
+def play(options: argparse.Namespace, rivals: Rivals | None, place: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """All sizes, blocks and systems; what could not be measured, and why."""
+    chance, blocks, missing = random.Random(0), [], {}
+    names = list(options.systems or SYSTEMS)
+    for name in list(names):
+        if SYSTEMS[name].rival and (rivals is None or name.split()[0] in rivals.problems):
+            missing[name] = "left out" if rivals is None else rivals.problems[name.split()[0]]
+            names.remove(name)
+    for gib in options.gib:
+        for number in range(options.blocks):
+            for name in [RATES, *chance.sample(names, len(names))]:  # who follows whom matters to a disk
+                if name in missing:
+                    continue
+                try:
+                    result = one_block(SYSTEMS.get(name, Entry(RATES)), spec_of(gib, number, options), rivals, place)
+                except WorkerError as error:
+                    missing[name] = f"{gib:g} GiB: {error}"
+                    print(f"{name}: {error}", file=sys.stderr)
+                    continue
+                blocks.append({**result, "system": name, "gib": gib, "block": number, "load": os.getloadavg()[0]})
+                print(f"{gib:g} GiB, block {number + 1}: {name}", file=sys.stderr, flush=True)
+    return blocks, missing
+
+
+def spec_of(gib: float, number: int, options: argparse.Namespace) -> dict[str, Any]:
+    """What to measure in a block, whatever the system."""
+    return {"size_bytes": int(gib * 2**30), "seed": number, "saves": options.saves,
+            "baseline_steps": options.baseline_steps, "width": options.width}
+
+
+def one_block(entry: Entry, spec: Mapping[str, Any], rivals: Rivals | None, place: Path) -> dict[str, Any]:
+    """One system, once, in a directory that is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(dir=place))
+    python = rivals.python if entry.rival and rivals else sys.executable
+    try:
+        return run_worker(python, {**spec, "module": entry.module, "options": dict(entry.options)}, folder / "place")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; ``--short`` makes everything small."""
+    parser = argparse.ArgumentParser(description="Compare hpctrain's checkpoints with other systems.")
+    parser.add_argument("--short", action="store_true", help="8 MiB, 2 blocks of 2 saves, no rivals: to see that it works")
+    parser.add_argument("--gib", type=float, nargs="+", help="sizes of the state; default: 0.25 1 2")
+    parser.add_argument("--blocks", type=int, help="turns of every system; default: 4")
+    parser.add_argument("--saves", type=int, help="measured saves of a turn, after the first, which allocates; default: 3")
+    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), metavar="NAME", help=f"of: {', '.join(SYSTEMS)}")
+    parser.add_argument("--dir", type=Path, help="where to write; default: the temporary directory")
+    parser.add_argument("--rivals", type=Path, help="environment of the rivals, made if need be; default: a temporary one")
+    parser.add_argument("--no-rivals", action="store_true", help="only what runs in this environment")
+    parser.add_argument("--json", type=Path, help="also write all raw numbers")
+    parser.add_argument("--docs", type=Path, help="replace the section between the two marks of this file")
+    parser.add_argument("--from", dest="source", type=Path, help="report from an earlier --json instead of measuring")
+    options = parser.parse_args(arguments)
+    gib, blocks, saves, options.baseline_steps, options.width = SHORT if options.short else FULL
+    options.gib, options.blocks, options.saves = options.gib or gib, options.blocks or blocks, options.saves or saves
+    options.no_rivals = options.no_rivals or (options.short and options.rivals is None)
+    return options
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """The whole run, as JSON."""
+    about, started = machine(), time.time()
+    place = Path(tempfile.mkdtemp(prefix="hpct-bench-", dir=options.dir))
+    try:
+        rivals = None if options.no_rivals else make_environment(options.rivals or place / "rivals")
+        blocks, missing = play(options, rivals, place)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    loads = [block["load"] for block in blocks]
     return {
-        "hpctrain": Hpctrain(place, tensors),
-        BASELINE: Dcp(place, 1),
-        "DCP, 2 threads": Dcp(place, 2),
-        "torch.save, fsync": OneFile(place / "torch", torch.save, lambda path: torch.load(path, weights_only=True)),
-        "safetensors, fsync": OneFile(place / "safetensors", safetensors.torch.save_file, safetensors.torch.load_file),
+        "machine": about, "started": started, "seconds": round(time.time() - started), "blocks": blocks, "missing": missing,
+        "rivals": rivals.versions if rivals else {}, "load": [min(loads, default=0.0), max(loads, default=0.0)],
     }
 
 
-def measure(size_bytes: int, rounds: int, place: Path) -> dict[str, dict[str, list[float]]]:
-    """Seconds of every case in every round, for saving, cold and warm loading; the first round is not counted."""
-    state = make_state(size_bytes)
-    targets = {name: torch.zeros_like(value) for name, value in state.items()}
-    ways = make_ways(place, state)
-    seconds: dict[str, dict[str, list[float]]] = {
-        what: {name: [] for name in ways} for what in ("save", "load, cold", "load, warm")
-    }
-    chance = random.Random(0)
-    for turn in range(-1, rounds):
-        for value in state.values():
-            value.mul_(1.001)
-        names = chance.sample(list(ways), len(ways))  # who follows whom matters to a disk
-        for name in names:
-            os.sync()  # nobody pays for what the one before has left to the kernel
-            record(seconds["save"][name], turn, lambda name=name: ways[name].save(state))  # type: ignore[misc]
-        for name in names:
-            drop_from_memory(ways[name])
-            for what in ("load, cold", "load, warm"):
-                for target in targets.values():
-                    target.zero_()
-                record(seconds[what][name], turn, lambda name=name: ways[name].load(targets))  # type: ignore[misc]
-                if not all(torch.equal(state[key], targets[key]) for key in state):
-                    sys.exit(f"{name} did not load what it saved")
-    return seconds
+def report(run: Mapping[str, Any]) -> str:
+    """The run as Markdown."""
+    blocks = run["blocks"]
+    versions = ", ".join(["torch " + "/".join(sorted({block["torch"] for block in blocks})), *run["rivals"].values()])
+    low, high = run["load"]
+    threads = max((block["threads"] for block in blocks), default=0)
+    head = (f"Measured on {run['machine']}; between {low:.1f} and {high:.1f} during the run (its own work included); "
+            f"{versions}; {threads} threads of torch; {run['seconds']} s in all.")
+    return head + "\n\n" + markdown(Results(blocks), run["missing"])
 
 
-def record(seconds: list[float], turn: int, work: Callable[[], None]) -> None:
-    """Time one piece of work."""
-    begun = time.perf_counter()
-    work()
-    if turn >= 0:
-        seconds.append(time.perf_counter() - begun)
-
-
-def drop_from_memory(way: Way) -> None:
-    """Ask the kernel to forget the pages of the files."""
-    for path in way.files():
-        handle = os.open(path, os.O_RDONLY)
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(handle)
-
-
-def main() -> None:
-    """Measure and print the tables."""
-    parser = argparse.ArgumentParser(description="Compare hpctrain's checkpoints with others.")
-    parser.add_argument("--short", action="store_true", help="2 rounds of 8 MiB, to see that it works")
-    parser.add_argument("--gib", type=float, nargs="+", default=[0.25, 1.0], help="sizes of the state")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--dir", type=Path, default=None, help="where to write; default: the temporary directory")
-    options = parser.parse_args()
-    sizes, rounds = ([1 / 128], 2) if options.short else (options.gib, options.rounds)
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
-    print(f"{machine()}; torch {torch.__version__}, safetensors {safetensors.__version__}")
-    for gib in sizes:
-        place = Path(tempfile.mkdtemp(prefix="hpct-bench-", dir=options.dir))
-        try:
-            for what, seconds in measure(int(gib * 2**30), rounds, place).items():
-                print(f"\n{what}, {gib:g} GiB\n\n{table(summarise(seconds, BASELINE), BASELINE)}", flush=True)
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
+def main() -> int:
+    """Measure, or read what was measured, and report."""
+    options = read_options(None)
+    run = json.loads(options.source.read_text()) if options.source else measure(options)
+    text = report(run)
+    print(text)
+    if options.json:
+        options.json.write_text(json.dumps(run, indent=1))
+    if options.docs:
+        page = options.docs.read_text()
+        before, _, rest = page.partition(BEGIN)
+        options.docs.write_text(before + BEGIN + "\n" + text + "\n" + END + rest.partition(END)[2])
+    return 1 if any(not SYSTEMS[name].rival for name in run["missing"] if name in SYSTEMS) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
