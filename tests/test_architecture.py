@@ -339,7 +339,8 @@ def test_functions_stay_short() -> None:
 def test_public_names_are_documented() -> None:
     """Every public function, class and method has a docstring; an adapter's method may lean on its protocol's."""
     protocol = {
-        method.name for module in modules("hpctrain", *BESIDE) for cls in ast.walk(module.tree) if isinstance(cls, ast.ClassDef)
+        method.name for module in modules("hpctrain", *BESIDE)
+        for cls in ast.walk(module.tree) if isinstance(cls, ast.ClassDef)
         if any(getattr(base, "id", "") == "Protocol" for base in cls.bases)
         for method in cls.body if isinstance(method, ast.FunctionDef) and ast.get_docstring(method)
     }
