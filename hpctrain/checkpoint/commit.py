@@ -1,6 +1,6 @@
-"""One writer at a time, and its commits on the shared tier (service over :class:`SharedTier`).
+"""One writer at a time, and its commits to a tier of whole checkpoints (service over a :class:`Store`).
 
-Runs on rank 0 only, which decides what exists and tells the others. docs/checkpoint-format.md is the specification.
+Runs for rank 0 only, which decides what exists. docs/checkpoint-format.md is the specification. Needs no torch.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from hpctrain.checkpoint import names, pins
+from hpctrain.checkpoint import names
 from hpctrain.checkpoint.manifest import Manifest
 from hpctrain.checkpoint.names import CheckpointName
-from hpctrain.checkpoint.ranks import error_of, lowest_error
+from hpctrain.checkpoint.problems import error_of, lowest_error
 from hpctrain.checkpoint.retention import Retention
 from hpctrain.checkpoint.share import Share
-from hpctrain.checkpoint.tier_shared import SharedTier
+from hpctrain.checkpoint.store import Store
 from hpctrain.checkpoint.write import check_shares, merge
 from hpctrain.errors import CheckpointError, HpctrainError
 
@@ -26,15 +25,15 @@ class FencedError(CheckpointError):
     """A newer incarnation of the ranks has taken over the directory."""
 
 
-def fenced(mine: int, newest: int, root: Path | str) -> FencedError:
+def fenced(mine: int, newest: int, where: str) -> FencedError:
     """The error for a writer that has been overtaken."""
     return FencedError(
-        f"incarnation {newest} has taken over; incarnation {mine} may no longer save", where=str(root),
+        f"incarnation {newest} has taken over; incarnation {mine} may no longer save", where=where,
         hint="an old process of this run is still alive, or the directory belongs to another run",
     )
 
 
-def claim(tier: SharedTier, wanted: int | None) -> int:
+def claim(tier: Store, wanted: int | None) -> int:
     """Take a directory over, and remove what writers before left unfinished; return the incarnation.
 
     Args:
@@ -47,7 +46,7 @@ def claim(tier: SharedTier, wanted: int | None) -> int:
     newest = names.newest_incarnation(tier.entries())
     incarnation = newest + 1 if wanted is None else wanted
     if newest > incarnation:
-        raise fenced(incarnation, newest, tier.root)
+        raise fenced(incarnation, newest, tier.where)
     tier.claim(incarnation)
     for name in tier.checkpoints(committed=False):
         if name.incarnation <= incarnation:
@@ -55,7 +54,7 @@ def claim(tier: SharedTier, wanted: int | None) -> int:
     return incarnation
 
 
-def discard(tier: SharedTier, name: CheckpointName) -> None:
+def discard(tier: Store, name: CheckpointName) -> None:
     """Remove a checkpoint if that is possible: what stays has no commit record, and the next start removes it."""
     with contextlib.suppress(HpctrainError, OSError):
         tier.discard(name)
@@ -68,7 +67,7 @@ class Committer:
         tier: claimed by it.
     """
 
-    def __init__(self, tier: SharedTier, incarnation: int) -> None:
+    def __init__(self, tier: Store, incarnation: int) -> None:
         self._tier, self._incarnation = tier, incarnation
 
     def prepare(self, name: CheckpointName) -> str:
@@ -117,19 +116,40 @@ class Committer:
         except OSError as error:
             return f"the directory cannot be read: {error.strerror}"
         if newest > self._incarnation:
-            raise fenced(self._incarnation, newest, self._tier.root)
+            raise fenced(self._incarnation, newest, self._tier.where)
         return ""
 
     def prune(self, retention: Retention) -> None:
         """Remove what retention lets go; what cannot be seen or removed now is removed after a later save."""
         with contextlib.suppress(OSError):
             complete = self._tier.checkpoints(committed=True)
-            pinned = [name for name in complete if pins.is_pinned(self._tier.folder(name))]
-            for name in retention.superseded(complete, pinned):
-                discard(self._tier, name)
+            metrics = {name: self._metrics(name) for name in complete} if retention.needs_metrics else {}
+            for name in retention.superseded(complete, metrics=metrics):
+                if not self._is_pinned(name):
+                    discard(self._tier, name)
+
+    def tidy(self, name: CheckpointName) -> None:
+        """Remove what saves before this one have left unfinished: one is in flight at a time, so nobody writes it now."""
+        with contextlib.suppress(OSError):
+            for older in self._tier.checkpoints(committed=False):
+                if older < name and older.incarnation == self._incarnation:
+                    discard(self._tier, older)
+
+    def _is_pinned(self, name: CheckpointName) -> bool:
+        try:
+            return self._tier.read_file(name, names.PIN) is not None
+        except OSError:
+            return True  # whatever it says
+
+    def _metrics(self, name: CheckpointName) -> Mapping[str, Any]:
+        try:
+            metrics = self._tier.open(name)[0].world.get("metrics")
+        except (ValueError, OSError):
+            return {}
+        return metrics if isinstance(metrics, Mapping) else {}
 
     def _write_index(self, name: CheckpointName, shares: list[Share]) -> Manifest:
         check_shares(shares)
         index, manifest = merge(name, shares)
-        entry = self._tier.write(self._tier.folder(name), names.METADATA, index)
+        entry = self._tier.write_file(name, names.METADATA, index)
         return replace(manifest, files=(*manifest.files, entry))

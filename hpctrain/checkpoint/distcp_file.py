@@ -58,7 +58,7 @@ def write_distcp(path: Path, items: Iterable[tuple[Shard, Any]]) -> Written:
         OSError: it cannot be written, or is there already.
         ValueError: a buffer has another size than its shard, or the shard cannot be stored.
     """
-    return write_distcp_to(_NewFile(path), path.name, items)
+    return write_distcp_to(NewFile(path), path.name, items)
 
 
 def write_distcp_to(sink: Sink, name: str, items: Iterable[tuple[Shard, Any]]) -> Written:
@@ -127,7 +127,7 @@ class _Output:
         self._sink.send(data)
 
 
-class _NewFile:
+class NewFile:
     """A new private file."""
 
     def __init__(self, path: Path) -> None:

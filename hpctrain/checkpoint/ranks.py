@@ -7,18 +7,30 @@ over the connections that the job itself opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
+from hpctrain.checkpoint.problems import error_of as error_of  # noqa: PLC0414 - part of what ranks do to agree
+from hpctrain.checkpoint.problems import lowest_error as lowest_error  # noqa: PLC0414 - see above
 from hpctrain.errors import HpctrainError
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=12)
 """Longest wait for rank 0 (tokenising a large data set, a slow file system). A peer that *dies* is noticed at once."""
+
+
+_LOST = ("Timed out", "timeout", "Connection", "connection")
+"""How gloo's errors begin when another rank does not answer; they have no class of their own."""
+
+
+class LostRanksError(RuntimeError):
+    """Another rank is gone, or does not answer in time."""
 
 
 class Ranks:
@@ -69,6 +81,42 @@ class Ranks:
         dist.all_gather_object(box, value, group=self._group)
         return box
 
+    def share(self, data: Any, source: int, needed_by: Sequence[int]) -> None:
+        """Give a tensor to the ranks that need it, in place; called by the source and by all of them, in the same order.
+
+        Args:
+            data: on the CPU; what the source has, and memory to receive it elsewhere.
+        """
+        if len({source, *needed_by}) == self.world_size:
+            if self.world_size > 1:
+                dist.broadcast(data, src=source, group=self._group)
+        elif source == self.rank:
+            for other in needed_by:
+                if other != self.rank:
+                    dist.send(data, dst=other, group=self._group)
+        else:
+            dist.recv(data, src=source, group=self._group)
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float, doing: str) -> Iterator[None]:
+        """No call in here waits longer for the other ranks.
+
+        Raises:
+            LostRanksError: another rank is gone or does not answer; these ranks can only end.
+        """
+        if self._group is None:
+            yield
+            return
+        _set_pg_timeout(timedelta(seconds=seconds), self._group)
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in _LOST):
+                raise
+            raise LostRanksError(f"another rank is gone, or does not answer for {seconds:g} s, while {doing}: {error}") from error
+        finally:
+            _set_pg_timeout(PATIENCE, self._group)
+
     def on_first(self, work: Callable[[], T]) -> T:
         """Run something on rank 0 only; every rank returns its result, or raises its error.
 
@@ -97,29 +145,6 @@ class Ranks:
         """The lowest rank's non-empty text, on every rank; "" when all passed "". A barrier, too."""
         gathered = self.gather(error)
         return self.broadcast(lowest_error(gathered))
-
-
-def lowest_error(errors: list[str]) -> str:
-    """The first non-empty text, with the number of its rank in front unless it names one itself."""
-    rank, text = next(((rank, text) for rank, text in enumerate(errors) if text), (0, ""))
-    return text if not text or text.startswith("rank ") else f"rank {rank}: {text}"
-
-
-def error_of(work: Callable[[], Any]) -> str:
-    """Run one rank's part of a joint action and return its error as text, "" for none: for all ranks to agree on."""
-    try:
-        work()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait to hear of it
-        return _describe(error)
-    return ""
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, HpctrainError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
-    return f"{type(error).__name__}: {error}"
 
 
 def _portable(error: Exception | None) -> Exception | None:

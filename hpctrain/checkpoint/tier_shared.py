@@ -1,24 +1,28 @@
 """Checkpoints on a file system that all ranks see (adapter over the file system).
 
-Knows files and their order of writing, nothing of tensors, ranks or policy.
+A :class:`hpctrain.checkpoint.store.Store`. Knows files and their order of writing, nothing of ranks that agree or of policy.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
-from hpctrain.checkpoint import names, trust
+from hpctrain.checkpoint import names, records, trust
 from hpctrain.checkpoint.manifest import CommitRecord, FileEntry, Manifest
 from hpctrain.checkpoint.names import CheckpointName
+from hpctrain.checkpoint.shard_reader import ShardReader
+from hpctrain.checkpoint.shards import Shard
+from hpctrain.checkpoint.share import Share
+from hpctrain.checkpoint.write import write_file, write_share
 from hpctrain.errors import StorageError
-from hpctrain.files import PRIVATE_FILE, make_private_dir, storage_errors, sync_dir, write_atomic
+from hpctrain.files import make_private_dir, storage_errors, sync_dir, write_atomic
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -32,6 +36,16 @@ class SharedTier:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @property
+    def tier(self) -> str:
+        """See :class:`~hpctrain.checkpoint.store.Store`."""
+        return "shared"
+
+    @property
+    def where(self) -> str:
+        """See :class:`~hpctrain.checkpoint.store.Store`."""
+        return str(self.root)
 
     def folder(self, name: CheckpointName) -> Path:
         """Where a checkpoint lies."""
@@ -73,19 +87,48 @@ class SharedTier:
         return sorted(name for name in found if (self.folder(name) / names.COMMIT).exists() is committed)
 
     def prepare(self, name: CheckpointName) -> None:
-        """Make an empty directory, in place of what an earlier try may have left.
+        """Make a directory; what an earlier try has left there stays until it is written anew.
 
         Raises:
             StorageError: the directory cannot be written, or a complete checkpoint of this name lies there.
         """
         if (self.folder(name) / names.COMMIT).exists():
             raise StorageError("a complete checkpoint of this step is there already", where=str(self.folder(name)))
-        self.discard(name)
         make_private_dir(self.folder(name))
 
-    def write(self, folder: Path, name: str, data: bytes) -> FileEntry:
-        """See :func:`write_file`."""
-        return write_file(folder, name, data)
+    def write_share(
+        self, name: CheckpointName, rank: int, tensors: Iterable[tuple[Shard, Any]], own: str, *,
+        aliases: Mapping[str, str] | None = None, replicated: str = "",
+    ) -> Share:
+        """See :func:`hpctrain.checkpoint.write.write_share`."""
+        return write_share(self.folder(name), rank, tensors, own, aliases=aliases, replicated=replicated)
+
+    def write_file(self, name: CheckpointName, file: str, data: bytes) -> FileEntry:
+        """See :func:`hpctrain.checkpoint.write.write_file`."""
+        return write_file(self.folder(name), file, data)
+
+    def read_file(self, name: CheckpointName, file: str) -> bytes | None:
+        """A small file, not verified; None when there is none.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        folder = self.folder(name)
+        try:
+            # NFS remembers for up to a minute that a name was not there, unless the directory is opened.
+            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            return (folder / file).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def remove_file(self, name: CheckpointName, file: str) -> None:
+        """Remove a small file if it is there.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        with storage_errors(self.folder(name) / file):
+            (self.folder(name) / file).unlink(missing_ok=True)
 
     def read(self, name: CheckpointName, manifest: Manifest, file: str) -> bytes:
         """A small file of a checkpoint, verified.
@@ -94,11 +137,9 @@ class SharedTier:
             ValueError: it is not the one that was committed.
             OSError: it cannot be read.
         """
-        expected = next((entry for entry in manifest.files if entry.name == file), None)
-        if expected is None:
-            raise ValueError(f"{file} is not in the manifest")
+        expected = records.entry_in(manifest, file)
         data = (self.folder(name) / file).read_bytes()
-        if entry_of(file, data) != expected:
+        if records.entry_of(file, data) != expected:
             raise ValueError(f"{file} is damaged (its xxh3 hash is not the committed one)")
         return data
 
@@ -110,10 +151,7 @@ class SharedTier:
         Raises:
             StorageError: it could not be written; the checkpoint does not exist.
         """
-        text = manifest.to_bytes()
-        entry = entry_of(names.MANIFEST, text)
-        record = CommitRecord(name.step, name.incarnation, float(time), reason, entry, manifest.size_bytes, world)
-        self.commit_texts(name, text, _self_sealed(record.to_json()))
+        self.commit_texts(name, *records.make_records(name, manifest, time=time, reason=reason, world=world))
 
     def commit_texts(self, name: CheckpointName, manifest: bytes, record: bytes) -> None:
         """The last two steps, in this order, with what is in ``manifest.json`` and ``commit.json``.
@@ -148,6 +186,22 @@ class SharedTier:
                     sync_dir(folder)
             shutil.rmtree(folder)
 
+    def abandon(self, name: CheckpointName) -> None:
+        """Remove the commit record of a checkpoint, for good; the rest stays until it is discarded.
+
+        Raises:
+            StorageError: it may still exist.
+        """
+        folder = self.folder(name)
+        with storage_errors(folder):
+            (folder / names.COMMIT).unlink(missing_ok=True)
+            if folder.exists():
+                sync_dir(folder)
+
+    def reader(self, name: CheckpointName) -> ShardReader:
+        """Of the raw bytes of its shards."""
+        return ShardReader(self.folder(name))
+
     def open(self, name: CheckpointName) -> tuple[CommitRecord, Manifest]:
         """Read the proof that a checkpoint is complete, and check what can be checked without reading its tensors.
 
@@ -157,16 +211,8 @@ class SharedTier:
         """
         folder = self.folder(name)
         self._check_trust(folder)
-        sealed = (folder / names.COMMIT).read_bytes()
-        commit = CommitRecord.from_bytes(sealed)
-        if sealed != _self_sealed(commit.to_json()):
-            raise ValueError(f"{names.COMMIT} is damaged (its own xxh3 hash is another)")
-        text = (folder / names.MANIFEST).read_bytes()
-        if (len(text), xxhash.xxh3_128_hexdigest(text)) != (commit.manifest.size_bytes, commit.manifest.xxh3_128):
-            raise ValueError(f"{names.MANIFEST} is not the one that was committed")
-        manifest = Manifest.from_bytes(text)
-        if not ((commit.step, commit.incarnation) == (name.step, name.incarnation) == (manifest.step, manifest.incarnation)):
-            raise ValueError(f"it says step {commit.step} of incarnation {commit.incarnation}, its name says otherwise")
+        commit = records.read_commit((folder / names.COMMIT).read_bytes())
+        manifest = records.read_manifest(name, commit, (folder / names.MANIFEST).read_bytes())
         for entry in manifest.files:
             size = (folder / entry.name).stat().st_size
             if size != entry.size_bytes:
@@ -190,38 +236,6 @@ class SharedTier:
             reason = trust.objection(str(path), owner=status.st_uid, mode=status.st_mode, user=os.geteuid())
             if reason:
                 raise ValueError(reason)
-
-
-def write_file(folder: Path, name: str, data: bytes) -> FileEntry:
-    """Write a new small file of a checkpoint, private; its content is on disk when this returns.
-
-    Its name is on disk once :meth:`SharedTier.commit` has flushed the directory. It needs no rename: whatever is there
-    without a commit record does not exist.
-
-    Raises:
-        StorageError: it cannot be written, or is there already.
-    """
-    with storage_errors(folder / name):
-        handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    return entry_of(name, data)
-
-
-def entry_of(name: str, data: bytes) -> FileEntry:
-    """The manifest's entry of a file with this content."""
-    return FileEntry(name, len(data), xxhash.xxh3_128_hexdigest(data))
-
-
-def _self_sealed(record: Mapping[str, object]) -> bytes:
-    """The text of a commit record, with the hash of itself (computed with an empty one in its place) at the end.
-
-    Nothing else stands for this file, so without it a flipped bit in its time or reason would go unnoticed.
-    """
-    text = json.dumps({**record, "xxh3_128": ""}, indent=2)
-    return (json.dumps({**record, "xxh3_128": xxhash.xxh3_128_hexdigest(text.encode())}, indent=2) + "\n").encode()
 
 
 def hash_file(folder: Path, name: str, on_bytes: Callable[[int], None] | None = None) -> FileEntry:

@@ -5,17 +5,21 @@ None of this needs a process group or torch: a rank's share can be written by an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import os
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpctrain.checkpoint import distcp, names
-from hpctrain.checkpoint.distcp_file import write_distcp
-from hpctrain.checkpoint.manifest import Manifest
+from hpctrain.checkpoint.distcp_file import NewFile, Written, write_distcp_to
+from hpctrain.checkpoint.manifest import FileEntry, Manifest
 from hpctrain.checkpoint.names import CheckpointName
+from hpctrain.checkpoint.records import entry_of
 from hpctrain.checkpoint.shards import Shard, check_cover, with_aliases
 from hpctrain.checkpoint.share import Share
-from hpctrain.checkpoint.tier_shared import write_file
+from hpctrain.files import write_atomic
 
 
 def write_share(
@@ -35,9 +39,48 @@ def write_share(
         OSError, StorageError: it cannot be written.
         ValueError: a tensor cannot be stored.
     """
-    written = write_distcp(folder / names.tensor_file(rank), tensors)
-    files = (written.file, write_file(folder, names.rank_file(rank), own.encode()))
+    own_file, tensor_file = names.rank_file(rank), names.tensor_file(rank)
+    remove_drafts(folder, (own_file, tensor_file))
+    written = _write_tensors(folder, tensor_file, tensors)
+    files = (written.file, write_file(folder, own_file, own.encode()))
     return Share(rank, files, tuple(with_aliases(written.shards, aliases or {})), replicated)
+
+
+def _write_tensors(folder: Path, file: str, tensors: Iterable[tuple[Shard, Any]]) -> Written:
+    """By rename, like everything: a second writer of the same share that comes late, because it hung, then puts the same
+    bytes in place of the same bytes, and never removes what was committed meanwhile.
+    """
+    draft = folder / f".{file}.{secrets.token_hex(4)}"
+    try:
+        written = write_distcp_to(NewFile(draft), file, tensors)
+        draft.replace(folder / file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+    return written  # its name is flushed with that of the rank's other file, which comes next
+
+
+def remove_drafts(folder: Path, files: Collection[str]) -> None:
+    """Remove what writers that were killed have left of these files.
+
+    Raises:
+        OSError: the folder cannot be read, or something in it cannot be removed.
+    """
+    for entry in os.listdir(folder):
+        if any(entry.startswith(f".{file}.") for file in files):
+            with contextlib.suppress(FileNotFoundError):
+                (folder / entry).unlink()
+
+
+def write_file(folder: Path, name: str, data: bytes) -> FileEntry:
+    """Write a small file of a checkpoint, private, in place of what is there; it is on disk when this returns.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_atomic(folder / name, data)
+    return entry_of(name, data)
 
 
 def check_shares(shares: Sequence[Share]) -> None:

@@ -45,7 +45,7 @@ def save(tier: SharedTier, name: CheckpointName, ranks: int = 2) -> None:
     shares = [write_share(folder, rank, [(shards[rank], content(name, rank))], own(name, rank)) for rank in range(ranks)]
     check_shares(shares)
     index, manifest = merge(name, shares)
-    manifest = replace(manifest, files=(*manifest.files, tier.write(folder, METADATA, index)))
+    manifest = replace(manifest, files=(*manifest.files, tier.write_file(name, METADATA, index)))
     tier.commit(name, manifest, time=0.0, reason="test", world={})
 
 

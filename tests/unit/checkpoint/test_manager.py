@@ -200,14 +200,14 @@ def test_older_incarnation_is_fenced(tmp_path: Path) -> None:
 def test_fence_holds_up_to_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that is overtaken while it writes its tensors does not commit them."""
     old = Session(tmp_path, incarnation=1)
-    original = tier_shared.SharedTier.write
+    original = tier_shared.SharedTier.write_file
 
-    def overtaken(self: Any, folder: Path, name: str, data: bytes) -> Any:
-        entry = original(self, folder, name, data)
+    def overtaken(self: Any, name: Any, file: str, data: bytes) -> Any:
+        entry = original(self, name, file, data)
         Session(tmp_path, incarnation=2)
         return entry
 
-    monkeypatch.setattr(tier_shared.SharedTier, "write", overtaken)
+    monkeypatch.setattr(tier_shared.SharedTier, "write_file", overtaken)
     with pytest.raises(CheckpointError, match="incarnation 2 has taken over"):
         old.train(1, 1)
     assert not list(tmp_path.glob("step-*/commit.json"))
