@@ -4,6 +4,7 @@
 
     coordinate --run-dir DIR -- SRUN ARGS...     in the batch step; starts SRUN, which starts the agents
     node --run-dir DIR                           one per node, under srun
+    writer --run-dir DIR                         one per node, beside the ranks: makes checkpoints in memory durable
     lift-delay --run-dir DIR --job ID            detached helper after a requeue
 """
 
@@ -15,8 +16,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hpctrain.clock import SystemClock
 from hpctrain.errors import HpctrainError
@@ -29,9 +31,9 @@ from hpctrain.train.environment import INCARNATION
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one of the three; returns the exit code."""
+    """Run one of the roles; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m hpctrain.agent", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("role", choices=("coordinate", "node", "lift-delay"))
+    parser.add_argument("role", choices=("coordinate", "node", "writer", "lift-delay"))
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--job", type=int, default=0)
     before, _, after = _split(argv)
@@ -40,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         if options.role == "coordinate":
             return coordinate(run_dir, after)
+        if options.role == "writer":
+            return writer(run_dir)
         return node(run_dir) if options.role == "node" else lift_delay(JobId(options.job))
     except HpctrainError as error:
         _say(f"hpctrain: error: {error}" + (f"\nhint: {error.advice}" if error.advice else ""))
@@ -80,6 +84,26 @@ def node(run_dir: RunDir) -> int:
     events = EventWriter(run_dir, "agent", name, clock, int(env.get("SLURM_JOB_ID") or 0) or None)
     control = Control(run_dir, Incarnation(int(env.get(INCARNATION) or 0)))
     return NodeAgent(_plan(run_dir), control, node=name, events=events, clock=clock, env=env).run()
+
+
+def writer(run_dir: RunDir) -> int:
+    """Carry out the ranks' orders until the keeper is gone."""
+    from hpctrain.agent.control import Control
+    from hpctrain.agent.rendezvous import own_address
+    from hpctrain.checkpoint.keeper_client import shared_secret
+    from hpctrain.checkpoint.writer import run_writer
+
+    clock, env, plan = SystemClock(), dict(os.environ), _plan(run_dir)
+    name = NodeName(env.get("SLURMD_NODENAME") or os.uname().nodename)
+    events = EventWriter(run_dir, "writer", name, clock, int(env.get("SLURM_JOB_ID") or 0) or None)
+
+    def notify(kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:
+        events.note(kind, reason, node=name, step=step, evidence=evidence)
+
+    bind = own_address(plan.interface, plan.nodes > 1, env)[0] if plan.checkpoint.peer else None
+    secret = shared_secret(Control(run_dir, Incarnation(int(env.get(INCARNATION) or 0))).secret)
+    run_writer(secret, name, notify, peer_bind=bind)
+    return 0
 
 
 def lift_delay(job_id: JobId) -> int:

@@ -32,6 +32,7 @@ from hpctrain.agent.progress import best_step
 from hpctrain.agent.rank_plan import RankPlan, plan_ranks
 from hpctrain.agent.rank_result import NodeOutcome, NodeResult, first_failure
 from hpctrain.agent.wakeup import Wakeup
+from hpctrain.checkpoint.keeper_client import shared_secret
 from hpctrain.clock import Clock
 from hpctrain.errors import HpctrainError, JobStateError, NoSuchJobError, NotPermittedError, SlurmError, StorageError
 from hpctrain.ids import Incarnation, JobId, NodeName
@@ -125,6 +126,7 @@ class Coordinator:
             try:
                 ranks = plan_ranks(self._nodes, self.plan.nodes, self.plan.ranks_per_node, incarnation)
                 control.publish_ranks(ranks)
+                self._make_secret(control)
                 end = self._run_step(ranks, control, wakeup)
             except (HpctrainError, ValueError) as error:
                 end = End(problem=str(error), exit_code=getattr(error, "exit_code", 1), best_step=best_step(self.run_dir))
@@ -153,6 +155,12 @@ class Coordinator:
         )
         self._say(f"start {history.incarnation + 1} of {self.plan.run_name} on {' '.join(self._nodes)}")
         return history
+
+    def _make_secret(self, control: Control) -> None:
+        """Before any agent needs it; where it cannot be made there are no checkpoints in memory, and the agents say so."""
+        if self.plan.checkpoint.ram:
+            with contextlib.suppress(StorageError):
+                shared_secret(control.secret)
 
     # -- while the ranks run ---------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ of the node at once and exits with an error; ``srun --kill-on-bad-exit`` then en
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Mapping
@@ -14,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain.agent.control import EXIT_UNREPORTED, Control, try_write
-from hpctrain.agent.error_file import explain
+from hpctrain.agent.flusher import Deadline
 from hpctrain.agent.local_dir import claim, remove_abandoned
+from hpctrain.agent.node_report import NodeReport, explained
+from hpctrain.agent.node_tiers import PAUSE_S, open_tiers
 from hpctrain.agent.output import OutputWriter, RankOutput
 from hpctrain.agent.rank_environment import LocalFiles, Rendezvous, rank_argv, rank_environment
 from hpctrain.agent.rank_plan import RankPlan
@@ -37,6 +38,8 @@ PUBLISH_PATIENCE_S = 120.0
 """Longest wait for a control file that another process writes before or right after we start."""
 DRAIN_S = 3.0
 """Longest wait for the output of dead ranks, which a surviving grandchild may hold open."""
+SAVE_AFTER_TERM_S = 20.0
+"""Slurm's KillWait is 30 s by default: then everything is killed."""
 UNKILLABLE_S = 10.0
 """A killed process that hangs in a system call (dead file system, stuck GPU driver) is not waited for longer."""
 
@@ -71,6 +74,7 @@ class NodeAgent:
         self._clock = clock
         self._env = env
         self._output = OutputWriter(clock)
+        self._report = NodeReport(self.run_dir, control.incarnation, node, events, self._output.say)
         self._ranks: list[_Running] = []
         self._term_deadline: float | None = None
         self._stop_sent = False
@@ -141,26 +145,47 @@ class NodeAgent:
         relay.start()
         held: HeldPort | None = None
         warden = Warden(local_dir)
+        tiers = open_tiers(
+            self.plan, self.control, ranks, node=self.node, events=self._events, clock=self._clock, env=self._env
+        )
         try:
+            if tiers is not None:
+                tiers.start(warden.watch, warden.forget)
             rendezvous, held = self._rendezvous(ranks, wakeup, relay)
             self._start(ranks, rendezvous, local_dir, warden)
             self._watch(wakeup, relay, local_dir)
             self._end_all()
+            result = self._result()
+            self._report.tell(result)
+            if tiers is not None:
+                tiers.finish(result, self._aborted, lambda deadline: self._pause(deadline, wakeup, relay))
+            return result
         finally:
             for running in self._ranks:
                 running.process.kill()
                 warden.forget(running.process.pid)
+            if tiers is not None:
+                tiers.stop()
             relay.finish(DRAIN_S)
             warden.close()
             os.close(lock)
             if held is not None:
                 held.close()
+
+    def _result(self) -> NodeResult:
         exits = tuple(running.ended for running in self._ranks if running.ended is not None)
         outcome = outcome_of(
             exits, is_trainer=self.plan.command.is_trainer, stop_requested=self._stop_requested,
             aborted=bool(self._aborted),
         )
         return NodeResult(self.node, outcome, exits)
+
+    def _pause(self, deadline: Deadline, wakeup: Wakeup, relay: Relay) -> None:
+        """Wait a moment for the checkpoint tiers; less time is left once Slurm ends the step."""
+        wakeup.wait(PAUSE_S)
+        self._take_term(wakeup, relay)
+        if self._term_deadline is not None:
+            deadline.at_s = min(deadline.at_s, self._term_deadline - TERM_PATIENCE_S + SAVE_AFTER_TERM_S)
 
     def _start(self, ranks: RankPlan, rendezvous: Rendezvous, local_dir: Path, warden: Warden) -> None:
         argv = rank_argv(self.plan, package_dir=str(Path(__file__).parent.parent), local_dir=str(local_dir))
@@ -195,6 +220,8 @@ class NodeAgent:
             self._take_term(wakeup, relay)
             if relay.abort_reason is not None:
                 self._aborted = relay.abort_reason
+            elif relay.flush_reason is not None:
+                self._aborted = relay.flush_reason
             elif self._term_deadline and relay.stop_reason is None and self._clock.monotonic() > self._term_deadline:
                 self._aborted = "this agent was sent SIGTERM, and the coordinator did not say what for"
             if self._aborted:
@@ -258,28 +285,12 @@ class NodeAgent:
         for running in self._ranks:
             running.output.finish(max(0.0, deadline - self._clock.monotonic()))
             if self._failed(running) and running.ended and not running.ended.by_agent:
-                running.ended = self._explained(running, running.ended)
-
-    def _explained(self, running: _Running, ended: RankExit) -> RankExit:
-        error_file = ""
-        with contextlib.suppress(OSError):
-            error_file = Path(running.files.error).read_text(encoding="utf-8", errors="replace")
-        tail = tuple(running.output.tail)
-        message, traceback = explain(error_file, tail)
-        return RankExit(ended.rank, ended.node, ended.returncode, ended.time, message, traceback, tail[-10:])
+                running.ended = explained(running.ended, running.files.error, tuple(running.output.tail))
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _finish(self, result: NodeResult) -> int:
-        """Tell people, the event log and the coordinator; choose the exit code."""
-        for rank in result.ranks:
-            if result.outcome is NodeOutcome.FAILED and not rank.by_agent and rank.returncode:
-                self._tell_failure(rank)
-        if result.outcome in (NodeOutcome.DONE, NodeOutcome.STOPPED):
-            self._events.note(
-                "ranks.stopped", f"the ranks of {self.node} ended ({result.outcome.value})", node=self.node,
-                evidence={"incarnation": self.control.incarnation, "outcome": result.outcome.value},
-            )
+        """Tell the coordinator; choose the exit code."""
         if problem := try_write(self.control.report, result):
             self._output.say(f"error on {self.node}: the result cannot be written: {problem}")
         if result.outcome is NodeOutcome.FAILED:
@@ -287,16 +298,3 @@ class NodeAgent:
         if result.outcome is NodeOutcome.ABORTED:
             return 128 + signal.SIGTERM
         return EXIT_UNREPORTED if problem else 0
-
-    def _tell_failure(self, rank: RankExit) -> None:
-        log = self.run_dir.rank_log(self.control.incarnation, Rank(rank.rank), self.node)
-        because = f": {rank.message}" if rank.message else ""
-        self._output.say(f"{rank.describe()}{because} (log: {log})")
-        self._events.note(
-            "rank.failed", f"{rank.describe()}{because}", node=self.node,
-            evidence={
-                "incarnation": self.control.incarnation, "rank": rank.rank, "exit_code": rank.exit_code,
-                "signal": -rank.returncode if rank.returncode < 0 else 0, "message": rank.message,
-                "traceback": rank.traceback, "last_lines": list(rank.last_lines), "log": str(log),
-            },
-        )

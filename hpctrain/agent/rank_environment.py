@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,10 @@ from hpctrain.train import environment as names
 
 CONTAINER_PACKAGE_DIR = "/opt/hpctrain"
 """Where hpctrain's own package appears inside a container; the directory is on its PYTHONPATH."""
+
+
+KEEPER_SECRET = "keeper.secret"  # noqa: S105 - the name of a file
+"""In the control directory: what keepers, writers and ranks of the job prove to each other that they know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,10 @@ def rank_environment(
         names.RUN_DIR: plan.run_dir, names.INCARNATION: str(ranks.incarnation), names.HEARTBEAT_FILE: files.heartbeat,
         names.STOP_FILE: files.stop, names.NODE_NAME: node, names.DEVICE: plan.device,
     }
+    if plan.checkpoint.values:
+        env[names.CHECKPOINT] = json.dumps(plan.checkpoint.on_node(node), separators=(",", ":"))
+    if plan.checkpoint.ram:
+        env[names.KEEPER_SECRET_FILE] = f"{plan.run_dir}/control/{KEEPER_SECRET}"
     return env
 
 

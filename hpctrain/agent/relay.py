@@ -25,6 +25,7 @@ class Relay:
     Attributes:
         stop_reason: why the ranks are asked to save and stop, None if they are not.
         abort_reason: why the ranks are to be killed, None if they are not.
+        flush_reason: why another node's agent has all ranks killed and memory saved, None if none has.
         stop_seen_time: when the stop request was first seen.
 
     Args:
@@ -35,6 +36,7 @@ class Relay:
     def __init__(self, control: Control, node: NodeName, clock: Clock, heartbeat: Path | None, progress: Path) -> None:
         self.stop_reason: str | None = None
         self.abort_reason: str | None = None
+        self.flush_reason: str | None = None
         self._control = control
         self._node = node
         self._clock = clock
@@ -68,6 +70,7 @@ class Relay:
             if self.stop_reason is None:
                 self.stop_reason = self._control.stop_reason()
             self.abort_reason = self._control.abort_reason()
+            self.flush_reason = self._control.flush_reason()
             if ended or self._clock.monotonic() >= next_copy:
                 next_copy = self._clock.monotonic() + PROGRESS_S
                 self._copy_heartbeat()

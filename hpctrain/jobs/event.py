@@ -16,7 +16,8 @@ class Event:
 
     Attributes:
         time: seconds since the epoch, UTC.
-        source: who says so: ``submit``, ``coordinator``, ``agent``, ``trainer``, ``watchdog``, ``cli``.
+        source: who says so: ``submit``, ``coordinator``, ``agent``, ``writer``, ``trainer``, ``watchdog``,
+            ``cli``.
         kind: what, in ``noun.verb`` form: ``job.submitted``, ``ranks.started``, ``step.first``, ``checkpoint.saved`` ...
             The known kinds are listed in :data:`KINDS`.
         job: Slurm job id, None outside a job.
@@ -74,6 +75,10 @@ KINDS: Mapping[str, str] = {
     "checkpoint.restored": "training continues from a checkpoint",
     "checkpoint.skipped": "a checkpoint was passed over, with the reason",
     "checkpoint.failed": "a save failed; training goes on",
+    "checkpoint.degraded": "a tier is out of order; training goes on, and it is tried again",
+    "checkpoint.recovered": "a tier works again",
+    "checkpoint.peer": "which node gets copies of this node's checkpoints",
+    "checkpoint.flushed": "what only memory held was saved after the ranks had died",
     "data.prepared": "the data set was tokenised or found in the cache",
     "model.saved": "the final weights were written",
 }

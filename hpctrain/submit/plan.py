@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from hpctrain.recipe import arithmetic
 from hpctrain.recipe.check_cluster import device_is_gpu
+from hpctrain.recipe.checkpoint_values import checkpoint_values
 from hpctrain.recipe.facts import ClusterFacts
 from hpctrain.recipe.schema import Recipe, Resources
-from hpctrain.submit.plan_model import Container, Plan, RankCommand, SlurmRequest
+from hpctrain.submit.plan_model import CheckpointPlan, Container, Plan, RankCommand, SlurmRequest
 
 MIB = 2**20
 LOOPBACK = "lo"
@@ -55,7 +56,7 @@ def make_plan(recipe: Recipe, facts: ClusterFacts | None, place: Place) -> Plan:
         total_steps=arithmetic.total_steps(recipe) if recipe.method else None,
         max_restarts=recipe.resilience.max_restarts,
         max_restarts_without_progress=recipe.resilience.max_restarts_without_progress,
-        stop_signal=recipe.resilience.stop_signal,
+        stop_signal=recipe.resilience.stop_signal, checkpoint=_checkpoint(recipe, place),
         notes=tuple(_notes(recipe, facts, device, ranks)),
     )
 
@@ -70,6 +71,14 @@ def _command(recipe: Recipe, place: Place, env: Mapping[str, str]) -> RankComman
     if recipe.command[0].endswith(".py"):
         return RankCommand((python, "-u", *recipe.command), workdir, env, is_trainer=False)
     return RankCommand(tuple(recipe.command), workdir, env, is_trainer=False)
+
+
+def _checkpoint(recipe: Recipe, place: Place) -> CheckpointPlan:
+    values = checkpoint_values(recipe, root=f"{place.run_dir}/checkpoints", run_name=place.run_name)
+    return CheckpointPlan(
+        ram=values["ram"] is not None, peer=values["peer"] is not None, flush_limit_s=recipe.checkpoint.flush_limit,
+        values=values,
+    )
 
 
 def _environment(recipe: Recipe, interface: str, threads: int) -> dict[str, str]:

@@ -63,6 +63,28 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointPlan:
+    """What the agents do for the checkpoint tiers.
+
+    Attributes:
+        ram: each agent keeps a keeper and a writer process.
+        peer: and tells its keeper which other node gets copies.
+        flush_limit_s: longest time for writing what only memory holds when the ranks have died.
+        values: all tiers, as the ranks read them from HPCTRAIN_CHECKPOINT.
+    """
+
+    ram: bool = False
+    peer: bool = False
+    flush_limit_s: int = 60
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def on_node(self, node: str) -> dict[str, Any]:
+        """The values for the ranks of one node, with a directory of its own in the local tier: nodes may share a host."""
+        local = self.values.get("local")
+        return {**self.values, **({"local": {**local, "path": f"{local['path']}/{node}"}} if local else {})}
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One run, decided.
 
@@ -77,6 +99,7 @@ class Plan:
         one_host: all nodes are one machine (the private cluster).
         total_steps: optimizer steps if known before the data is read, else None.
         max_restarts, max_restarts_without_progress, stop_signal: see the recipe's ``resilience``.
+        checkpoint: see :class:`CheckpointPlan`.
         notes: sentences about choices the user did not make, shown at submission.
     """
 
@@ -96,6 +119,7 @@ class Plan:
     max_restarts: int = 20
     max_restarts_without_progress: int = 2
     stop_signal: str = "SIGTERM"
+    checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
     notes: tuple[str, ...] = ()
     version: int = PLAN_VERSION
 
@@ -122,5 +146,6 @@ class Plan:
         values["command"] = RankCommand(**{**command, "argv": tuple(command["argv"])})
         values["slurm"] = SlurmRequest(**values["slurm"])
         values["container"] = Container(**{**container, "mounts": tuple(container["mounts"])}) if container else None
+        values["checkpoint"] = CheckpointPlan(**values.get("checkpoint", {}))
         values["notes"] = tuple(values.get("notes", ()))
         return cls(**values)

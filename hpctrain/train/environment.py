@@ -26,6 +26,10 @@ STOP_FILE = "HPCTRAIN_STOP_FILE"
 """Node-local file; once it exists the trainer saves and stops at the next step boundary, agreed by all ranks."""
 NODE_NAME = "HPCTRAIN_NODE"
 """Slurm's name of this node."""
+CHECKPOINT = "HPCTRAIN_CHECKPOINT"
+"""The tiers of this run as JSON, for ``Checkpointer.from_env()``; see hpctrain.checkpoint.config."""
+KEEPER_SECRET_FILE = "HPCTRAIN_KEEPER_SECRET_FILE"  # noqa: S105 - the name of the variable, not a secret
+"""Private file by which this node's keeper of checkpoints in memory is found; unset where the agent keeps none."""
 DEVICE = "HPCTRAIN_DEVICE"
 """``cpu`` or ``cuda``, decided by the plan (simulated GPUs mean ``cpu``); unset lets torch decide."""
 
