@@ -2,11 +2,15 @@
 
     python benchmarks/checkpoint_campaign.py [--short] [--kills N] [--seed N]
 
-Four gloo ranks with an FSDP2 model save after every step and keep two checkpoints. Each round forks them from a process
-that has imported everything, lets them go for a random time, and kills one rank, some, or all of them (and then the rest).
-The next round restores. A checkpoint that rank 0 had reported as saved and that is not restored, or one after it, counts as
-*lost*; a state that differs from the one that was saved in any element, or any checkpoint with a commit record that is not
-whole after a kill, counts as *corrupt*. Exit code 1 if there is any.
+Four gloo ranks with an FSDP2 model, on two nodes that are two keepers and two writers on this host. After every step they save
+in memory, and whatever is not busy is copied to the peer node, to each node's own directory and to the shared one. Each
+round forks the ranks from a process that has imported everything, lets them go for a random time, and kills ranks, a
+writer, a keeper, a whole node or both keepers (and then all ranks). The next round restores.
+
+What is there after a kill must be what is restored then, or something newer: the newest checkpoint of which every part is in
+a living keeper's memory, or that is committed in the shared directory, or that had been reported as saved in a tier that
+the kill has spared. Less counts as *lost*. A state that differs from the one that was saved in any element, a part that is
+found damaged, and a committed checkpoint that is not whole count as *corrupt*. Exit code 1 if there is any.
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,11 +35,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from measure import machine  # noqa: E402 - the path is set above
+from checkpoint_campaign_rank import PHASES, RANKS, SAVED, rank_main  # noqa: E402 - the path is set above
+from checkpoint_nodes import KEEPER, WRITER, Nodes  # noqa: E402
+from measure import machine  # noqa: E402
 
-RANKS = 4
-WIDTH = 256
-PHASES = ("start", "restore", "save", "prune", "between")
+from hpctrain.checkpoint.names import CheckpointName, parse_name  # noqa: E402
+
+NODES = ("a", "b")
+VICTIMS = {"ranks": 11, "a writer": 3, "a keeper": 3, "a node": 2, "all keepers": 1}
+"""What is killed first, and how often of twenty times."""
+SURVIVORS = {"ranks": ("ram", "peer", "shared"), "a writer": ("ram", "peer", "shared"), "all keepers": ("shared",),
+             "a keeper": ("shared",), "a node": ("shared",)}
+"""The tiers whose reported saves must survive. (Copies on peers are not reported: see :func:`available`.)"""
+NOTHING = CheckpointName(0, 0)
 LONGEST_S = 60
 """A round's ranks end themselves after this, should the campaign be gone."""
 REPORT_EVERY = 50
@@ -47,146 +58,53 @@ class Tally:
     """What the campaign has seen.
 
     Attributes:
-        rounds: starts that were ended by SIGKILL.
-        kills: processes killed.
+        victims: what was killed first.
         phases: what rank 0 was doing at the moment of the first kill.
-        restored: starts that restored a checkpoint.
+        sources: which tiers the starts restored from.
+        saved: reports, by tier.
         problems: every loss and every corrupt restore, in words.
     """
 
     rounds: int = 0
     kills: int = 0
     restored: int = 0
-    saved: int = 0
+    passed_over: int = 0
+    victims: Counter[str] = field(default_factory=Counter)
     phases: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    saved: Counter[str] = field(default_factory=Counter)
     lost: int = 0
     corrupt: int = 0
     problems: list[str] = field(default_factory=list)
 
 
-# ---------------------------------------------------------------- one rank
-
-
-class Position:
-    """State that is no tensor, the same on all ranks."""
-
-    def __init__(self) -> None:
-        self.step = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """What to save."""
-        return {"step": self.step, "text": f"step {self.step}", "history": list(range(self.step % 50))}
-
-    def load_state_dict(self, state_dict: Any) -> None:
-        """Take it back, if it is what was saved."""
-        self.step = int(state_dict["step"])
-        if dict(state_dict) != self.state_dict():
-            raise ValueError(f"the position is {state_dict}")
-
-
-def rank_main(rank: int, place: Path, board: mmap.mmap) -> None:
-    """Restore, compare, then save after every step until killed."""
-    import torch
-    import torch.distributed as dist
-    from torch.distributed.fsdp import fully_shard
-
-    from hpctrain.checkpoint import CheckpointConfig, Checkpointer
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{place / 'rendezvous'}", rank=rank, world_size=RANKS)
-    model = torch.nn.Sequential(torch.nn.Linear(WIDTH, WIDTH), torch.nn.Linear(WIDTH, 3))
-    fully_shard(model)
-    position = Position()
-    report = Report(rank, place / "reports", board)
-    checkpointer = Checkpointer(CheckpointConfig(place / "checkpoints"), notify=report.event)
-    checkpointer.register(model=model, position=position, rng=True)
-    fill(model, -1)
-    report.phase("restore")
-    step = checkpointer.restore()
-    fault = "" if not step or (position.step == step and holds(model, step)) else f"rank {rank} holds another state"
-    if fault:
-        report.write({"kind": "corrupt", "step": step, "text": fault})
-    report.event("restored", "", step, {})
-    while True:
-        step += 1
-        report.phase("between")
-        position.step = step
-        fill(model, step)
-        report.phase("save")
-        checkpointer.save_now(step, "campaign")
-
-
-def fill(model: Any, step: int) -> None:
-    """Values that are another for every step and every element of every shard."""
-    import torch
-
-    with torch.no_grad():
-        for index, parameter in enumerate(model.parameters()):
-            local = parameter.to_local()
-            local.copy_(expected(local, index, step))
-
-
-def holds(model: Any, step: int) -> bool:
-    """Every element of this rank's shards is that of a step."""
-    import torch
-
-    return all(
-        torch.equal(parameter.to_local(), expected(parameter.to_local(), index, step))
-        for index, parameter in enumerate(model.parameters())
-    )
-
-
-def expected(local: Any, index: int, step: int) -> Any:
-    """What a shard holds after a step; all whole numbers below 2**24, which float32 keeps exactly."""
-    import torch
-    import torch.distributed as dist
-
-    base = (step * 7919 + index * 104729 + dist.get_rank() * 15485863) % 8_000_000
-    return (torch.arange(local.numel(), dtype=torch.float32) + base).reshape(local.shape)
-
-
-class Report:
-    """What the ranks tell the campaign: lines that outlive them, and one byte for what rank 0 is doing."""
-
-    def __init__(self, rank: int, path: Path, board: mmap.mmap) -> None:
-        self._rank, self._board = rank, board
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
-    def phase(self, name: str) -> None:
-        """Rank 0 begins something."""
-        if self._rank == 0:
-            self._board[0] = PHASES.index(name)
-
-    def event(self, kind: str, reason: str, step: int, _evidence: Mapping[str, Any]) -> None:
-        """An event of the checkpointer; the caller has done what it says."""
-        if kind == "checkpoint.saved":
-            self.phase("prune")
-        if self._rank == 0:
-            self.write({"kind": kind, "step": step, "text": reason})
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """One line, in one write."""
-        os.write(self._handle, (json.dumps(record) + "\n").encode())
-
-
-# ---------------------------------------------------------------- the campaign
-
-
-def play(place: Path, rounds: int, dice: random.Random) -> Tally:
+def play(place: Path, nodes: Nodes, rounds: int, dice: random.Random) -> Tally:
     """All rounds, in one directory; one more start at the end restores what the last kill left."""
     warm()
-    tally, newest = Tally(), 0
+    tally, expected = Tally(), NOTHING
     board = mmap.mmap(-1, mmap.PAGESIZE)
-    for number in range(rounds + 1):
-        pids = start(place, board)
-        if number < rounds:
-            kill(pids, board, dice, tally)
-        else:
-            wait_for_restore(place, pids)
-        newest = judge(place, newest, tally, number)
-        if number and number % REPORT_EVERY == 0:
+    for number in range(1, rounds + 2):
+        nodes.start()
+        pids = start(place, nodes, board, number)
+        victim = kill(nodes, pids, board, dice, tally) if number <= rounds else wait_for_restore(place, pids)
+        promised = judge(place, number, expected, victim, tally)
+        expected = max(promised, available(place, nodes))
+        if number % REPORT_EVERY == 0:
             print(f"{number} rounds, {tally.lost} lost, {tally.corrupt} corrupt", file=sys.stderr, flush=True)
     return tally
+
+
+def available(place: Path, nodes: Nodes) -> CheckpointName:
+    """The newest checkpoint that a restore must be able to get at, now that all ranks are dead."""
+    from hpctrain.checkpoint.tier_shared import SharedTier
+
+    parts: dict[CheckpointName, dict[int, int]] = {}
+    for node in nodes.names:
+        for tier in ("own", "peer"):
+            for name, ranks in nodes.holdings(node, tier).items():
+                parts.setdefault(name, {}).update(ranks)
+    whole = [name for name, ranks in parts.items() if set(ranks) == set(range(RANKS))]
+    return max([NOTHING, *whole, *SharedTier(place / "checkpoints").checkpoints(committed=True)])
 
 
 def warm() -> None:
@@ -199,14 +117,19 @@ def warm() -> None:
     import hpctrain.checkpoint.manager  # noqa: F401
 
 
-def start(place: Path, board: mmap.mmap) -> list[int]:
+def start(place: Path, nodes: Nodes, board: mmap.mmap, number: int) -> list[int]:
     """Fork all ranks."""
     (place / "rendezvous").unlink(missing_ok=True)
     board[0] = 0
-    return [fork(rank, place, board) for rank in range(RANKS)]
+    return [fork(rank, place, nodes, board, number) for rank in range(RANKS)]
 
 
-def fork(rank: int, place: Path, board: mmap.mmap) -> int:
+def node_of(rank: int) -> str:
+    """Which node a rank runs on."""
+    return NODES[rank * len(NODES) // RANKS]
+
+
+def fork(rank: int, place: Path, nodes: Nodes, board: mmap.mmap, number: int) -> int:
     """Fork one rank; a failure of its own is a line in the reports, because nothing may fail here but by being killed."""
     pid = os.fork()
     if pid:
@@ -216,7 +139,8 @@ def fork(rank: int, place: Path, board: mmap.mmap) -> int:
         log = os.open(place / f"log-{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        rank_main(rank, place, board)
+        os.environ.update(nodes.environment(node_of(rank)))
+        rank_main(rank, place, board, number)
     except BaseException:  # noqa: BLE001 - a child must never return into the parent's loop
         traceback.print_exc()
     finally:
@@ -224,23 +148,41 @@ def fork(rank: int, place: Path, board: mmap.mmap) -> int:
         os._exit(1)
 
 
-def kill(pids: list[int], board: mmap.mmap, dice: random.Random, tally: Tally) -> None:
-    """Kill one rank, some or all at a random time; the rest a moment later, as an agent would."""
-    phase = dice.choice(("start", "restore", "save", "prune", "any", "any"))
+def kill(nodes: Nodes, pids: list[int], board: mmap.mmap, dice: random.Random, tally: Tally) -> str:
+    """Kill something at a random time, and all ranks a moment later, as an agent would; returns what."""
+    phase = dice.choice(("start", "restore", "save", "any", "any"))
+    victim = dice.choices(list(VICTIMS), list(VICTIMS.values()))[0]
     if phase != "any":
         wait_for_phase(phase, board, pids)
-    # Prunes are short; a uniform time in the whole start would hardly ever meet one.
-    time.sleep(dice.uniform(0, {"any": 1.0, "start": 0.3, "restore": 0.03, "save": 0.05, "prune": 0.003}[phase]))
-    first = dice.sample(pids, dice.choice((1, 1, 2, RANKS, RANKS)))
+    time.sleep(dice.uniform(0, {"any": 1.0, "start": 0.3, "restore": 0.03, "save": 0.05}[phase]))
     tally.phases[PHASES[board[0]]] += 1
-    for pid in first:
-        os.kill(pid, signal.SIGKILL)
-    time.sleep(dice.uniform(0, 0.05))
+    tally.victims[victim] += 1
+    strike(victim, nodes, pids, dice)
+    time.sleep(dice.uniform(0, 0.05) if victim in ("ranks", "a node") else dice.uniform(0, 0.5))
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         tally.kills += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     tally.rounds += 1
+    return victim
+
+
+def strike(victim: str, nodes: Nodes, pids: list[int], dice: random.Random) -> None:
+    """The first blow."""
+    node = dice.choice(NODES)
+    doomed = dice.sample(range(RANKS), dice.choice((1, 1, 2, RANKS, RANKS))) if victim == "ranks" else []
+    if victim == "a writer":
+        nodes.kill(node, WRITER)
+    if victim in ("a keeper", "a node"):
+        nodes.kill(node, KEEPER)
+    if victim == "all keepers":
+        for each in NODES:
+            nodes.kill(each, KEEPER)
+    if victim == "a node":
+        nodes.kill(node, WRITER)
+        doomed = [rank for rank in range(RANKS) if node_of(rank) == node]
+    for rank in doomed:
+        os.kill(pids[rank], signal.SIGKILL)
 
 
 def wait_for_phase(phase: str, board: mmap.mmap, pids: list[int]) -> None:
@@ -250,7 +192,7 @@ def wait_for_phase(phase: str, board: mmap.mmap, pids: list[int]) -> None:
         time.sleep(0.0002)
 
 
-def wait_for_restore(place: Path, pids: list[int]) -> None:
+def wait_for_restore(place: Path, pids: list[int]) -> str:
     """Until the last start has restored; then it may go."""
     deadline = time.monotonic() + LONGEST_S
     while time.monotonic() < deadline and all(map(runs, pids)):
@@ -261,6 +203,7 @@ def wait_for_restore(place: Path, pids: list[int]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+    return "ranks"
 
 
 def runs(pid: int) -> bool:
@@ -268,28 +211,32 @@ def runs(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
-def judge(place: Path, newest: int, tally: Tally, number: int) -> int:
-    """Compare what this round restored with what earlier ones had saved; the newest step that is saved now."""
+def judge(place: Path, number: int, expected: CheckpointName, victim: str, tally: Tally) -> CheckpointName:
+    """Compare what this round restored with what was there; returns the newest save that was reported and must still be there."""
+    promised, source = NOTHING, NOTHING
     for record in read(place):
-        kind, step = record["kind"], int(record["step"])
-        if kind == "restored":
+        kind, step, tier = record["kind"], int(record["step"]), record.get("tier", "")
+        if kind == "checkpoint.restored":
+            source = parse_name(record["checkpoint"]) or NOTHING
+            tally.sources[tier or "shared"] += 1
+        elif kind == "restored":
             tally.restored += step > 0
-            if step < newest:
+            if source < expected:
                 tally.lost += 1
-                tally.problems.append(f"round {number}: step {newest} was saved, step {step} was restored")
-            # A save whose commit nobody lived to report is restored too: that is more than was promised.
-            newest = step
-        elif kind == "checkpoint.saved":
-            tally.saved += 1
-            newest = max(newest, step)
-        elif kind in ("corrupt", "checkpoint.skipped", "checkpoint.failed"):
-            tally.corrupt += kind != "checkpoint.failed"
+                tally.problems.append(f"round {number}: {expected} was there, {source} was restored")
+        elif kind == SAVED:
+            tally.saved[tier] += 1
+            if tier in SURVIVORS[victim]:
+                promised = max(promised, CheckpointName(number, step))
+        elif kind == "corrupt" or (kind == "checkpoint.skipped" and "damage" in record["text"]):
+            tally.corrupt += 1
             tally.problems.append(f"round {number}: {kind} {record['text']}")
+        tally.passed_over += kind == "checkpoint.skipped"
     halves = half_ones(place)
     tally.corrupt += len(halves)
     tally.problems += [f"round {number}: {text}" for text in halves] + failures(place, number)
     (place / "reports").unlink(missing_ok=True)
-    return newest
+    return promised
 
 
 def half_ones(place: Path) -> list[str]:
@@ -297,9 +244,13 @@ def half_ones(place: Path) -> list[str]:
     from hpctrain.checkpoint.catalogue import verify
     from hpctrain.checkpoint.tier_shared import SharedTier
 
-    tier = SharedTier(place / "checkpoints")
-    verdicts = [verify(tier, name) for name in tier.checkpoints(committed=True)]
-    return [f"{verdict.name}: {problem}" for verdict in verdicts for problem in verdict.problems]
+    tier, found = SharedTier(place / "checkpoints"), []
+    for name in tier.checkpoints(committed=True):
+        problems = verify(tier, name).problems
+        # The writers go on while we look: what they have pruned meanwhile is no half one.
+        if problems and name in tier.checkpoints(committed=True):
+            found += [f"{name}: {problem}" for problem in verify(tier, name).problems]
+    return found
 
 
 def failures(place: Path, number: int) -> list[str]:
@@ -325,29 +276,36 @@ def read(place: Path) -> list[dict[str, Any]]:
     return records
 
 
+def table(tally: Tally) -> str:
+    """For people, and for docs/benchmarks.md."""
+    rows = {f"starts of {RANKS} ranks ended by SIGKILL": tally.rounds, "ranks killed": tally.kills}
+    rows |= {f"first killed: {victim}": tally.victims[victim] for victim in VICTIMS}
+    rows |= {f"killed during {phase}": tally.phases[phase] for phase in PHASES if phase != "prune"}
+    rows |= {f"saves reported: {tier}": count for tier, count in sorted(tally.saved.items())}
+    rows |= {"starts that restored one": tally.restored}
+    rows |= {f"restored from {tier}": count for tier, count in sorted(tally.sources.items())}
+    rows |= {"checkpoints passed over": tally.passed_over, "checkpoints lost": tally.lost, "corrupt restores": tally.corrupt}
+    return "\n".join(["| what | count |", "|---|---:|", *(f"| {what} | {count} |" for what, count in rows.items())])
+
+
 def main(arguments: list[str]) -> int:
     """Run the campaign and print what came of it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--short", action="store_true", help="12 rounds")
+    parser.add_argument("--short", action="store_true", help="50 rounds")
     parser.add_argument("--kills", type=int, default=1000, help="rounds, each ended by SIGKILL")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
-    rounds = 12 if options.short else options.kills
+    rounds = 50 if options.short else options.kills
     place = Path(tempfile.mkdtemp(prefix="hpctrain-campaign-"))
     begun = time.monotonic()
     print(machine() + "\n", flush=True)
+    nodes = Nodes(place / "keeper.secret", NODES)
     try:
-        tally = play(place, rounds, random.Random(options.seed))
+        tally = play(place, nodes, rounds, random.Random(options.seed))
     finally:
+        nodes.stop()
         shutil.rmtree(place, ignore_errors=True)
-    print("\n".join([
-        "| what | count |", "|---|---:|",
-        f"| starts of {RANKS} ranks ended by SIGKILL | {tally.rounds} |", f"| ranks killed | {tally.kills} |",
-        *(f"| killed during {phase} | {tally.phases[phase]} |" for phase in PHASES),
-        f"| checkpoints saved | {tally.saved} |", f"| starts that restored one | {tally.restored} |",
-        f"| checkpoints lost | {tally.lost} |", f"| corrupt restores | {tally.corrupt} |",
-        "", f"Seed {options.seed}, {time.monotonic() - begun:.0f} s.",
-    ]))
+    print(table(tally) + f"\n\nSeed {options.seed}, {time.monotonic() - begun:.0f} s.")
     for problem in tally.problems:
         print(problem)
     return 1 if tally.problems else 0

@@ -26,10 +26,12 @@ class Meeting:
 
     Attributes:
         certain: something is saved then, so that nobody needs to ask rank 0 first.
+        reason: why, if it is certain.
     """
 
     step: int
     certain: bool = False
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -40,7 +42,8 @@ class Turn:
         step, time_s: of the last save, or of the start.
         busy: a save is still on its way to the tier: the next one must wait.
         failures: saves in a row that failed.
-        not_before_s: no save before this time.
+        not_before_s: no save before this time,
+        insists: except at the multiples of an interval in steps, which are tried in any case.
     """
 
     tier: str
@@ -51,6 +54,7 @@ class Turn:
     busy: bool = False
     failures: int = 0
     not_before_s: float = float("-inf")
+    insists: bool = False
 
     def saved(self, step: int, now_s: float) -> None:
         """A save of this step has begun, and nothing is wrong so far."""
@@ -78,7 +82,11 @@ class Turn:
 
     def due(self, interval: Interval, step: int, now_s: float, step_s: float) -> Decision:
         """Whether to save after ``step`` completed steps."""
-        if self.busy or step <= 0 or now_s < self.not_before_s:
+        if self.busy or step <= 0:
+            return Decision(False)
+        if self.insists and interval.steps is not None and step % interval.steps == 0 and step > self.step:
+            return Decision(True, interval.reason)
+        if now_s < self.not_before_s:
             return Decision(False)
         if self.failures:
             return Decision(True, "the last save failed")
@@ -89,18 +97,23 @@ class Turn:
 
     def meeting(self, interval: Interval, step: int, now_s: float, step_s: float) -> Meeting:
         """When to look at this tier again."""
-        waits = self.failures > 0 or self.not_before_s > now_s
-        if interval.steps is not None and not waits:
-            return Meeting((step // interval.steps + 1) * interval.steps, certain=not self.busy)
-        left_s = self.remaining_s(interval, now_s)
         if self.busy:
-            left_s = max(left_s, _BUSY_AGAIN_S)
+            # To hear soon how it went, but of a long write not too often.
+            pause_s = max(_BUSY_AGAIN_S, (now_s - self.time_s) / 4)
+            return Meeting(step + (max(1, round(pause_s / step_s)) if step_s > 0 else 1))
+        waits = self.failures > 0 or self.not_before_s > now_s
+        multiple = None if interval.steps is None else (step // interval.steps + 1) * interval.steps
+        if multiple is not None and not waits:
+            return Meeting(multiple, certain=True, reason=interval.reason)
         if step_s <= 0:
             return Meeting(step + 1)
+        left_s = self.remaining_s(interval, now_s)
         steps = left_s / step_s
         if left_s <= CLOSE_S:
-            return Meeting(step + max(1, round(steps)), certain=not self.busy and not waits)
-        return Meeting(step + max(1, int(steps / 2)))
+            at = Meeting(step + max(1, round(steps)), certain=not waits, reason=interval.reason)
+        else:
+            at = Meeting(step + max(1, int(steps / 2)))
+        return Meeting(multiple) if self.insists and multiple is not None and multiple <= at.step else at
 
 
 class Agenda:
@@ -121,6 +134,12 @@ class Agenda:
         self._pace = _Pace(step, now_s)
         for turn in self.turns.values():
             turn.saved(step, now_s)
+
+    def restart(self, step: int, now_s: float) -> None:
+        """Count from here, with what was learned so far."""
+        for turn in self.turns.values():
+            turn.saved(step, now_s)
+        self._pace.jump(step, now_s)
 
     def intervals(self) -> dict[str, Interval]:
         """How far the saves of each tier are apart now, and why."""
@@ -150,7 +169,8 @@ class Agenda:
         if not meetings:
             return Meeting(step + 2**40)
         earliest = min(meeting.step for meeting in meetings)
-        return Meeting(earliest, certain=any(meeting.certain for meeting in meetings if meeting.step == earliest))
+        then = [meeting for meeting in meetings if meeting.step == earliest]
+        return next((meeting for meeting in then if meeting.certain), then[0])
 
     def _interval(self, turn: Turn) -> Interval:
         cost = turn.meter.cost()
@@ -190,3 +210,6 @@ class _Pace:
 
     def resume(self, now_s: float) -> None:
         self._now_s = now_s
+
+    def jump(self, step: int, now_s: float) -> None:
+        self._step, self._now_s = step, now_s

@@ -97,7 +97,8 @@ class TierSchedule:
             overhead_cap: share of training time that the saves may cost; counts for ``auto`` only.
         """
         if self.every_steps is not None:
-            return Interval(self.every_steps, reason=f"every {plural(self.every_steps, 'step')}")
+            reason = "every step" if self.every_steps == 1 else f"every {self.every_steps} steps"
+            return Interval(self.every_steps, reason=reason)
         if self.every_s is not None:
             return Interval(seconds=self.every_s, reason=f"every {span(self.every_s)}")
         return auto_interval(cost, mttf_s, overhead_cap)
@@ -137,40 +138,3 @@ def span(seconds: float) -> str:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s" if seconds >= 0.001 or seconds == 0 else f"{seconds * 1000:.2g} ms"
 
-
-def plural(count: int, word: str) -> str:
-    """``1 step``, ``2 steps``."""
-    return f"{count} {word}" + ("" if count == 1 else "s")
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Of the manager as it is until it knows tiers: steps, or seconds (600 when neither is given)."""
-
-    every_steps: int | None = None
-    every_s: float | None = None
-
-    @property
-    def period_s(self) -> float | None:
-        """Seconds between saves, None where only steps count."""
-        return LONGEST_AUTO_S if self.every_steps is None and self.every_s is None else self.every_s
-
-    @property
-    def uses_time(self) -> bool:
-        """Ranks' clocks differ, so one rank must decide for all."""
-        return self.period_s is not None
-
-    def due(self, step: int, *, seconds_since_save: float, retry_at: int | None = None) -> Decision:
-        """Whether to save after ``step`` completed steps."""
-        if retry_at is not None and step >= retry_at:
-            return Decision(True, "the last save failed")
-        if self.every_steps is not None and step > 0 and step % self.every_steps == 0:
-            return Decision(True, f"every {self.every_steps} steps")
-        if self.period_s is not None and seconds_since_save >= self.period_s:
-            return Decision(True, f"every {self.period_s:g} s")
-        return Decision(False)
-
-
-def retry_step(step: int, failures: int) -> int:
-    """First step at which a save that failed is tried again: the next one, then 2, 4, 8 ... up to 64 steps later."""
-    return step + min(1 << (failures - 1), 64)

@@ -1,4 +1,4 @@
-"""Saves and restores in memory, all ranks together (service).
+"""One rank's part of saves in memory, and restores from there by all ranks together (service).
 
 A save counts only when every rank's part of it is complete; until the next one does, no rank overwrites it. A restore from
 memory needs the parts of all ranks in the memory of every node: with several nodes that takes copies on peers, so until
@@ -8,8 +8,10 @@ then such a checkpoint is passed over, with the reason.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import xxhash
@@ -21,23 +23,39 @@ from hpctrain.checkpoint.config import CheckpointConfig, RamConfig
 from hpctrain.checkpoint.keeper_wire import WireError
 from hpctrain.checkpoint.manifest import Manifest
 from hpctrain.checkpoint.names import CheckpointName
-from hpctrain.checkpoint.ranks import Ranks, error_of, lowest_error
+from hpctrain.checkpoint.ranks import Ranks, error_of
 from hpctrain.checkpoint.restore import Source
-from hpctrain.checkpoint.schedule import retry_step
 from hpctrain.checkpoint.shard_reader import DamagedError
 from hpctrain.checkpoint.shards import StoredShard, with_aliases
 from hpctrain.checkpoint.share import Share
-from hpctrain.checkpoint.tier_ram import RamTier, StageResult
+from hpctrain.checkpoint.tier_ram import RamTier
 from hpctrain.checkpoint.tier_ram_connect import KeeperConnector
 from hpctrain.checkpoint.write import check_shares
 from hpctrain.clock import Clock
 
 _CHUNK_BYTES = 1024 * 1024
-_NOTHING = StageResult(CheckpointName(0, 0), 0.0, 0)
-
 
 Tell = Callable[[str, str, int, Mapping[str, Any]], None]
 """Told of an event's kind, reason, step and evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """How one rank's copy into memory ended.
+
+    Attributes:
+        error: why there is none; "" when it is complete.
+        overtaken: a newer incarnation is at work: these ranks must end.
+        is_busy: the memory is in use; nothing is wrong with the tier.
+        allocated: memory was allocated, so that the stall is not what later ones will be.
+        stall_s: seconds that training stood still.
+    """
+
+    error: str = ""
+    overtaken: bool = False
+    is_busy: bool = False
+    allocated: bool = False
+    stall_s: float = 0.0
 
 
 def open_ram(config: CheckpointConfig, incarnation: int, ranks: Ranks, clock: Clock, tell: Tell) -> RamSaves | None:
@@ -46,75 +64,69 @@ def open_ram(config: CheckpointConfig, incarnation: int, ranks: Ranks, clock: Cl
     made: list[RamSaves] = []
 
     def make() -> None:
-        tier = RamTier(KeeperConnector.from_env(os.environ, config.root), rank=ranks.rank, world_size=ranks.world_size,
-                       incarnation=incarnation, slots=2 + settings.history, clock=clock)
-        made.append(RamSaves(tier, ranks, settings, world=config.world, clock=clock, tell=tell))
+        tier = RamTier(KeeperConnector.from_env(os.environ, config.root, writer=True), rank=ranks.rank,
+                       world_size=ranks.world_size, incarnation=incarnation, slots=2 + settings.history, clock=clock)
+        made.append(RamSaves(tier, ranks, clock=clock, tell=tell))
 
     # Rank 0 first: it makes the secret that the others read.
     error = ranks.on_first(lambda: error_of(make))
     error = error or ranks.first_error("" if ranks.is_first else error_of(make))
     if error:
-        tell("checkpoint.degraded", f"no checkpoints in memory: {error}", 0, {"tier": "ram"})
+        text = f"no checkpoints in memory, so training waits while the shared tier is written: {error}"
+        tell("checkpoint.degraded", text, 0, {"tier": "ram"})
         return None
     return made[0]
 
 
 class RamSaves:
-    """The RAM tier of all ranks.
+    """One rank's share of the RAM tier, and what all ranks have in common there.
 
     Args:
         tier: this rank's.
-        world: layout of the ranks.
-        tell: of a tier that is degraded, and of one that has recovered.
+        tell: of a restore.
+
+    Attributes:
+        complete: the newest checkpoint that all ranks have; it is not overwritten.
     """
 
-    def __init__(
-        self, tier: RamTier, ranks: Ranks, config: RamConfig, *, world: Mapping[str, Any], clock: Clock, tell: Tell
-    ) -> None:
-        self._tier, self._ranks, self._config, self._clock, self._tell = tier, ranks, config, clock, tell
-        self._world = {"world_size": ranks.world_size, **world}
-        self._complete: CheckpointName | None = None
-        self._failures, self._retry_at = 0, 0
+    def __init__(self, tier: RamTier, ranks: Ranks, *, clock: Clock, tell: Tell) -> None:
+        self._tier, self._ranks, self._clock, self._tell = tier, ranks, clock, tell
+        self.complete: CheckpointName | None = None
 
-    def due(self, step: int) -> bool:
-        """Whether to save after ``step``; counted in steps, so that all ranks agree without asking each other."""
-        return step % self._config.every_steps == 0 and step >= self._retry_at
-
-    def save(self, step: int, collect: Callable[[], tuple[Capture, str]]) -> bool:
-        """Copy every rank's part into memory; a collective call. What goes wrong is told, and tried again later.
+    def stage(
+        self, step: int, collect: Callable[[], tuple[Capture, str]], *, reason: str, world: Mapping[str, Any]
+    ) -> Staged:
+        """Copy this rank's part into memory; the caller finds out whether all ranks have it, and sets :attr:`complete`.
 
         Args:
-            collect: this rank's share and the rest of its state.
-
-        Returns:
-            Whether a newer incarnation is at work: these ranks must end.
+            collect: makes this rank's share and the rest of its state.
+            world: layout of the ranks.
         """
-        results: list[StageResult] = []
-        error = error_of(lambda: results.append(self._stage(step, *collect())))
-        gathered = self._ranks.gather((error, results))
-        errors = [text or one.error for text, ones in gathered for one in ones or [_NOTHING]]
-        overtaken = any(one.overtaken for _, ones in gathered for one in ones)
-        error, overtaken = self._ranks.broadcast((lowest_error(errors), overtaken))
-        if not error:
-            self._complete = results[0].name
-        self._report(step, error)
-        return overtaken
-
-    def _stage(self, step: int, captured: Capture, own: str) -> StageResult:
-        share = {"aliases": captured.aliases, "replicated": captured.fingerprint}
-        keep = [] if self._complete is None else [self._complete]
-        reason = f"every {self._config.every_steps} steps"
-        return self._tier.stage(step, captured.pieces, own, reason=reason, keep=keep, world=self._world, share=share)
-
-    def _report(self, step: int, error: str) -> None:
+        started = self._clock.monotonic()
+        collected: list[tuple[Capture, str]] = []
+        error = error_of(lambda: collected.append(collect()))
         if error:
-            self._failures += 1
-            self._retry_at = retry_step(step, self._failures)
-            if self._failures == 1:
-                self._tell("checkpoint.degraded", f"step {step} is not in memory: {error}", step, {"tier": "ram"})
-        elif self._failures:
-            self._failures = 0
-            self._tell("checkpoint.recovered", f"step {step} is in memory again", step, {"tier": "ram"})
+            return Staged(error)
+        captured, own = collected[0]
+        share = {"aliases": captured.aliases, "replicated": captured.fingerprint}
+        keep = [] if self.complete is None else [self.complete]
+        done = self._tier.stage(step, captured.pieces, own, reason=reason, keep=keep, world=world, share=share)
+        is_busy = bool(done.error) and not done.overtaken and not self._tier.is_degraded
+        return Staged(done.error, done.overtaken, is_busy, done.allocated, self._clock.monotonic() - started)
+
+    def post(self, tier: str, name: CheckpointName, task: Mapping[str, Any]) -> str:
+        """Order this rank's part of a checkpoint to be written to a tier; why that cannot be, "" if it can."""
+        return self._tier.persist(name, {**task, "tier": tier})
+
+    @property
+    def can_order(self) -> bool:
+        """Until the keeper tells tiers apart."""
+        return "tier" in inspect.signature(self._tier.persist).parameters
+
+    def persisted(self, tier: str) -> Mapping[str, Any]:
+        """What has become of this rank's order for a tier."""
+        del tier
+        return self._tier.persisted()
 
     def restore(self, name: CheckpointName, load: Callable[[Source], str]) -> str:
         """Load a checkpoint; every rank returns the same reason why that failed, "" when it did not."""
@@ -130,11 +142,11 @@ class RamSaves:
         finally:
             opened.close()
         if not reason:
-            self._complete = name  # kept until a newer one is complete
+            self.complete = name  # kept until a newer one is complete
             self._tell("checkpoint.restored", f"{name} from memory, saved because {cause}", name.step, evidence)
         return reason
 
-    def complete(self) -> list[CheckpointName]:
+    def complete_everywhere(self) -> list[CheckpointName]:
         """What may be restored from memory, oldest first, the same on every rank; a collective call."""
         gathered = self._ranks.gather(set(self._tier.whole()))
         return self._ranks.broadcast(sorted(set.intersection(*gathered)) if gathered else [])

@@ -74,6 +74,7 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     )
     checkpointer = Checkpointer(
         checkpoint_config(recipe, run_dir), ranks=ranks, notify=report.event,
+        waiting=lambda what: heartbeat.beat("save", detail=what),
         progress=lambda done, of: heartbeat.beat("load", detail=f"{format_bytes(done)} of {format_bytes(of)} restored"),
     )
     report.incarnation = checkpointer.incarnation
@@ -116,7 +117,7 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
     save_model(network, prepared.tokenizer, run_dir.model, dtype=dtype, ranks=ranks)
     report.event("model.saved", f"{run_dir.model}", step)
-    checkpointer.close()
+    checkpointer.close(flush=recipe.checkpoint.save_final)
     report.close()
     disconnect()
     return EXIT_DONE
@@ -156,10 +157,9 @@ def train_steps(
         loss_sum, grad_norm = train_step(run, rate)
         step += 1
 
-        # All ranks meet once per step: they add up their losses, and agree on stopping and saving along the way.
+        # All ranks meet once per step: they add up their losses, and agree on stopping along the way.
         wants_stop = float(bool(stop.reason))
-        wants_save = float(place.rank == 0 and checkpointer.due(step).save)
-        loss_sum, stopping, due = sum_over_ranks([loss_sum, wants_stop, wants_save], place.device)
+        loss_sum, stopping = sum_over_ranks([loss_sum, wants_stop], place.device)
         line = StepReport(
             step, loss_sum / run.tokens_per_step, rate, grad_norm, run.cursor.epoch, run.tokens_per_step,
             time.monotonic() - started,
@@ -172,10 +172,11 @@ def train_steps(
         if stopping and not last:
             heartbeat.beat("save", step=step)
             return step, checkpointer.step(step, stopping=True)
-        if due or (last and save_final):
-            heartbeat.beat("save", step=step)
-            checkpointer.step(step, due=True) if due else checkpointer.save_now(step, "the last step")
-            heartbeat.beat("step", step=step)
+        if last and save_final:
+            checkpointer.save_now("the last step", step=step)
+        elif checkpointer.step(step) is None:
+            continue  # nothing was due
+        heartbeat.beat("step", step=step)
     return step, None
 
 

@@ -43,7 +43,7 @@ def save_every_layout(args: list[str]) -> int:
     for layout in LAYOUTS:
         checkpointer = _checkpointer(layout)
         checkpointer.register(state=SomeTensors(layout, fill=True))
-        if not checkpointer.save_now(1, "test").ok:
+        if not checkpointer.save_now("test", step=1).ok:
             return 3
     return 0
 

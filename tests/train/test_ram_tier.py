@@ -69,7 +69,7 @@ def trainer_main(_arguments: list[str]) -> int:
     torch.manual_seed(rank)
     told: list[str] = []
     checkpointer = Checkpointer(
-        CheckpointConfig(run_dir / "checkpoints", TierSchedule(every_steps=1000), ram=RamConfig()),
+        CheckpointConfig(run_dir / "checkpoints", TierSchedule(every_steps=1000), ram=RamConfig(TierSchedule(every_steps=1))),
         notify=lambda kind, reason, step, evidence: told.append(f"{kind}: {reason}"),
     )
     checkpointer.register(model=model, optimizer=optimizer, rng=True)

@@ -162,6 +162,15 @@ def test_failed_save_is_tried_again_with_growing_pauses() -> None:
     assert [200, 300] == training.saves["shared"][7:]
 
 
+def test_multiple_is_tried_in_spite_of_failures() -> None:
+    """A durable tier is tried at its own steps, however often it has failed before; the pauses count in between."""
+    turn = Turn("shared", TierSchedule(every_steps=10), insists=True)
+    training = Training(turn)
+    training.broken = True
+    training.run(50)
+    assert [10, 11, 13, 17, 20, 30, 40, 50] == training.saves["shared"]
+
+
 def test_failure_and_recovery_are_news_once() -> None:
     """Only the first failure, and the success that ends it, are to be told."""
     turn = every(1)
@@ -172,7 +181,7 @@ def test_failure_and_recovery_are_news_once() -> None:
 def test_meeting_that_saves_for_certain_is_agreed_before() -> None:
     """For saves by steps nobody asks rank 0 again; for one by time that is far off, everybody does."""
     training = Training(every(7), step_s=lambda _step: 1.0)
-    assert Meeting(7, certain=True) == training.meeting
+    assert Meeting(7, certain=True, reason="every 7 steps") == training.meeting
     far = Training(seconds(1000))
     far.run(1)
     assert not far.meeting.certain

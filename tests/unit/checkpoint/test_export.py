@@ -36,7 +36,7 @@ def saved(root: Path, model: Any) -> Path:
     """A directory of checkpoints with this model at step 3."""
     checkpointer = Checkpointer(CheckpointConfig(root))
     checkpointer.register(model=model)
-    assert checkpointer.save_now(3, "test").ok
+    assert checkpointer.save_now("test", step=3).ok
     checkpointer.close()
     return root
 

@@ -243,7 +243,7 @@ def test_state_that_cannot_be_saved_is_named(tmp_path: Path) -> None:
     session = Session(tmp_path)
     session.counter.value = object()
 
-    result = session.checkpointer.save_now(1, "test")
+    result = session.checkpointer.save_now("test", step=1)
 
     assert "counter.value is a object" in result.error
     assert [] == names(tmp_path)
@@ -265,7 +265,7 @@ def test_same_step_is_saved_once(tmp_path: Path) -> None:
     session.train(1, 1)
     stamp = (tmp_path / "step-00000001.i000" / "commit.json").stat().st_mtime_ns
 
-    assert session.checkpointer.save_now(1, "again").ok
+    assert session.checkpointer.save_now("again").ok
     assert stamp == (tmp_path / "step-00000001.i000" / "commit.json").stat().st_mtime_ns
 
 
@@ -310,7 +310,7 @@ def test_odd_tensors_survive(tmp_path: Path) -> None:
         "empty": torch.empty(0, 3), "scalar": torch.tensor(7), "bf16": torch.tensor([1.5, -0.0]).bfloat16(),
         "complex": torch.tensor([1 + 2j]), "bool": torch.tensor([True, False]), "list": [torch.ones(2), (3, "x")],
     }
-    session.checkpointer.save_now(1, "test")
+    session.checkpointer.save_now("test", step=1)
     restored = Session(tmp_path)
     restored.checkpointer.restore()
 
@@ -333,7 +333,7 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
 
     first, session = tied(), Session(tmp_path)
     session.checkpointer.register(model=first, optimizer=torch.optim.AdamW(first.parameters()))
-    session.checkpointer.save_now(1, "test")
+    session.checkpointer.save_now("test", step=1)
     second, session = tied(), Session(tmp_path)
     session.checkpointer.register(model=second, optimizer=torch.optim.AdamW(second.parameters()))
     session.checkpointer.restore()
@@ -357,7 +357,7 @@ def test_record_explains_itself(tmp_path: Path) -> None:
     Session(tmp_path, world={"parallelism": "ddp"}).train(1, 1)
     record = json.loads((tmp_path / "step-00000001.i000" / "commit.json").read_text())
 
-    assert (1, 0, "every 1 steps") == (record["step"], record["incarnation"], record["reason"])
+    assert (1, 0, "every step") == (record["step"], record["incarnation"], record["reason"])
     assert {"world_size": 1, "parallelism": "ddp"} == record["world"]
 
 

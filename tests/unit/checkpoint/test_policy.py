@@ -13,7 +13,6 @@ from hpctrain.checkpoint import codec, trust
 from hpctrain.checkpoint.manifest import CommitRecord, FileEntry, Manifest, share
 from hpctrain.checkpoint.names import CheckpointName, newest_incarnation, parse_name
 from hpctrain.checkpoint.retention import Retention
-from hpctrain.checkpoint.schedule import Schedule, retry_step
 
 NAMES = st.builds(CheckpointName, incarnation=st.integers(0, 2000), step=st.integers(0, 10**9))
 
@@ -46,44 +45,6 @@ def test_newest_incarnation_counts_claims_and_checkpoints() -> None:
     assert 4 == newest_incarnation(["writer.i004", "step-00000001.i002", "junk"])
     assert 5 == newest_incarnation(["writer.i004", "step-00000001.i005"])
     assert -1 == newest_incarnation(["junk"])
-
-
-# ---------------------------------------------------------------- schedule
-
-
-def test_steps_decide_alone() -> None:
-    """With every_steps, only its multiples are due, however long ago the last save was."""
-    schedule = Schedule(every_steps=5)
-
-    assert [5, 10] == [step for step in range(12) if schedule.due(step, seconds_since_save=1e9).save]
-    assert not schedule.uses_time
-
-
-def test_time_decides_when_it_is_asked() -> None:
-    """With every_s, a step is due once that long has passed."""
-    schedule = Schedule(every_s=60)
-
-    assert not schedule.due(3, seconds_since_save=59.9).save
-    assert "every 60 s" == schedule.due(3, seconds_since_save=60).reason
-
-
-def test_default_is_ten_minutes() -> None:
-    """With neither, every 10 minutes is due."""
-    assert not Schedule().due(1, seconds_since_save=599).save
-    assert Schedule().due(1, seconds_since_save=600).save
-
-
-def test_failed_save_is_due_again() -> None:
-    """After a failure the next boundary is due, outside of the schedule."""
-    decision = Schedule(every_steps=100).due(8, seconds_since_save=0, retry_at=8)
-
-    assert (True, "the last save failed") == (decision.save, decision.reason)
-    assert not Schedule(every_steps=100).due(7, seconds_since_save=0, retry_at=8).save
-
-
-def test_retries_back_off() -> None:
-    """Tries come after 1, 2, 4 ... and at most 64 steps, so that a full disk does not slow every step."""
-    assert [1, 2, 4, 8, 16, 32, 64, 64, 64] == [retry_step(0, failures) for failures in range(1, 10)]
 
 
 # ---------------------------------------------------------------- retention

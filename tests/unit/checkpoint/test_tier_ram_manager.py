@@ -34,7 +34,7 @@ class Session:
         self.model[1].weight = self.model[0].weight  # tied
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
         self.clock = FakeClock()
-        config = CheckpointConfig(root, TierSchedule(every_steps=durable), ram=RamConfig())
+        config = CheckpointConfig(root, TierSchedule(every_steps=durable), ram=RamConfig(TierSchedule(every_steps=1)))
         self.checkpointer = Checkpointer(config, clock=self.clock, notify=self._note)
         self.checkpointer.register(model=self.model, optimizer=self.optimizer, rng=True)
 
@@ -89,7 +89,7 @@ def test_training_continues_from_memory(agent: Agent, tmp_path: Path) -> None:
     second = Session(tmp_path / "b", durable=3)
 
     assert 5 == second.checkpointer.restore()
-    assert second.events[-1] == ("checkpoint.restored", "step-00000005.i000 from memory, saved because every 1 steps")
+    assert second.events[-1] == ("checkpoint.restored", "step-00000005.i000 from memory, saved because every step")
     second.train(6, 8)
     assert straight.state() == second.state()
     assert second.model[0].weight is second.model[1].weight
@@ -100,7 +100,7 @@ def test_step_restored_from_memory_is_still_saved_on_request(agent: Agent, tmp_p
     Session(tmp_path).train(1, 2)
     second = Session(tmp_path)
     assert 2 == second.checkpointer.restore()
-    assert second.checkpointer.save_now(2, "to be sure").ok
+    assert second.checkpointer.save_now("to be sure").ok
     assert (tmp_path / "step-00000002.i001" / "commit.json").exists()
 
 
@@ -129,7 +129,7 @@ def test_damaged_memory_falls_back(agent: Agent, tmp_path: Path) -> None:
     first.train(5, 5)
     memory = Session(tmp_path).checkpointer._ram
     assert memory is not None
-    for name in memory.complete():
+    for name in memory.complete_everywhere():
         opened, _ = memory.open(name)  # which waits until the keeper has hashed it
         assert opened is not None
         place = opened._parts[0].shards[0].offset_bytes
