@@ -68,6 +68,16 @@ class DataCursor:
         self.consumed += global_batch_size
         return share
 
+    def skip(self, samples: int) -> None:
+        """Leave out the next samples of all ranks together, such as those that made the loss jump.
+
+        Raises:
+            ValueError: the number is negative.
+        """
+        if samples < 0:
+            raise ValueError(f"only samples that are still to come can be skipped, not {samples}")
+        self.consumed += samples
+
     def state_dict(self) -> dict[str, Any]:
         """What to save."""
         return {"consumed": self.consumed, **self._same}

@@ -16,10 +16,9 @@ import torch
 from hpctrain.checkpoint.config import CheckpointConfig
 from hpctrain.checkpoint.manager import Checkpointer, SaveResult
 from hpctrain.checkpoint.ranks import Ranks
-from hpctrain.checkpoint.retention import Retention
-from hpctrain.checkpoint.schedule import TierSchedule
 from hpctrain.errors import RecipeError, StorageError
 from hpctrain.jobs.layout import RunDir
+from hpctrain.recipe.checkpoint_values import checkpoint_values
 from hpctrain.recipe.schema import Data, Recipe, Training
 from hpctrain.recipe.schema import Tokenizer as TokenizerSection
 from hpctrain.recipe.units import format_bytes
@@ -27,7 +26,7 @@ from hpctrain.train import text, tokens
 from hpctrain.train.budget import BatchLayout, batch_layout, total_steps
 from hpctrain.train.data import DataCursor, Samples
 from hpctrain.train.distributed import build_mesh, choose_device, connect, disconnect, sum_over_ranks
-from hpctrain.train.environment import EXIT_DONE, EXIT_STOPPED, INCARNATION, RankEnvironment
+from hpctrain.train.environment import CHECKPOINT, EXIT_DONE, EXIT_STOPPED, INCARNATION, RankEnvironment
 from hpctrain.train.export import save_model
 from hpctrain.train.heartbeat import Heartbeat
 from hpctrain.train.hugging_face import quiet
@@ -158,8 +157,7 @@ def train_steps(
         step += 1
 
         # All ranks meet once per step: they add up their losses, and agree on stopping along the way.
-        wants_stop = float(bool(stop.reason))
-        loss_sum, stopping = sum_over_ranks([loss_sum, wants_stop], place.device)
+        loss_sum, stopping = sum_over_ranks([loss_sum, float(bool(stop.reason))], place.device)
         line = StepReport(
             step, loss_sum / run.tokens_per_step, rate, grad_norm, run.cursor.epoch, run.tokens_per_step,
             time.monotonic() - started,
@@ -168,14 +166,13 @@ def train_steps(
             line.validation_loss = evaluate(run, heartbeat)
         report.step(line)
 
-        last = step == run.steps
-        if stopping and not last:
-            heartbeat.beat("save", step=step)
-            return step, checkpointer.step(step, stopping=True)
-        if last and save_final:
-            checkpointer.save_now("the last step", step=step)
-        elif checkpointer.step(step) is None:
-            continue  # nothing was due
+        heartbeat.beat("save", step=step)
+        if stopping and step < run.steps:
+            return step, checkpointer.step(step, line.metrics, stopping=True)
+        if step == run.steps and save_final:
+            checkpointer.save_now("the last step", step=step, metrics=line.metrics)
+        else:
+            checkpointer.step(step, line.metrics)
         heartbeat.beat("step", step=step)
     return step, None
 
@@ -291,17 +288,13 @@ def prepare_data(
 
 
 def checkpoint_config(recipe: Recipe, run_dir: RunDir) -> CheckpointConfig:
-    """The recipe's checkpoint section for this run."""
-    section = recipe.checkpoint
+    """The tiers of this run: as the agent says, or, where there is no agent, as the recipe does."""
+    if os.environ.get(CHECKPOINT):
+        return CheckpointConfig.from_env(os.environ)
+    values = checkpoint_values(recipe, root=str(run_dir.checkpoints), run_name=run_dir.name)
+    # Without an agent nobody may count the starts; then the checkpoints do.
     given = os.environ.get(INCARNATION)
-    return CheckpointConfig(
-        root=run_dir.checkpoints,
-        schedule=TierSchedule(section.every_steps, section.every if isinstance(section.every, int) else None),
-        retention=Retention(section.keep_last, section.keep_every_steps),
-        # Without an agent nobody counts the starts; then the checkpoints do.
-        incarnation=int(given) if given else None,
-        world={"parallelism": recipe.training.parallelism.kind, "shard_size": recipe.training.parallelism.shard_size},
-    )
+    return replace(CheckpointConfig.from_json(values), incarnation=int(given) if given else None)
 
 
 def describe(network: Network, training: Training, batch: BatchLayout, samples: Samples) -> str:

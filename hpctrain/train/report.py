@@ -46,6 +46,11 @@ class StepReport:
     seconds: float
     validation_loss: float | None = None
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What is stored with a checkpoint of this step, for ``checkpoint.keep_best``."""
+        return {"loss": self.loss} | ({} if self.validation_loss is None else {"validation_loss": self.validation_loss})
+
 
 class Reporter:
     """Speaks for the run.
