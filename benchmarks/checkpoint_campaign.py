@@ -2,9 +2,9 @@
 
     python benchmarks/checkpoint_campaign.py [--short] [--kills N] [--seed N]
 
-Four gloo ranks with an FSDP2 model, on two nodes that are two keepers and two writers on this host. After every step they save
-in memory, and whatever is not busy is copied to the peer node, to each node's own directory and to the shared one. Each
-round forks the ranks from a process that has imported everything, lets them go for a random time, and kills ranks, a
+Four gloo ranks with an FSDP2 model, on two nodes that are two keepers and two writers on this host. After every step
+they save in memory, and what is not busy is copied to the peer node, to each node's own directory and to the shared one.
+Each round forks the ranks from a process that has imported everything, lets them go for a random time, and kills ranks, a
 writer, a keeper, a whole node or both keepers (and then all ranks). The next round restores.
 
 What is there after a kill must be what is restored then, or something newer: the newest checkpoint of which every part is in
@@ -212,7 +212,7 @@ def runs(pid: int) -> bool:
 
 
 def judge(place: Path, number: int, expected: CheckpointName, victim: str, tally: Tally) -> CheckpointName:
-    """Compare what this round restored with what was there; returns the newest save that was reported and must still be there."""
+    """Compare what this round restored with what was there; returns the newest report that must hold."""
     promised, source = NOTHING, NOTHING
     for record in read(place):
         kind, step, tier = record["kind"], int(record["step"]), record.get("tier", "")

@@ -52,7 +52,7 @@ def test_checkpoint(tmp_path: Path) -> None:
     """Every system of this environment saves and restores one state bit for bit, with steady numbers of every column."""
     pytest.importorskip("torch")
     pytest.importorskip("safetensors")
-    systems = ["hpctrain", "torch.save", "safetensors", "DCP save", "DCP async_save, thread"]
+    systems = ["hpctrain, no RAM tier", "torch.save", "safetensors", "DCP save", "DCP async_save, thread"]
     numbers = tmp_path / "numbers.json"
     argv = [sys.executable, str(ROOT / "benchmarks/checkpoint.py"), "--short", "--blocks", "1", "--json", str(numbers)]
 
@@ -68,11 +68,10 @@ def test_checkpoint(tmp_path: Path) -> None:
             assert (2, 2) == (len(block["saves"]), len(block["restores"]))
     for name in systems:
         assert 2 == len(re.findall(rf"^\| {re.escape(name)} \| .*\d ms", result.stdout, re.MULTILINE))
-    assert "the durable write takes" in result.stdout
 
 
 def test_checkpoint_campaign(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Twelve starts of four ranks are killed at random; nothing is lost or corrupt, and something was saved and restored."""
+    """Fifty starts of four ranks, keepers and writers are killed at random; nothing that was there is lost or corrupt."""
     pytest.importorskip("torch")
     argv = [sys.executable, str(ROOT / "benchmarks/checkpoint_campaign.py"), "--short"]
     # torch makes a kernel cache on first use; it gets a place of its own, so that what is left in tmp_path is ours.
@@ -81,8 +80,10 @@ def test_checkpoint_campaign(tmp_path: Path, tmp_path_factory: pytest.TempPathFa
     counts = {name: int(count) for name, count in re.findall(r"^\| (.+?) \| (\d+) \|$", result.stdout, re.MULTILINE)}
 
     assert result.ok, result.stdout + result.stderr
-    assert 12 == counts["starts of 4 ranks ended by SIGKILL"]
+    assert 50 == counts["starts of 4 ranks ended by SIGKILL"]
     assert (0, 0) == (counts["checkpoints lost"], counts["corrupt restores"])
-    assert counts["checkpoints saved"]
+    assert counts["saves reported: ram"]
+    assert counts["saves reported: shared"]
+    assert counts["restored from ram"]
     assert counts["starts that restored one"]
     assert [] == list(tmp_path.iterdir())

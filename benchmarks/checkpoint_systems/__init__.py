@@ -21,8 +21,8 @@ class Entry:
 
 
 SYSTEMS: dict[str, Entry] = {
-    "hpctrain": Entry("hpctrain_tiers", (("ram", True),)),
-    "hpctrain, no RAM tier": Entry("hpctrain_tiers", (("ram", False),)),
+    "hpctrain": Entry("hpctrain_tiers", (("tiers", ("ram", "peer", "local", "shared")),)),
+    "hpctrain, no RAM tier": Entry("hpctrain_tiers", (("tiers", ("shared",)),)),
     "torch.save": Entry("one_file", (("format", "torch"),)),
     "safetensors": Entry("one_file", (("format", "safetensors"),)),
     "DCP save": Entry("dcp_sync", (("threads", 1), ("sync_files", True))),

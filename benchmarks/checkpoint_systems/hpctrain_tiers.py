@@ -1,18 +1,32 @@
-"""Our own checkpointer, as a training loop uses it (adapter over hpctrain)."""
+"""Our own checkpointer, as a training loop uses it (adapter over hpctrain).
+
+Two nodes on this host: the rank's own, and the one whose memory gets the copies. Without the RAM tier there is neither,
+and training waits until the shared tier is written.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoint_systems.interface import COMPLETE, RAM, SHARED, files_under
+from checkpoint_nodes import Nodes
+
+from checkpoint_systems.interface import COMPLETE, LOCAL, PEER, RAM, SHARED, files_under
 from hpctrain.checkpoint import CheckpointConfig, Checkpointer
-from hpctrain.checkpoint.config import RamConfig
+from hpctrain.checkpoint.config import LocalConfig, PeerConfig, RamConfig
+from hpctrain.checkpoint.names import CheckpointName, part_file
 from hpctrain.checkpoint.retention import Retention
+from hpctrain.checkpoint.schedule import TierSchedule
 
 if TYPE_CHECKING:
     from checkpoint_systems.interface import System, Tensors
+
+HERE, THERE = "here", "there"
+INCARNATION = 1
+ALWAYS = TierSchedule(every_steps=1)
 
 
 class Held:
@@ -30,31 +44,58 @@ class Held:
 
 
 class Tiers:
-    """The checkpointer with or without the tier in memory.
+    """All tiers, each due at every step.
+
+    Args:
+        place: for the directories of the local and the shared tier.
+        tiers: ``shared``, and what else is on.
 
     Raises:
         RuntimeError: it did not save, or restored something else.
     """
 
-    flushes, is_async = True, False
+    flushes = True
 
-    def __init__(self, place: Path, tensors: Tensors, *, ram: bool) -> None:
-        self._root, self._held, self._step = place, Held(tensors), 0
-        self._has_ram = ram
-        self.levels = (RAM, COMPLETE) if ram else (COMPLETE,)
-        self.tiers = (SHARED,)
-        config = CheckpointConfig(place, retention=Retention(keep_last=1), ram=RamConfig() if ram else None)
-        self._checkpointer = Checkpointer(config)
-        self._checkpointer.register(state=self._held)
+    def __init__(self, place: Path, tiers: tuple[str, ...]) -> None:
+        self._held, self._step, self.is_async = Held({}), 0, RAM in tiers
+        self._shared, self._local = place / "shared", place / "local"
+        self.levels = (*(level for level in (RAM, PEER, LOCAL) if level in tiers), COMPLETE)
+        self.tiers = tiers
+        self._events: list[tuple[Any, ...]] = []
+        last = Retention(keep_last=1)
+        self._config = CheckpointConfig(
+            self._shared, schedule=ALWAYS, retention=last, incarnation=INCARNATION,
+            ram=RamConfig(ALWAYS) if RAM in tiers else None, peer=PeerConfig(ALWAYS) if PEER in tiers else None,
+            local=LocalConfig(self._local, ALWAYS, last) if LOCAL in tiers else None,
+        )
+        nodes = (HERE, THERE) if PEER in tiers else (HERE,)
+        self._nodes = Nodes(place / "secret", nodes) if RAM in tiers else None
+        if self._nodes is not None:
+            os.environ.update(self._nodes.environment(HERE))
+            self._nodes.start()
+        self._checkpointer = self._open(self._config)
+
+    def _open(self, config: CheckpointConfig) -> Checkpointer:
+        checkpointer = Checkpointer(config, notify=lambda *event: self._events.append(event))
+        checkpointer.register(state=self._held)
+        return checkpointer
 
     def save(self, step: int, tensors: Tensors) -> None:
         self._held.tensors, self._step = tensors, step
-        self._checkpointer.step(step)
-        if not (result := self._checkpointer.save_now(step, "benchmark")).ok:
-            raise RuntimeError(f"hpctrain did not save: {result.error}")
+        result = self._checkpointer.step(step)
+        if result is None or not result.ok or result.tier != (RAM if self.is_async else SHARED):
+            raise RuntimeError(f"hpctrain did not save: {result}; events: {self._events[-3:]}")
+
+    @property
+    def _name(self) -> CheckpointName:
+        return CheckpointName(INCARNATION, self._step)
 
     def reached(self, level: str) -> bool:
-        return level in self.levels
+        if level == PEER:
+            return self._nodes is not None and self._name in self._nodes.holdings(THERE, "peer")
+        if level == LOCAL:
+            return (self._local / str(self._name) / part_file(0)).exists()
+        return level == RAM or (self._shared / str(self._name) / "commit.json").exists()
 
     def make_durable(self) -> None:
         """It is, when it is complete."""
@@ -63,17 +104,32 @@ class Tiers:
         """Its own retention does."""
 
     def files(self) -> list[Path]:
-        return files_under(self._root)
+        return [*files_under(self._shared), *(files_under(self._local) if self._local.exists() else ())]
 
-    def restore(self, tier: str, targets: Tensors) -> None:  # noqa: ARG002 - there is only one so far
+    def restore(self, tier: str, targets: Tensors) -> None:
+        """From memory with the checkpointer that saved; from a disk with one that has no other tier."""
         self._held.tensors = targets
-        if (step := self._checkpointer.restore()) != self._step:
-            raise RuntimeError(f"hpctrain restored step {step}, not {self._step}")
+        if tier == RAM:
+            self._check(self._checkpointer)
+            return
+        local = self._config.local if tier == LOCAL else None
+        root = self._shared if tier == SHARED else self._shared.with_name("nothing")
+        only = self._open(replace(self._config, root=root, ram=None, peer=None, local=local))
+        try:
+            self._check(only)
+        finally:
+            only.close()
+
+    def _check(self, checkpointer: Checkpointer) -> None:
+        if (step := checkpointer.restore()) != self._step:
+            raise RuntimeError(f"hpctrain restored step {step}, not {self._step}; events: {self._events[-3:]}")
 
     def close(self) -> None:
         self._checkpointer.close()
+        if self._nodes is not None:
+            self._nodes.stop()
 
 
-def make(place: Path, tensors: Tensors, options: Mapping[str, Any]) -> System:
-    """``ram``: with the tier in memory."""
-    return Tiers(place, tensors, ram=options["ram"])
+def make(place: Path, tensors: Tensors, options: Mapping[str, Any]) -> System:  # noqa: ARG001 - the same for all
+    """``tiers``: that are on."""
+    return Tiers(place, tuple(options["tiers"]))
