@@ -33,8 +33,9 @@ from hpctrain.checkpoint.manager_restore import restore_newest
 from hpctrain.checkpoint.manager_rounds import Desk, Rounds, SaveResult
 from hpctrain.checkpoint.manager_state import Registered
 from hpctrain.checkpoint.manager_sync import SyncWriter
-from hpctrain.checkpoint.ranks import Ranks
+from hpctrain.checkpoint.ranks import Ranks, error_of
 from hpctrain.checkpoint.schedule_cost import FailureRate
+from hpctrain.checkpoint.store import Store
 from hpctrain.checkpoint.tier_ram_saves import RamSaves, open_ram
 from hpctrain.checkpoint.tier_shared import SharedTier
 from hpctrain.clock import Clock, SystemClock
@@ -73,6 +74,7 @@ class Checkpointer:
         self._tier = SharedTier(self.config.root)
         self._state = Registered()
         self.incarnation: int = self.ranks.on_first(lambda: claim(self._tier, self.config.incarnation))
+        self._object = self._open_object()
         self._ram: RamSaves | None = None
         if self.config.ram is not None:
             self._ram = open_ram(self.config, self.incarnation, self.ranks, self._clock, self._tell)
@@ -177,10 +179,24 @@ class Checkpointer:
     def _collect(self) -> tuple[Any, str]:
         return self._state.collect(self.ranks.rank, self.ranks.world_size)
 
+    def _open_object(self) -> Store | None:
+        """The object store, claimed if it can be reached now; the commit protocol fences old writers there in any case."""
+        if self.config.object is None:
+            return None
+        from hpctrain.checkpoint.tier_object import ObjectTier  # which brings fsspec, that others do not need
+
+        store = ObjectTier(self.config.object.url)
+        error = self.ranks.on_first(lambda: error_of(lambda: store.claim(self.incarnation)))
+        if error:
+            self._tell("checkpoint.degraded", f"object: {error}", 0, {"tier": "object"})
+        return store
+
     def _make_rounds(self, waiting: Callable[[str], None]) -> Rounds:
         config, ranks = self.config, self.ranks
         orders = Orders(config, ranks, self._ram)
         stores = {"shared": SyncWriter(self._tier, self.incarnation, ranks, config.retention)}
+        if self._object is not None and config.object is not None:
+            stores["object"] = SyncWriter(self._object, self.incarnation, ranks, config.object.retention)
         world = {"world_size": ranks.world_size, **config.world}
         desk = Desk(self._ram, orders, stores, self._collect, world, config.patience_s, waiting)
         chair = Chair(self._make_agenda(), orders.tiers, stores, clock=self._clock, tell=self._tell)
@@ -190,10 +206,13 @@ class Checkpointer:
         config = self.config
         nodes = self.ranks.gather(os.environ.get("HPCTRAIN_NODE") or socket.gethostname())
         turns = [Turn("shared", config.schedule, insists=True)]
+        if config.object is not None:
+            turns.append(Turn("object", config.object.schedule, insists=True))
         if self._ram is not None and config.ram is not None:
             turns.insert(0, Turn("ram", config.ram.schedule))
-            turns += [Turn(tier, settings.schedule, insists=True) for tier, settings in
-                      (("peer", config.peer), ("local", config.local), ("object", config.object)) if settings is not None]
+            for tier, settings in (("peer", config.peer), ("local", config.local)):
+                if settings is not None:
+                    turns.append(Turn(tier, settings.schedule, insists=True))
         return Agenda(turns, FailureRate(max(1, len(set(nodes))), config.mttf_s), config.overhead_cap)
 
     def _tell(self, kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:

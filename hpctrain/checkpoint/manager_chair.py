@@ -121,7 +121,9 @@ class Chair:
         now = self._clock.monotonic()
         self.settle([reports for _, reports in gathered])
         copies = [one for one, _ in gathered if one is not None]
-        error, overtaken = lowest_error([one.error for one in copies]), any(one.overtaken for one in copies)
+        error = lowest_error([one.error for one in copies])
+        overtaken = any(one.overtaken for one in copies) or any(
+            report.overtaken for _, reports in gathered for report in reports.values())
         due = self._agenda.due(step, now)
         orders: dict[str, tuple[int, str]] = {}
         sync: dict[str, str] = {}

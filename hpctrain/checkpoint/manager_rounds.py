@@ -160,7 +160,7 @@ class Rounds:
         made: Any = self._chair.conclude(step, gathered, name, force or {}) if self._ranks.is_first else None
         outcome: Outcome = self._ranks.broadcast(made)
         if outcome.overtaken:
-            raise fenced(self._incarnation, self._incarnation + 1, "the RAM tier")
+            raise fenced(self._incarnation, self._incarnation + 1, "the checkpoints of this run")
         self.meeting, self.durable = outcome.meeting, outcome.durable
         if self._desk.ram is not None and staged is not None and not outcome.error:
             self._desk.ram.complete, self._metrics = name, dict(metrics or {})

@@ -14,8 +14,7 @@ from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.ranks import Ranks, error_of
 from hpctrain.checkpoint.retention import Retention
 from hpctrain.checkpoint.share import Share
-from hpctrain.checkpoint.tier_shared import SharedTier
-from hpctrain.checkpoint.write import write_share
+from hpctrain.checkpoint.store import Store
 
 Collect = Callable[[], tuple[Capture, str]]
 """Makes a rank's share of the tensors, and the rest of its state as JSON."""
@@ -28,7 +27,7 @@ class SyncWriter:
         store: claimed by ``incarnation``.
     """
 
-    def __init__(self, store: SharedTier, incarnation: int, ranks: Ranks, retention: Retention) -> None:
+    def __init__(self, store: Store, incarnation: int, ranks: Ranks, retention: Retention) -> None:
         self._store, self._ranks, self._retention = store, ranks, retention
         self._committer = Committer(store, incarnation)
 
@@ -59,9 +58,8 @@ class SyncWriter:
             return error, 0
         written: list[Share] = []
         captured, own = collected[0]
-        error = error_of(lambda: written.append(write_share(
-            self._store.folder(name), self._ranks.rank, captured.buffers(), own, aliases=captured.aliases,
-            replicated=captured.fingerprint)))
+        error = error_of(lambda: written.append(self._store.write_share(
+            name, self._ranks.rank, captured.buffers(), own, aliases=captured.aliases, replicated=captured.fingerprint)))
         gathered = self._ranks.gather((error, written))
         return self._ranks.on_first(
             lambda: self._committer.commit(name, gathered, time=time, reason=reason, world=world)

@@ -20,12 +20,14 @@ class Report:
         state: ``waiting`` for a writer, ``working``, ``done``, or ``lost`` with the keeper that knew of it.
         error: why it failed, when it is done or lost.
         seconds: that the writer took.
+        overtaken: a newer incarnation is at work: these ranks must end.
     """
 
     state: Literal["waiting", "working", "done", "lost"]
     error: str = ""
     size_bytes: int = 0
     seconds: float = 0.0
+    overtaken: bool = False
 
 
 @dataclass(slots=True)
@@ -69,7 +71,7 @@ def read_report(answer: Mapping[str, Any], name: CheckpointName) -> Report:
         return Report("waiting")
     if result and list(result.get("name", ())) == pair:
         size_bytes, seconds = int(result.get("size_bytes", 0)), float(result.get("seconds", 0))
-        return Report("done", str(result.get("error", "")), size_bytes, seconds)
+        return Report("done", str(result.get("error", "")), size_bytes, seconds, bool(result.get("overtaken", False)))
     return Report("lost", str(answer.get("error", "") or "the keeper that knew of the order is gone"))
 
 
