@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,39 @@ def test_submit(tmp_path: Path) -> None:
 
     assert 1.0 == ratios["sbatch SCRIPT"]
     assert {"hpctrain submit", "hpctrain.submit() from Python"} <= set(ratios)
+
+
+def block(system: str, stall_s: float, durable_s: float, restores: dict[str, float]) -> dict[str, Any]:
+    """What a worker measured, the same three times."""
+    save = {"stall_s": stall_s, "complete_s": durable_s, "durable_s": durable_s, "levels_s": {}, "steps_s": [0.03],
+            "written_bytes": 2**30}
+    return {"system": system, "gib": 1.0, "flushes": True, "baseline_s": [0.02], "first": save, "saves": 3 * [save],
+            "restores": 3 * [restores], "memory_bytes": {"save": 2**30, "restore": 0}}
+
+
+def test_checkpoint_verdicts() -> None:
+    """Aims are judged by ratios of medians, and each verdict says by how much it was met or missed."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        summary = importlib.import_module("checkpoint_systems.summary")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    rates = {"copy, 1 thread": [0.10], "copy, torch's threads": [0.06], "write and flush": [1.0]}
+    results = summary.Results([
+        {"system": "rates", "gib": 1.0, "rates": rates},
+        block("hpctrain", 0.1, 1.2, {"ram, hot": 0.1}),
+        block("DCP save", 1.0, 1.0, {"shared, hot": 0.4, "shared, cold": 0.6}),
+        block("DCP async_save, thread", 0.4, 2.0, {}),
+    ])
+
+    assert [
+        "**missed**: the stall is at 60% of the copy rate (aim: at least 80%)",
+        "**met**: the stall is 0.25 times that of DCP async_save, thread (aim: at most 0.33)",
+        "**missed**: a restore from memory is 4.0 times as fast as DCP's load of hot files (aim: at least 5)",
+        "**met**: a restore from memory is 6.0 times as fast as DCP's load of cold files (aim: at least 5)",
+        "**missed**: the durable write takes 1.20 times as long as DCP save (aim: at most 1)",
+    ] == summary.aims(results, 1.0)
+    assert "| hpctrain | 3 | 100 ms (100 ms to 100 ms) | 100 ms (100 ms to 100 ms) | 1.50 |" in summary.markdown(results, {})
 
 
 def test_checkpoint(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ class Entry:
 
 
 SYSTEMS: dict[str, Entry] = {
-    "hpctrain": Entry("hpctrain_tiers", (("tiers", ("ram", "peer", "local", "shared")),)),
+    "hpctrain": Entry("hpctrain_tiers", (("tiers", ("ram", "shared")),)),
+    "hpctrain, all tiers": Entry("hpctrain_tiers", (("tiers", ("ram", "peer", "local", "shared")),)),
     "hpctrain, no RAM tier": Entry("hpctrain_tiers", (("tiers", ("shared",)),)),
     "torch.save": Entry("one_file", (("format", "torch"),)),
     "safetensors": Entry("one_file", (("format", "safetensors"),)),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoint_nodes import Nodes
 
-from checkpoint_systems.interface import COMPLETE, LOCAL, PEER, RAM, SHARED, files_under
+from checkpoint_systems.interface import COMPLETE, LOCAL, PEER, RAM, SHARED, files_under, flush
 from hpctrain.checkpoint import CheckpointConfig, Checkpointer
 from hpctrain.checkpoint.config import LocalConfig, PeerConfig, RamConfig
 from hpctrain.checkpoint.names import CheckpointName, part_file
@@ -98,7 +98,8 @@ class Tiers:
         return level == RAM or (self._shared / str(self._name) / "commit.json").exists()
 
     def make_durable(self) -> None:
-        """It is, when it is complete."""
+        """Its files are when the commit record is there; the directory's flush may be under way."""
+        flush([], self._shared / str(self._name))
 
     def forget_older(self) -> None:
         """Its own retention does."""

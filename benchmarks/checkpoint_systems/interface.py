@@ -63,8 +63,8 @@ class System(Protocol):
 
 
 def flush(files: Iterable[Path], top: Path) -> None:
-    """Fsync files, and all directories from theirs up to ``top``."""
-    folders: set[Path] = set()
+    """Fsync files, and ``top`` with all directories between."""
+    folders = {top}
     for file in files:
         _fsync(file)
         folders.update(folder for folder in file.parents if folder == top or top in folder.parents)
