@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 
 from hpctrain.checkpoint import restore_plan
 from hpctrain.checkpoint.capture import locate
@@ -65,22 +64,26 @@ class FillPlan:
     def _want(self, shard: Shard, local: torch.Tensor, stored: Sequence[StoredShard]) -> None:
         as_stored = Shard(shard.name, stored[0].shard.dtype, shard.global_shape, shard.offsets, shard.shape)
         for copy in fill_plan(as_stored, stored):
-            self._copies.setdefault(_place(copy.source), []).append((copy, local))
+            self._copies.setdefault(place_of(copy.source), []).append((copy, local))
 
     @property
     def needs(self) -> list[int]:
         """Positions in :attr:`stored` of what this rank needs."""
-        return [place for place, item in enumerate(self.stored) if _place(item) in self._copies]
+        return [place for place, item in enumerate(self.stored) if place_of(item) in self._copies]
 
     def landing(self, stored: StoredShard) -> torch.Tensor:
         """Memory for the bytes of a piece: the target's own where they lie in it as they are stored, else a buffer."""
-        copies = self._copies[_place(stored)]
-        own = _in_place(*copies[0]) if len(copies) == 1 else None
+        own = self.in_place(stored)
         return own if own is not None else torch.empty(stored.size_bytes, dtype=torch.uint8)
+
+    def in_place(self, stored: StoredShard) -> torch.Tensor | None:
+        """The bytes of the target that are those of a piece, if they lie in it as they are stored."""
+        copies = self._copies.get(place_of(stored), [])
+        return _in_place(*copies[0]) if len(copies) == 1 else None
 
     def deliver(self, stored: StoredShard, data: torch.Tensor) -> None:
         """Copy the bytes of a piece to where they belong."""
-        for copy, local in self._copies[_place(stored)]:
+        for copy, local in self._copies[place_of(stored)]:
             own = _in_place(copy, local)
             if own is None or own.data_ptr() != data.data_ptr():
                 source = data.view(getattr(torch, copy.source.shard.dtype)).reshape(copy.source.shard.shape)
@@ -116,12 +119,12 @@ def fill(
     with ThreadPoolExecutor(_THREADS) as pool:
         for part in restore_plan.rounds(pieces):
             mine = [piece for piece in part if ranks.rank in piece.needed_by]
-            landings = {_place(piece.stored): plan.landing(piece.stored) for piece in mine}
+            landings = {place_of(piece.stored): plan.landing(piece.stored) for piece in mine}
             reason = ranks.first_error(_read(mine, landings, reader, ranks.rank, pool))
             if reason:
                 return reason
             for piece in mine:
-                data = landings.pop(_place(piece.stored))
+                data = landings.pop(place_of(piece.stored))
                 _share(piece, data, ranks)
                 plan.deliver(piece.stored, data)
             done += sum(piece.stored.size_bytes for piece in mine)
@@ -159,7 +162,7 @@ def load_tensors(folder: Path, manifest: Manifest, names: Iterable[str] | None =
         for place in plan.needs:
             stored = plan.stored[place]
             data = plan.landing(stored)
-            reader.read_into(stored, _memory(data))
+            reader.read_into(stored, memory_of(data))
             plan.deliver(stored, data)
     finally:
         reader.close()
@@ -172,7 +175,7 @@ def _read(
     """Read what falls to this rank; the first reason why that failed, "" for none."""
     def one(piece: Piece) -> str:
         try:
-            reader.read_into(piece.stored, _memory(landings[_place(piece.stored)]))
+            reader.read_into(piece.stored, memory_of(landings[place_of(piece.stored)]))
         except DamagedError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait to hear of it
@@ -185,23 +188,15 @@ def _read(
 
 def _share(piece: Piece, data: torch.Tensor, ranks: Ranks) -> None:
     """Give a piece to the others that need it; all ranks go through the pieces in the same order, so none waits for ever."""
-    if len(piece.needed_by) == 1:
-        return
-    if len(piece.needed_by) == ranks.world_size:
-        dist.broadcast(data, src=piece.reader, group=ranks.group)
-    elif piece.reader == ranks.rank:
-        for other in piece.needed_by:
-            if other != ranks.rank:
-                dist.send(data, dst=other, group=ranks.group)
-    else:
-        dist.recv(data, src=piece.reader, group=ranks.group)
+    if len(piece.needed_by) > 1:
+        ranks.share(data, piece.reader, piece.needed_by)
 
 
-def _place(stored: StoredShard) -> Place:
+def place_of(stored: StoredShard) -> Place:
     return stored.file, stored.offset_bytes
 
 
-def _memory(data: torch.Tensor) -> memoryview:
+def memory_of(data: torch.Tensor) -> memoryview:
     values: Any = data.numpy()
     return memoryview(values)
 

@@ -113,7 +113,8 @@ class Ranks:
         except RuntimeError as error:
             if not any(sign in str(error) for sign in _LOST):
                 raise
-            raise LostRanksError(f"another rank is gone, or does not answer for {seconds:g} s, while {doing}: {error}") from error
+            message = f"another rank is gone, or does not answer for {seconds:g} s, while {doing}: {error}"
+            raise LostRanksError(message) from error
         finally:
             _set_pg_timeout(PATIENCE, self._group)
 

@@ -60,21 +60,26 @@ def restore(source: Source, items: Items, rng: RandomState | None, ranks: Ranks,
     if own is None:
         return reason
     tensors: dict[str, Any] = {}
-    error = ranks.first_error(error_of(lambda: tensors.update(_targets(items, own))))
+    error = ranks.first_error(error_of(lambda: tensors.update(targets_of(items, own))))
     if not error:
         try:
             reason = fill(tensors, source.manifest.table(), source.reader, ranks, progress)
-        except UnfitError as unfit:
-            error = str(unfit)
+        except UnfitError as caught:
+            error = str(caught)
     if reason:
         return reason
-    error = error or ranks.first_error(error_of(lambda: _apply(items, rng if same_world else None, own, tensors)))
+    error = error or ranks.first_error(error_of(lambda: give_back(items, rng if same_world else None, own, tensors)))
     if error:
-        raise CheckpointError(
-            f"{source.label} does not fit this run: {error}", where=source.where,
-            hint="model, optimizer or data changed since it was saved: start a new run, or undo the change",
-        )
+        raise unfit(source.label, source.where, error)
     return ""
+
+
+def unfit(label: str, where: str, error: str) -> CheckpointError:
+    """What to raise when a checkpoint is good and does not fit what is registered."""
+    return CheckpointError(
+        f"{label} does not fit this run: {error}", where=where,
+        hint="model, optimizer or data changed since it was saved: start a new run, or undo the change",
+    )
 
 
 def _read_own(source: Source, ranks: Ranks, *, same_world: bool) -> tuple[Tree | None, str]:
@@ -92,7 +97,7 @@ def _read_own(source: Source, ranks: Ranks, *, same_world: bool) -> tuple[Tree |
     return (None, error) if error else (own[0], "")
 
 
-def _targets(items: Items, own: Tree) -> dict[str, Any]:
+def targets_of(items: Items, own: Tree) -> dict[str, Any]:
     """The tensors to fill: those that are registered, and new ones for state that does not exist yet."""
     if missing := [key for key in items if key not in own]:
         raise ValueError(f"it holds nothing for {missing[0]!r}")
@@ -104,7 +109,8 @@ def _targets(items: Items, own: Tree) -> dict[str, Any]:
     return {path: tensors[path] if path in tensors else torch_state.empty(ref) for path, ref in wanted.items()}
 
 
-def _apply(items: Items, rng: RandomState | None, own: Tree, tensors: dict[str, Any]) -> None:
+def give_back(items: Items, rng: RandomState | None, own: Tree, tensors: dict[str, Any]) -> None:
+    """Hand the restored state to what is registered."""
     for key, item in items.items():
         item.load_state_dict(torch_state.join(own[key], tensors))
     if rng is not None and "rng" in own:  # last, because loading itself may draw numbers

@@ -1,14 +1,15 @@
 """Who reads which bytes when a checkpoint is restored (pure).
 
-A piece that one rank needs is read by that rank. A piece that several need (weights that are not sharded, replicas, another
-layout) is read by one of them, and sent to the others: shared storage hands out each byte once. All ranks work through the
+Every piece is read by one rank, and sent to the others that need it: storage hands out each byte once. Of the ranks that can
+read it at the least cost, one that needs it reads it, and among those who has least to read. All ranks work through the
 pieces in the same order and in *rounds*, so that no rank holds more than a bounded amount in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hpctrain.checkpoint.shards import StoredShard
 
@@ -24,11 +25,40 @@ class Piece:
         stored: one of the shards that are these bytes (tied tensors have several).
         reader: rank that reads it.
         needed_by: ranks that need it, in order.
+        origin: where that rank reads it; None where there is but one place.
     """
 
     stored: StoredShard
     reader: int
     needed_by: tuple[int, ...]
+    origin: Any = None
+
+    @property
+    def holders(self) -> tuple[int, ...]:
+        """Ranks that hold it in memory for a moment."""
+        return self.needed_by if self.reader in self.needed_by else (*self.needed_by, self.reader)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A place of a piece.
+
+    Attributes:
+        cost: the cheapest is taken, whoever needs the piece.
+        ranks: that can read it there.
+    """
+
+    origin: Any
+    cost: int
+    ranks: Sequence[int]
+
+
+Offers = Callable[[StoredShard], Sequence[Offer]]
+"""The places of a piece, best first; none when it cannot be had."""
+
+
+class MissingError(Exception):
+    """A piece cannot be had from anywhere; the message says why."""
 
 
 def distinct(table: Mapping[str, Sequence[StoredShard]]) -> list[StoredShard]:
@@ -37,23 +67,42 @@ def distinct(table: Mapping[str, Sequence[StoredShard]]) -> list[StoredShard]:
     return [places[place] for place in sorted(places)]
 
 
-def assign(stored: Sequence[StoredShard], needs: Sequence[Iterable[int]]) -> list[Piece]:
+def assign(stored: Sequence[StoredShard], needs: Sequence[Iterable[int]], offers: Offers | None = None) -> list[Piece]:
     """Decide who reads what; the same on every rank.
 
     Args:
         stored: of :func:`distinct`.
         needs: for each rank, which of them it needs (positions in ``stored``).
+        offers: who can read what; None: everyone everything.
+
+    Raises:
+        MissingError: nobody can read a piece.
     """
     needed_by: dict[int, list[int]] = {}
     for rank, wanted in enumerate(needs):
         for place in wanted:
             needed_by.setdefault(place, []).append(rank)
-    loads, pieces = [0] * len(needs), []
-    for place in sorted(needed_by):
-        reader = min(needed_by[place], key=lambda rank: (loads[rank], rank))
-        loads[reader] += stored[place].size_bytes
-        pieces.append(Piece(stored[place], reader, tuple(needed_by[place])))
-    return pieces
+    everywhere = [Offer(None, 0, range(len(needs)))]
+    loads = [0] * len(needs)
+    return [pick(stored[place], needed_by[place], everywhere if offers is None else offers(stored[place]), loads)
+            for place in sorted(needed_by)]
+
+
+def pick(stored: StoredShard, needed_by: Sequence[int], offers: Sequence[Offer], loads: list[int]) -> Piece:
+    """Decide who reads a piece, and add that to the loads (bytes per rank).
+
+    Raises:
+        MissingError: nobody can.
+    """
+    if not offers:
+        raise MissingError(f"{stored.shard.name} cannot be had from anywhere")
+    least = min(offer.cost for offer in offers)
+    best = [offer for offer in reversed(offers) if offer.cost == least]
+    able = {rank: offer.origin for offer in best for rank in needed_by if rank in offer.ranks}
+    able = able or {rank: offer.origin for offer in best for rank in offer.ranks}
+    reader = min(able, key=lambda rank: (loads[rank], rank))
+    loads[reader] += stored.size_bytes
+    return Piece(stored, reader, tuple(needed_by), able[reader])
 
 
 def rounds(pieces: Sequence[Piece], limit_bytes: int = ROUND_BYTES) -> list[list[Piece]]:
@@ -62,10 +111,10 @@ def rounds(pieces: Sequence[Piece], limit_bytes: int = ROUND_BYTES) -> list[list
     held: dict[int, int] = {}
     for piece in pieces:
         size = piece.stored.size_bytes
-        if not found or any(held.get(rank, 0) and held[rank] + size > limit_bytes for rank in piece.needed_by):
+        if not found or any(held.get(rank, 0) and held[rank] + size > limit_bytes for rank in piece.holders):
             found.append([])
             held = {}
         found[-1].append(piece)
-        for rank in piece.needed_by:
+        for rank in piece.holders:
             held[rank] = held.get(rank, 0) + size
     return found
