@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -90,7 +91,8 @@ def create_atomic(path: Path, data: str | bytes, *, mode: int = PRIVATE_FILE) ->
         FileExistsError: it is there.
         StorageError: no space, no permission, read-only file system.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    # Not the process id: several nodes that make the same file may each have a process of that number.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     write_atomic(draft, data, mode=mode, durable=False)
     try:
         with storage_errors(path):

@@ -73,7 +73,7 @@ class Flusher:
         try_write(self._control.publish_holdings, held)
         flush = self._decide(deadline)
         if flush is None:
-            return None
+            return None  # told where it went wrong
         error = self._write(flush, reason, deadline)
         try_write(self._control.report_flushed, self._node, error)
         if flush.name is not None and flush.writers[0] == self._node:
@@ -90,11 +90,15 @@ class Flusher:
             spoken = {held.node for held in holdings} | {result.node for result in self._control.results()}
             if spoken >= set(self._ranks.nodes) or self._clock.monotonic() >= silent_s:
                 flush = agree(holdings, {node: self._ranks.ranks_of(node) for node in self._ranks.nodes})
-                if not try_write(self._control.decide_flush, flush):
-                    continue  # the one that counts may be another's
-                return None
+                if problem := try_write(self._control.decide_flush, flush):
+                    return self._undecided(problem)
+                continue  # the one that counts may be another's
             self._pause()
-        return None
+        return self._undecided("the nodes came to no decision in time")
+
+    def _undecided(self, why: str) -> None:
+        self._events.note("checkpoint.failed", f"what memory holds was not saved: {why}", node=self._node,
+                          evidence={"tier": "shared"})
 
     def _write(self, flush: Flush, reason: str, deadline: Deadline) -> str:
         name = flush.name

@@ -24,6 +24,8 @@ from hpctrain.jobs.writer import EventWriter
 
 TICK_S = 0.2
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 30.0
+STEADY_S = 1.0
+"""A process that has lived so long works again; one that dies at once, again and again, is one event."""
 CALM_S = 60.0
 """A process that has lived so long has earned a restart without delay."""
 END_S = 2.0
@@ -114,6 +116,7 @@ class TierProcesses:
         if child.process is not None:
             code = child.process.poll()
             if code is None:
+                self._lives(child, now)
                 return
             self._forget(child.process.pid)
             child.process = None
@@ -129,9 +132,12 @@ class TierProcesses:
             return
         self._watch(child.process.pid)
         child.started_s = now
-        if child.told:
+
+    def _lives(self, child: Helper, now: float) -> None:
+        if child.told and now - child.started_s >= STEADY_S:
             child.told = False
-            self._note("checkpoint.recovered", f"there is a {child.what} on {self._node} again", child.what, 0)
+            back = f"there is a {child.what} of checkpoints on {self._node} again"
+            self._note("checkpoint.recovered", back, child.what, 0)
 
     def _died(self, child: Helper, now: float, code: int) -> None:
         if now - child.started_s > CALM_S:

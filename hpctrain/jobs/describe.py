@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpctrain.jobs.event import Event
+from hpctrain.jobs.event import SHARED, Event, saved_tier
 from hpctrain.jobs.report import sentence
 from hpctrain.jobs.status import JobStatus, State
 from hpctrain.jobs.table import COLOURS, state_word
@@ -92,10 +92,34 @@ def _place_rows(described: Description) -> list[tuple[str, str]]:
     else:
         rows.append(("Directory", status.run_dir))
         rows.append(("Logs", "logs/ in it"))
-        saved = [event for event in described.events if event.kind == "checkpoint.saved"]
-        newest = f"; newest: step {saved[-1].step}, {ago(saved[-1].time, described.now)}" if saved else "; none saved yet"
-        rows.append(("Checkpoints", f"checkpoints/ in it{newest}"))
+        rows.append(("Checkpoints", f"checkpoints/ in it; {_newest(described, SHARED) or 'none saved yet'}"))
+        others = {tier for event in described.events if (tier := saved_tier(event)) not in ("", SHARED)}
+        rows += [("", f"{tier}: {_newest(described, tier)}") for tier in sorted(others)]
+        broken = sorted(degraded_tiers(described.events).items())
+        rows += [("", f"{_TIER_WORDS.get(tier, tier)}: {why}") for tier, why in broken]
     return rows
+
+
+_TIER_WORDS = {"ram": "memory"}
+
+
+def _newest(described: Description, tier: str) -> str:
+    saved = [event for event in described.events if saved_tier(event) == tier]
+    return f"newest: step {saved[-1].step}, {ago(saved[-1].time, described.now)}" if saved else ""
+
+
+def degraded_tiers(events: Sequence[Event]) -> dict[str, str]:
+    """Tiers that are out of order now, in the newest start, each with the reason."""
+    found: dict[tuple[str, str], str] = {}
+    for event in events:
+        key = str(event.evidence.get("tier") or ""), event.node
+        if event.kind == "job.started":
+            found.clear()
+        elif event.kind == "checkpoint.degraded":
+            found[key] = event.reason
+        elif event.kind == "checkpoint.recovered" or saved_tier(event):
+            found.pop(key, None)
+    return {tier: reason for (tier, _), reason in found.items()}
 
 
 def _events(described: Description, width: int, limit: int = 6) -> list[str]:

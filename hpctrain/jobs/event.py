@@ -77,11 +77,22 @@ KINDS: Mapping[str, str] = {
     "checkpoint.failed": "a save failed; training goes on",
     "checkpoint.degraded": "a tier is out of order; training goes on, and it is tried again",
     "checkpoint.recovered": "a tier works again",
+    "checkpoint.schedule": "how often a tier with an automatic interval is written, and why",
     "checkpoint.peer": "which node gets copies of this node's checkpoints",
     "checkpoint.flushed": "what only memory held was saved after the ranks had died",
     "data.prepared": "the data set was tokenised or found in the cache",
     "model.saved": "the final weights were written",
 }
+
+
+SHARED = "shared"
+
+
+def saved_tier(event: Event) -> str:
+    """The tier that an event has made a checkpoint in; "" for any other event."""
+    if event.kind not in ("checkpoint.saved", "checkpoint.flushed"):
+        return ""
+    return str(event.evidence.get("tier") or SHARED)
 
 
 def merge(streams: Iterable[Iterable[Event]]) -> list[Event]:

@@ -21,6 +21,7 @@ _BAD, _GOOD, _ODD = 31, 32, 33
 _COLOURS = {
     "job.finished": _GOOD, "trainer.finished": _GOOD, "model.saved": _GOOD,
     "job.failed": _BAD, "rank.failed": _BAD, "node.lost": _BAD, "checkpoint.failed": _BAD,
+    "checkpoint.degraded": _ODD, "checkpoint.recovered": _GOOD, "checkpoint.flushed": _GOOD,
     "checkpoint.skipped": _ODD, "job.requeued": _ODD, "job.cancelled": _ODD, "job.stop_requested": _ODD,
 }
 

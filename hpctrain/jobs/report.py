@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from hpctrain.jobs.event import Event
+from hpctrain.jobs.event import SHARED, Event, saved_tier
 from hpctrain.jobs.records import Metrics, Point
 from hpctrain.jobs.status import JobStatus, json_value
 from hpctrain.jobs.text import count, duration, iso, plural
@@ -29,6 +30,7 @@ class Report:
 
     Attributes:
         bad_loss_steps: points whose loss is NaN or infinite.
+        saves: number of checkpoints by tier.
         steps_redone: steps done twice because a restart went back to a checkpoint.
         lost_s: time from the last step before each restart to the first after it, plus the redone steps' time.
         training_s: sum of all steps' own times, None where steps carry none.
@@ -45,9 +47,14 @@ class Report:
     tokens: int | None = None
     tokens_per_s: float | None = None
     step_time_s: float | None = None
-    checkpoints: int = 0
+    saves: Mapping[str, int] = field(default_factory=dict)
     steps_redone: int = 0
     lost_s: float = 0.0
+
+    @property
+    def checkpoints(self) -> int:
+        """Checkpoints that were saved to the shared tier."""
+        return self.saves.get(SHARED, 0)
 
     def to_json(self, *, max_points: int = 1000) -> dict[str, Any]:
         """Plain JSON; the curve is thinned to about ``max_points``."""
@@ -58,7 +65,7 @@ class Report:
                      "bad_steps": self.bad_loss_steps, "first_bad_step": self.first_bad_step},
             "throughput": {"tokens": self.tokens, "tokens_per_s": json_value(self.tokens_per_s),
                            "step_time_s": self.step_time_s},
-            "checkpoints": self.checkpoints,
+            "checkpoints": self.checkpoints, "saves": dict(self.saves),
             "restarts": [
                 {"incarnation": r.incarnation, "time": r.time, "last_step": r.last_step, "first_step": r.first_step,
                  "steps_redone": r.steps_redone} for r in self.metrics.restarts
@@ -87,7 +94,7 @@ def make_report(status: JobStatus, events: Sequence[Event], metrics: Metrics) ->
         first_loss=losses[0] if losses else None, last_loss=losses[-1] if losses else None,
         lowest_loss=min(losses, default=None), bad_loss_steps=len(bad), first_bad_step=bad[0] if bad else None,
         tokens=points[-1].tokens if points else None, tokens_per_s=median(rates) if rates else None, step_time_s=step_time_s,
-        checkpoints=sum(event.kind == "checkpoint.saved" for event in events), steps_redone=redone, lost_s=lost,
+        saves=dict(Counter(tier for event in events if (tier := saved_tier(event)))), steps_redone=redone, lost_s=lost,
     )
 
 
@@ -123,7 +130,8 @@ def make_timeline(events: Sequence[Event]) -> list[Entry]:
         following = events[index + 1].kind if index + 1 < len(events) else ""
         if event.kind == "checkpoint.saved":
             saves.append(event)
-            if following != event.kind:
+            after = events[index + 1] if following else None
+            if after is None or after.kind != event.kind or saved_tier(after) != saved_tier(event):
                 entries.append(_saves(saves))
                 saves = []
         elif event.kind in ("ranks.started", "ranks.stopped"):
@@ -143,7 +151,9 @@ _TITLES = {
     "rank.failed": "a rank failed", "node.lost": "node lost", "trainer.started": "training loop began",
     "trainer.finished": "all steps done", "step.first": "first step", "checkpoint.saved": "checkpoint saved",
     "checkpoint.restored": "restored from a checkpoint", "checkpoint.skipped": "checkpoint passed over",
-    "checkpoint.failed": "checkpoint failed", "data.prepared": "data prepared", "model.saved": "model saved",
+    "checkpoint.failed": "checkpoint failed", "checkpoint.degraded": "checkpoints degraded",
+    "checkpoint.recovered": "checkpoints work again", "checkpoint.schedule": "checkpoint interval",
+    "checkpoint.flushed": "memory saved", "data.prepared": "data prepared", "model.saved": "model saved",
 }
 
 
@@ -151,7 +161,7 @@ def sentence(event: Event) -> str:
     """An event as one phrase: what, at which step, where, why."""
     if event.kind in _TELL_THEMSELVES and event.reason:
         return event.reason
-    words = _TITLES.get(event.kind, event.kind)
+    words = _TITLES.get(event.kind, event.kind) + _to_tier(event)
     where = f" on {event.node}" if event.node and event.kind not in _ONE_PER_JOB else ""
     at = f" at step {event.step}" if event.step is not None and event.kind != "step.first" else ""
     return f"{words}{at}{where}" + (f": {event.reason}" if event.reason else "")
@@ -159,19 +169,25 @@ def sentence(event: Event) -> str:
 
 _ONE_PER_JOB = (
     "trainer.started", "step.first", "data.prepared", "model.saved", "job.started", "checkpoint.saved",
-    "checkpoint.restored", "checkpoint.skipped", "checkpoint.failed",
+    "checkpoint.restored", "checkpoint.skipped", "checkpoint.failed", "checkpoint.schedule", "checkpoint.flushed",
 )
 """Only one process of a job reports these; its node is no news."""
-_TELL_THEMSELVES = ("ranks.started", "ranks.stopped", "trainer.finished", "job.cancelled")
+_TELL_THEMSELVES = ("checkpoint.peer", "ranks.started", "ranks.stopped", "trainer.finished", "job.cancelled")
 """Events whose reason says all that a title would."""
 
 
 def _saves(saves: Sequence[Event]) -> Entry:
     steps = [event.step for event in saves if event.step is not None]
+    where = _to_tier(saves[0])
     if len(saves) == 1:
-        return Entry(saves[0].time, "checkpoint saved" + (f" at step {steps[0]}" if steps else ""))
+        return Entry(saves[0].time, f"checkpoint saved{where}" + (f" at step {steps[0]}" if steps else ""))
     between = f", steps {steps[0]} to {steps[-1]}" if steps else ""
-    return Entry(saves[-1].time, f"{len(saves)} checkpoints saved{between}", len(saves))
+    return Entry(saves[-1].time, f"{len(saves)} checkpoints saved{where}{between}", len(saves))
+
+
+def _to_tier(event: Event) -> str:
+    tier = saved_tier(event) if event.kind == "checkpoint.saved" else ""
+    return f" to {tier}" if tier not in ("", SHARED) else ""
 
 
 def _nodes(names: Sequence[str]) -> str:
@@ -205,7 +221,8 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
     times = [f"{duration(status.queued_s)} in the queue"] if status.queued_s is not None else []
     times += [f"{duration(status.elapsed_s)} since the first start"] if status.elapsed_s is not None else []
     rows.append(("Time", ", ".join(times) or "-"))
-    rows.append(("Saves", plural(report.checkpoints, "checkpoint")))
+    others = "".join(f", {number} to {tier}" for tier, number in sorted(report.saves.items()) if tier != SHARED)
+    rows.append(("Saves", plural(report.checkpoints, "checkpoint") + others))
     rows.append(("Restarts", _restarts(report)))
     return rows
 

@@ -120,3 +120,11 @@ def test_nothing_is_left(begin: Callable[..., Started]) -> None:
 
     assert -signal.SIGKILL == one.processes[0].returncode
     assert one.watched == one.forgotten
+
+
+def test_one_that_dies_at_once_again_and_again_is_one_event(begin: Callable[..., Started]) -> None:
+    """A program that cannot even begin is tried with growing delays and told of once, not at every try."""
+    one = begin(argv=("false",))
+    assert eventually(lambda: len(one.watched) >= 4)
+
+    assert ["checkpoint.degraded"] == [event.kind for event in one.events()]

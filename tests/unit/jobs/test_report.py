@@ -7,6 +7,7 @@ import math
 import pytest
 
 from hpctrain.cli.chart import draw, round_ticks
+from hpctrain.jobs.describe import degraded_tiers
 from hpctrain.jobs.event import Event
 from hpctrain.jobs.records import Metrics, Point
 from hpctrain.jobs.report import averaged, make_report, make_timeline, thin
@@ -211,3 +212,29 @@ def test_screen_redraws_below_the_lines(monkeypatch):
     plain = StringIO()
     Screen(plain, plain).progress("working")
     assert plain.getvalue() == ""
+
+
+def test_saves_are_told_and_counted_by_tier():
+    """Saves of another tier are named; what was flushed from memory counts as a save to the shared tier."""
+    events = [
+        event(1, "checkpoint.saved", step=10, evidence={"tier": "shared"}),
+        event(2, "checkpoint.saved", step=10, evidence={"tier": "object"}),
+        event(3, "checkpoint.saved", step=20, evidence={"tier": "object"}),
+        event(4, "checkpoint.flushed", step=25, reason="saved from memory", evidence={"tier": "shared"}),
+    ]
+    report = make_report(STATUS, events, Metrics(()))
+
+    assert ["checkpoint saved at step 10", "2 checkpoints saved to object, steps 10 to 20",
+            "memory saved at step 25: saved from memory"] == [entry.what for entry in report.timeline]
+    assert (2, {"shared": 2, "object": 2}) == (report.checkpoints, report.saves)
+
+
+def test_describe_shows_tiers_that_are_out_of_order():
+    """A tier that is degraded is shown with its reason until it works again or the job starts anew."""
+    down = event(2, "checkpoint.degraded", reason="object: it is gone", evidence={"tier": "object"})
+    back = event(3, "checkpoint.recovered", evidence={"tier": "object"})
+
+    assert {"object": "object: it is gone"} == degraded_tiers([event(1, "job.started"), down])
+    assert {} == degraded_tiers([down, back])
+    assert {} == degraded_tiers([down, event(3, "job.started")])
+    assert {} == degraded_tiers([down, event(3, "checkpoint.saved", evidence={"tier": "object"})])
