@@ -193,10 +193,12 @@ def _share(piece: Piece, data: torch.Tensor, ranks: Ranks) -> None:
 
 
 def place_of(stored: StoredShard) -> Place:
+    """What tells a run of bytes from all others of a checkpoint."""
     return stored.file, stored.offset_bytes
 
 
 def memory_of(data: torch.Tensor) -> memoryview:
+    """The bytes of a flat tensor on the CPU."""
     values: Any = data.numpy()
     return memoryview(values)
 

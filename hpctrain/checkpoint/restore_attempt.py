@@ -114,7 +114,9 @@ class Attempt:
         try:
             decision = self._decide(with_stores=with_stores)
             if decision.agreement.lacking:
-                return "; ".join((decision.agreement.lacking, *decision.notes))
+                # Where no node has anything, only what is wrong with the stores is worth saying.
+                missing = [decision.agreement.lacking] if decision.world_size or not decision.notes else []
+                return "; ".join((*missing, *decision.notes))
             self._places.use(decision.manifests)
             told = self._tell_each_other(decision)
             table, reason = self._table(decision, told)
