@@ -179,6 +179,10 @@ class FakeStore:
         """Remove a small file."""
         self.files[name].pop(file, None)
 
+    def sizes(self, name: CheckpointName) -> Mapping[str, int]:
+        """Names and bytes of the files that are there."""
+        return {file: len(data) for file, data in self.files.get(name, {}).items()}
+
     def commit(
         self, name: CheckpointName, manifest: Manifest, *, time: float, reason: str, world: Mapping[str, object]
     ) -> None:

@@ -240,7 +240,7 @@ def test_sources_that_disagree_are_not_mixed() -> None:
     world.nodes[0]["local"].put(name(7), 0, right[0])
     restored = assert_restored(world, 7)
 
-    assert "the part of rank 0 in ram of node n0 is another one than that in peer of node n1 and is left out" in restored.line
+    assert "the part of rank 0 in ram of node n0 is another one than that in peer of node n1" in restored.line
 
 
 def test_committed_part_outvotes_the_nodes() -> None:
@@ -261,7 +261,7 @@ def test_committed_part_outvotes_the_nodes() -> None:
 
 
 def test_hanging_disk_is_given_up_and_the_store_taken() -> None:
-    """A node's disk hangs in a read: that read is given up in time, the piece is read from the store, and no rank waits on."""
+    """A node's disk hangs in a read: that read is given up, the piece is read from the store, no rank waits on."""
     world = World(nodes=2, ranks=2)
     world.limits = Limits(list_s=5, open_s=5, read_s=0.5, round_s=5, ranks_s=20)
     parts = in_memory(world, 7, ranks=2, tier="local")
@@ -344,7 +344,7 @@ def rewindable() -> World:
 
 
 def test_rewind_makes_newer_ones_exist_no_more() -> None:
-    """restore(before=6) takes step 5; step 6 is gone from store and memory, pinned or not, and a second call says the same."""
+    """restore(before=6) takes step 5; step 6 is gone from store and memory, pinned or not; a second call says the same."""
     world = rewindable()
     restored = assert_restored(world, 5, before=6)
 
