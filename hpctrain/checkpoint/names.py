@@ -24,6 +24,7 @@ METADATA = ".metadata"
 PIN = "pin.json"
 
 _NAME = re.compile(r"^step-(\d{8,})\.i(\d{3,})$")
+_PART = re.compile(r"^part-(\d{5,})\.json$")
 _CLAIM = re.compile(r"^writer\.i(\d{3,})$")
 
 
@@ -56,6 +57,27 @@ def rank_file(rank: int) -> str:
 def tensor_file(rank: int) -> str:
     """File of the tensors that one rank writes; the name that DCP gives it."""
     return f"__{rank}_0.distcp"
+
+
+def share_file(rank: int, attempt: int) -> str:
+    """File by which a writer tells whoever commits what it has written for one rank; gone once that is committed."""
+    return f"share-{rank:05d}-{attempt}.json"
+
+
+def failed_file(rank: int, attempt: int) -> str:
+    """File by which a writer tells whoever commits that it could not write one rank's share."""
+    return f"failed-{rank:05d}-{attempt}.json"
+
+
+def part_file(rank: int) -> str:
+    """File that makes one rank's part in a local tier exist."""
+    return f"part-{rank:05d}.json"
+
+
+def parse_part(text: str) -> int | None:
+    """Rank of a part's file; None for anything else."""
+    match = _PART.match(text)
+    return int(match.group(1)) if match else None
 
 
 def claim_file(incarnation: int) -> str:

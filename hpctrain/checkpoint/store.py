@@ -79,6 +79,9 @@ class Store(Protocol):
     def remove_file(self, name: CheckpointName, file: str) -> None:
         """Remove a small file if it is there. Raises StorageError."""
 
+    def sizes(self, name: CheckpointName) -> Mapping[str, int]:
+        """Names and bytes of the files that are there, commit record or not; empty when there is nothing. Raises OSError."""
+
     def commit(
         self, name: CheckpointName, manifest: Manifest, *, time: float, reason: str, world: Mapping[str, object]
     ) -> None:

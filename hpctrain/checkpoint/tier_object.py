@@ -173,6 +173,10 @@ class ObjectTier:
         with storage_errors(self._files.full_url(f"{name}/{file}")):
             self._files.remove(f"{name}/{file}")
 
+    def sizes(self, name: CheckpointName) -> dict[str, int]:
+        """Names and bytes of the objects that are there; empty when there are none. Raises OSError."""
+        return {file: found.size_bytes for file, found in self.files(name).items()}
+
     def commit(
         self, name: CheckpointName, manifest: Manifest, *, time: float, reason: str, world: Mapping[str, object]
     ) -> None:

@@ -143,6 +143,18 @@ class SharedTier:
             raise ValueError(f"{file} is damaged (its xxh3 hash is not the committed one)")
         return data
 
+    def sizes(self, name: CheckpointName) -> dict[str, int]:
+        """Names and bytes of the files that are there; empty when there is nothing.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        try:
+            with os.scandir(self.folder(name)) as entries:
+                return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
+        except FileNotFoundError:
+            return {}
+
     def commit(
         self, name: CheckpointName, manifest: Manifest, *, time: float, reason: str, world: Mapping[str, object]
     ) -> None:
@@ -210,7 +222,7 @@ class SharedTier:
             OSError: it cannot be read.
         """
         folder = self.folder(name)
-        self._check_trust(folder)
+        check_trust(self.root, folder, *folder.iterdir())  # the root too: who may write there can swap whole checkpoints
         commit = records.read_commit((folder / names.COMMIT).read_bytes())
         manifest = records.read_manifest(name, commit, (folder / names.MANIFEST).read_bytes())
         for entry in manifest.files:
@@ -229,13 +241,19 @@ class SharedTier:
                 return f"{entry.name} cannot be read: {error.strerror}"
         return ""
 
-    def _check_trust(self, folder: Path) -> None:
-        # The root too: who may write there can swap whole checkpoints.
-        for path in (self.root, folder, *folder.iterdir()):
-            status = path.lstat()
-            reason = trust.objection(str(path), owner=status.st_uid, mode=status.st_mode, user=os.geteuid())
-            if reason:
-                raise ValueError(reason)
+
+def check_trust(*paths: Path) -> None:
+    """Make sure that nobody else could have written files or directories.
+
+    Raises:
+        ValueError: somebody could; the message says who.
+        OSError: they cannot be seen.
+    """
+    for path in paths:
+        status = path.lstat()
+        reason = trust.objection(str(path), owner=status.st_uid, mode=status.st_mode, user=os.geteuid())
+        if reason:
+            raise ValueError(reason)
 
 
 def hash_file(folder: Path, name: str, on_bytes: Callable[[int], None] | None = None) -> FileEntry:

@@ -1,0 +1,40 @@
+"""The writer's process where no agent starts it: ``python -m hpctrain.checkpoint.writer_main`` (entry point).
+
+Reads the job's secret from standard input, says ``ready`` on standard output, and works until the keeper is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from hpctrain.checkpoint.keeper_wire import WireError, say_once
+from hpctrain.checkpoint.writer import run_writer
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Work; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="hpctrain-writer", description="Makes checkpoints in memory durable.")
+    parser.add_argument("--node", default="", help="name of the node, where several share a host")
+    parser.add_argument("--peer-bind", help="address to receive copies of a peer node's memory on")
+    options = parser.parse_args(argv)
+    secret = bytes.fromhex(sys.stdin.readline().strip())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    say_once("ready")
+    with contextlib.suppress(WireError):
+        run_writer(secret, options.node, _silent, peer_bind=options.peer_bind)
+    return 0
+
+
+def _silent(kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:
+    """Without an agent there is no log of events: the ranks hear from the keeper how their orders ended."""
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)  # a thread that hangs in a file system must not keep the process
