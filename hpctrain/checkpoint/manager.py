@@ -29,13 +29,15 @@ from hpctrain.checkpoint.config import CheckpointConfig
 from hpctrain.checkpoint.fill import Progress
 from hpctrain.checkpoint.manager_chair import Chair
 from hpctrain.checkpoint.manager_orders import Orders
-from hpctrain.checkpoint.manager_restore import restore_newest
 from hpctrain.checkpoint.manager_rounds import Desk, Rounds, SaveResult
 from hpctrain.checkpoint.manager_state import Registered
 from hpctrain.checkpoint.manager_sync import SyncWriter
+from hpctrain.checkpoint.parts import PartTier
 from hpctrain.checkpoint.ranks import Ranks, error_of
+from hpctrain.checkpoint.restore_search import Search
 from hpctrain.checkpoint.schedule_cost import FailureRate
 from hpctrain.checkpoint.store import Store
+from hpctrain.checkpoint.tier_local import LocalTier
 from hpctrain.checkpoint.tier_ram_saves import RamSaves, open_ram
 from hpctrain.checkpoint.tier_shared import SharedTier
 from hpctrain.clock import Clock, SystemClock
@@ -107,9 +109,9 @@ class Checkpointer:
         self._state.add(model, optimizer, rng=rng, more=more)
 
     def restore(self, before: int | None = None, skip_data: int = 0) -> int:
-        """Continue from the newest complete checkpoint; return its step, 0 when there is none.
+        """Continue from the newest complete checkpoint that all ranks can get; return its step, 0 when there is none.
 
-        A damaged or untrusted one is passed over, with the reason, for the one before it.
+        Each rank's part may come from another tier. What is damaged or not to be trusted is passed over, with the reason.
 
         Args:
             before: rewind: only checkpoints of steps below this count, and newer ones exist no more afterwards.
@@ -121,13 +123,14 @@ class Checkpointer:
         """
         if skip_data:
             self._state.check_skip()
-        step, durable = restore_newest(
-            self._tier, self._ram, self._state, self.ranks, clock=self._clock, tell=self._tell, progress=self._progress,
-            before=before)
+        restored = self._search().restore(self._state.items, self._state.rng, before=before)
         self._state.skip(skip_data)
-        self._step = step
-        self._rounds.start(step, durable=durable)
-        return step
+        self._step = restored.step if restored is not None else 0
+        is_durable = restored is not None and "shared" in restored.stores
+        if self._ram is not None and restored is not None:
+            self._ram.complete = restored.name  # kept until a newer one is complete
+        self._rounds.start(self._step, durable=self._step if is_durable else None)
+        return self._step
 
     def step(self, step: int, metrics: Mapping[str, Any] | None = None, *, stopping: bool = False) -> SaveResult | None:
         """Save if it is time to; call once per completed step, on every rank. None: nothing was due.
@@ -161,8 +164,8 @@ class Checkpointer:
 
     def has_checkpoint(self) -> bool:
         """Whether any complete checkpoint exists; asked of rank 0, told to all."""
-        in_memory = self._ram is not None and bool(self._ram.complete_everywhere())
-        return in_memory or self.ranks.on_first(lambda: bool(self._tier.checkpoints(committed=True)))
+        complete = self._ram is not None and self._ram.complete is not None
+        return complete or self.ranks.on_first(lambda: bool(self._tier.checkpoints(committed=True)))
 
     def close(self, *, flush: bool = True) -> None:
         """Finish: wait for saves that are under way. Nothing can be saved afterwards.
@@ -178,6 +181,13 @@ class Checkpointer:
 
     def _collect(self) -> tuple[Any, str]:
         return self._state.collect(self.ranks.rank, self.ranks.world_size)
+
+    def _search(self) -> Search:
+        stores: list[Store] = [self._tier] if self._object is None else [self._tier, self._object]
+        tiers: list[PartTier] = [] if self._ram is None else self._ram.parts()
+        if self.config.local is not None:
+            tiers.append(LocalTier(self.config.local.path))
+        return Search(self.ranks, stores, tiers, clock=self._clock, tell=self._tell, progress=self._progress, node=_node())
 
     def _open_object(self) -> Store | None:
         """The object store, claimed if it can be reached now; the commit protocol fences old writers there in any case."""
@@ -204,7 +214,7 @@ class Checkpointer:
 
     def _make_agenda(self) -> Agenda:
         config = self.config
-        nodes = self.ranks.gather(os.environ.get("HPCTRAIN_NODE") or socket.gethostname())
+        nodes = self.ranks.gather(_node())
         turns = [Turn("shared", config.schedule, insists=True)]
         if config.object is not None:
             turns.append(Turn("object", config.object.schedule, insists=True))
@@ -218,6 +228,11 @@ class Checkpointer:
     def _tell(self, kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:
         if self._notify is not None and self.ranks.is_first:
             self._notify(kind, reason, step, evidence)
+
+
+def _node() -> str:
+    """Ranks that give the same name see the same memory and local disk."""
+    return os.environ.get("HPCTRAIN_NODE") or socket.gethostname()
 
 
 def _ignore(_text: str) -> None:

@@ -26,7 +26,7 @@ class Orders:
 
     def __init__(self, config: CheckpointConfig, ranks: Ranks, ram: RamSaves | None) -> None:
         self._ram, self._ranks, self._patience_s = ram, ranks, config.patience_s
-        self._roots, self._retention = _places(config) if ram is not None and ram.can_order else ({}, {})
+        self._roots, self._retention = _places(config) if ram is not None else ({}, {})
         self._posted: dict[str, tuple[CheckpointName, Report | None]] = {}
 
     @property
