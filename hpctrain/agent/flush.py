@@ -22,22 +22,27 @@ class Holdings:
         node: the one that says so.
         parts: for each checkpoint, the ranks whose complete parts are there, each with the size of the world that saved it.
         durable: newest checkpoint that is committed in the shared tier, as far as this node can see.
+        ordered: for each checkpoint, the ranks of this node that had their parts written to the shared tier before they
+            died, or whose order for that the writer still has.
     """
 
     node: str
     parts: Mapping[Name, Mapping[int, int]] = field(default_factory=dict)
     durable: Name | None = None
+    ordered: Mapping[Name, Sequence[int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the control directory."""
         parts = [[*name, sorted(map(list, ranks.items()))] for name, ranks in sorted(self.parts.items())]
-        return {"node": self.node, "parts": parts, "durable": self.durable and list(self.durable)}
+        ordered = [[*name, list(ranks)] for name, ranks in sorted(self.ordered.items())]
+        return {"node": self.node, "parts": parts, "durable": self.durable and list(self.durable), "ordered": ordered}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Holdings:
         """Read it back."""
         parts = {(int(inc), int(step)): {int(rank): int(size) for rank, size in ranks} for inc, step, ranks in data["parts"]}
-        return cls(str(data["node"]), parts, _name(data.get("durable")))
+        ordered = {(int(inc), int(step)): tuple(map(int, ranks)) for inc, step, ranks in data.get("ordered", ())}
+        return cls(str(data["node"]), parts, _name(data.get("durable")), ordered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +54,14 @@ class Flush:
         writers: for each rank the node that writes its part; the one of rank 0 commits.
         durable: newest checkpoint that is in the shared tier anyway.
         reason: one sentence for people.
+        is_ordered: the ranks themselves had all of it ordered before they died; there is only to wait.
     """
 
     name: Name | None
     writers: Mapping[int, str] = field(default_factory=dict)
     durable: Name | None = None
     reason: str = ""
+    is_ordered: bool = False
 
     @property
     def world_size(self) -> int:
@@ -74,13 +81,14 @@ class Flush:
         """Plain data for the control directory."""
         writers = {str(rank): node for rank, node in sorted(self.writers.items())}
         return {"name": self.name and list(self.name), "writers": writers, "durable": self.durable and list(self.durable),
-                "reason": self.reason}
+                "reason": self.reason, "is_ordered": self.is_ordered}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Flush:
         """Read it back."""
         writers = {int(rank): str(node) for rank, node in data["writers"].items()}
-        return cls(_name(data["name"]), writers, _name(data.get("durable")), str(data.get("reason", "")))
+        return cls(_name(data["name"]), writers, _name(data.get("durable")), str(data.get("reason", "")),
+                   bool(data.get("is_ordered")))
 
 
 def agree(holdings: Iterable[Holdings], ranks_of: Mapping[str, Sequence[int]]) -> Flush:
@@ -101,8 +109,9 @@ def agree(holdings: Iterable[Holdings], ranks_of: Mapping[str, Sequence[int]]) -
             break
         writers = _writers(name, living, ranks_of)
         if writers:
-            what = f"step {name[1]} is in memory only"
-            return Flush(name, writers, durable, what + (f"; step {durable[1]} is durable" if durable else ""))
+            ordered = {rank for one in living for rank in one.ordered.get(name, ())} >= set(writers)
+            what = f"step {name[1]} is {'still being written' if ordered else 'in memory only'}"
+            return Flush(name, writers, durable, what + (f"; step {durable[1]} is durable" if durable else ""), ordered)
     if durable is not None and (not names or names[0] <= durable):
         return Flush(None, {}, durable, f"step {durable[1]} is durable, and memory holds nothing newer")
     if names:

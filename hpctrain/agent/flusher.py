@@ -7,7 +7,7 @@ agents of all nodes when one of them exits with an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from hpctrain.clock import Clock
 from hpctrain.ids import NodeName
 from hpctrain.jobs.writer import EventWriter
 
+TIER = "shared"
 SILENT_S = 8.0
 """A node that has not said by now what it holds counts as dead."""
 ATTEMPT = 1_000_000
@@ -29,6 +30,12 @@ class Keeper(Protocol):
 
     def holdings(self) -> Mapping[Name, Mapping[int, int]]:
         """Ranks whose parts are there, by checkpoint, each with the size of its world."""
+
+    def ordered(self, tier: str, ranks: Sequence[int]) -> Mapping[Name, Sequence[int]]:
+        """Ranks that have had checkpoints written, or have an order for that."""
+
+    def is_working(self, tier: str, ranks: Sequence[int]) -> bool:
+        """The writer has begun orders of these ranks and not ended them."""
 
     def order(self, tier: str, rank: int, name: Name, task: Mapping[str, Any]) -> str:
         """Have a part written; returns why it will not be, "" when it will."""
@@ -50,16 +57,19 @@ class Flusher:
     Args:
         durable: the newest checkpoint that is committed in the shared tier; None when there is none.
         pause: waits a moment, and may move the deadline.
+        restart_writer: ends the writer, for another to take its place.
         values: the run's tiers, as in HPCTRAIN_CHECKPOINT.
     """
 
     def __init__(
         self, control: Control, ranks: RankPlan, keeper: Keeper, *, node: NodeName, values: Mapping[str, Any],
         durable: Callable[[], Name | None], events: EventWriter, clock: Clock, pause: Callable[[], None],
+        restart_writer: Callable[[], None],
     ) -> None:
         self._control, self._ranks, self._keeper, self._node = control, ranks, keeper, node
         self._values, self._durable = values, durable
         self._events, self._clock, self._pause = events, clock, pause
+        self._restart_writer = restart_writer
         self._started_s = 0.0
 
     def run(self, reason: str, deadline: Deadline) -> Flush | None:
@@ -69,7 +79,8 @@ class Flusher:
             reason: why the ranks have died.
         """
         self._started_s = self._clock.monotonic()
-        held = Holdings(self._node, self._keeper.holdings(), self._durable())
+        ordered = self._keeper.ordered(TIER, self._ranks.ranks_of(self._node))
+        held = Holdings(self._node, self._keeper.holdings(), self._durable(), ordered)
         try_write(self._control.publish_holdings, held)
         flush = self._decide(deadline)
         if flush is None:
@@ -91,32 +102,40 @@ class Flusher:
             if spoken >= set(self._ranks.nodes) or self._clock.monotonic() >= silent_s:
                 flush = agree(holdings, {node: self._ranks.ranks_of(node) for node in self._ranks.nodes})
                 if problem := try_write(self._control.decide_flush, flush):
-                    return self._undecided(problem)
+                    self._undecided(problem)
+                    return None
                 continue  # the one that counts may be another's
             self._pause()
-        return self._undecided("the nodes came to no decision in time")
+        self._undecided("the nodes came to no decision in time")
+        return None
 
     def _undecided(self, why: str) -> None:
         self._events.note("checkpoint.failed", f"what memory holds was not saved: {why}", node=self._node,
-                          evidence={"tier": "shared"})
+                          evidence={"tier": TIER})
 
     def _write(self, flush: Flush, reason: str, deadline: Deadline) -> str:
         name = flush.name
         if name is None:
             return ""
-        errors = [self._keeper.order("shared", rank, name, self._task(flush, rank, reason, deadline))
-                  for rank in flush.ranks_of(self._node)]
-        if error := next(filter(None, errors), ""):
+        if not flush.is_ordered and (error := self._order(flush, name, reason, deadline)):
             return error
         left = set(flush.ranks_of(self._node))
         while left and self._clock.monotonic() < deadline.at_s:
-            results = {rank: self._keeper.result("shared", rank, name) for rank in left}
+            results = {rank: self._keeper.result(TIER, rank, name) for rank in left}
             if error := next((text for text in results.values() if text), ""):
                 return error
             left = {rank for rank, result in results.items() if result is None}
             if left:
                 self._pause()
         return f"time ran out after {self._clock.monotonic() - self._started_s:.0f} s" if left else ""
+
+    def _order(self, flush: Flush, name: Name, reason: str, deadline: Deadline) -> str:
+        ranks = flush.ranks_of(self._node)
+        errors = [self._keeper.order(TIER, rank, name, self._task(flush, rank, reason, deadline)) for rank in ranks]
+        if self._keeper.is_working(TIER, ranks):
+            # It may wait for the share of a rank that died before it gave the order. The next writer begins with ours.
+            self._restart_writer()
+        return next(filter(None, errors), "")
 
     def _task(self, flush: Flush, rank: int, reason: str, deadline: Deadline) -> dict[str, Any]:
         commit = None
@@ -133,7 +152,7 @@ class Flusher:
         incarnation, step = flush.name
         seconds = round(self._clock.monotonic() - self._started_s, 3)
         evidence: dict[str, Any] = {
-            "tier": "shared", "incarnation": incarnation, "nodes": sorted(flush.nodes), "seconds": seconds,
+            "tier": TIER, "incarnation": incarnation, "nodes": sorted(flush.nodes), "seconds": seconds,
             "durable_step": flush.durable[1] if flush.durable else None,
         }
         if error:

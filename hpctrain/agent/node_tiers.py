@@ -99,12 +99,17 @@ class NodeTiers:
         Flusher(
             self._control, self._ranks, self._keeper, node=self._node, values=self._plan.checkpoint.values,
             durable=self._durable, events=self._events, clock=self._clock, pause=lambda: pause(deadline),
+            restart_writer=self._restart_writer,
         ).run(reason, deadline)
 
     def _drain(self, deadline: Deadline, pause: Callable[[Deadline], None]) -> None:
         """The ranks have ended well: let the writer finish what they ordered."""
         while self._keeper.is_busy(self._ranks.ranks_of(self._node)) and self._clock.monotonic() < deadline.at_s:
             pause(deadline)
+
+    def _restart_writer(self) -> None:
+        if self._processes is not None:
+            self._processes.restart("writer")
 
     def stop(self) -> None:
         """End the processes."""

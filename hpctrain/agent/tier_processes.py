@@ -41,6 +41,7 @@ class Helper:
     Attributes:
         what: ``keeper`` or ``writer``.
         loss: what its death costs, for the event.
+        expected: process whose end is our own doing, and no event.
     """
 
     what: str
@@ -51,6 +52,7 @@ class Helper:
     started_s: float = 0.0
     retry_at_s: float = float("-inf")
     told: bool = False
+    expected: int = 0
 
 
 def helpers(secret: bytes, node: str, run_dir: Path, env: Mapping[str, str], agent_pid: int) -> list[Helper]:
@@ -88,6 +90,13 @@ class TierProcesses:
         """Begin; returns at once."""
         self._thread.start()
 
+    def restart(self, what: str) -> None:
+        """End one on purpose; the next one is started at once, and nobody is told."""
+        for child in self._children:
+            if child.what == what and child.process is not None:
+                child.expected = child.process.pid
+                process.kill_group(child.process)
+
     def stop(self) -> None:
         """End both processes. What they have not made durable by now is lost."""
         self._ended.set()
@@ -118,9 +127,9 @@ class TierProcesses:
             if code is None:
                 self._lives(child, now)
                 return
-            self._forget(child.process.pid)
-            child.process = None
-            self._died(child, now, code)
+            pid, child.process = child.process.pid, None
+            self._forget(pid)
+            self._died(child, now, pid, code)
         if now >= child.retry_at_s and not self._ended.is_set():
             self._start(child, now)
 
@@ -139,10 +148,10 @@ class TierProcesses:
             back = f"there is a {child.what} of checkpoints on {self._node} again"
             self._note("checkpoint.recovered", back, child.what, 0)
 
-    def _died(self, child: Helper, now: float, code: int) -> None:
+    def _died(self, child: Helper, now: float, pid: int, code: int) -> None:
         if now - child.started_s > CALM_S:
             child.failures = 0
-        if code == 0:
+        if code == 0 or child.expected == pid:
             # The writer ends when the keeper does; a keeper, when there is one of this node already, of an agent that is
             # just ending.
             child.retry_at_s = now + FIRST_DELAY_S

@@ -66,9 +66,18 @@ def test_parts_of_different_worlds_make_no_whole() -> None:
     assert agree([two, four], NODES).name is None
 
 
+def test_what_all_ranks_have_ordered_needs_no_new_order() -> None:
+    """If every rank had ordered the step there is only to wait; if one had not, it is ordered anew, by all."""
+    def ordered(node: str, *ranks: int) -> Holdings:
+        return Holdings(node, {(0, 4): dict.fromkeys(NODES[node], 4)}, None, {(0, 4): ranks})
+
+    assert agree([ordered("n1", 0, 1), ordered("n2", 2, 3)], NODES).is_ordered
+    assert not agree([ordered("n1", 0, 1), ordered("n2", 2)], NODES).is_ordered
+
+
 def test_what_is_published_reads_back() -> None:
     """Holdings and decision survive the way through the control directory."""
-    held = holds("n1", (0, 1), s3="01", s4="0123")
+    held = Holdings("n1", {(0, 3): {0: 4, 1: 4}, (0, 4): dict.fromkeys(range(4), 4)}, (0, 1), {(0, 4): (0, 1)})
     flush = agree([held], NODES)
 
     assert held == Holdings.from_json(json.loads(json.dumps(held.to_json())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,34 @@ VALUES = {"root": "/checkpoints", "world": {"parallelism": "ddp"}, "retention": 
 class FakeKeeper:
     """Holds parts and takes orders, each of which is done after some questions."""
 
-    def __init__(self, *steps: int, ranks: tuple[int, ...] = (), error: str = "", questions: int = 2) -> None:
+    def __init__(
+        self, *steps: int, ranks: tuple[int, ...] = (), error: str = "", questions: int = 2, ordered: int = 0,
+        working: bool = False,
+    ) -> None:
         self.parts = {(0, step): dict.fromkeys(ranks, 2) for step in steps}
         self.orders: list[tuple[str, int, Name, Mapping[str, Any]]] = []
-        self._error, self._questions = error, questions
+        self._error, self._questions, self._ranks = error, questions, ranks
+        self._ordered, self._working = ordered, working
+        self.restarts = 0
 
     def holdings(self) -> Mapping[Name, Mapping[int, int]]:
         return self.parts
+
+    def ordered(self, tier: str, ranks: Sequence[int]) -> Mapping[Name, Sequence[int]]:
+        return {(0, self._ordered): self._ranks} if self._ordered else {}
+
+    def is_working(self, tier: str, ranks: Sequence[int]) -> bool:
+        return self._working
+
+    def restart(self) -> None:
+        self.restarts += 1
 
     def order(self, tier: str, rank: int, name: Name, task: Mapping[str, Any]) -> str:
         self.orders.append((tier, rank, name, task))
         return ""
 
     def result(self, tier: str, rank: int, name: Name) -> str | None:
-        assert (tier, rank, name) in [order[:3] for order in self.orders]
+        assert name == (0, self._ordered) or (tier, rank, name) in [order[:3] for order in self.orders]
         self._questions -= 1
         return self._error if self._questions <= 0 else None
 
@@ -53,7 +67,7 @@ def flusher(
     run_dir.control.mkdir(exist_ok=True)
     return Flusher(
         Control(run_dir, Incarnation(0)), RANKS, keeper, node=NodeName(node), values=VALUES, durable=lambda: durable,
-        events=EventWriter(run_dir, "agent", node, time), clock=time, pause=pause,
+        events=EventWriter(run_dir, "agent", node, time), clock=time, pause=pause, restart_writer=keeper.restart,
     )
 
 
@@ -97,6 +111,26 @@ def test_durable_steps_are_left_alone(tmp_path: Path) -> None:
     assert [None, None] == [flush.name if flush else (9, 9) for flush in both(tmp_path, first, second, durable=(0, 4))]
     assert [] == first.orders + second.orders
     assert [] == read_events(RunDir(tmp_path))
+
+
+def test_what_the_ranks_have_ordered_is_only_waited_for(tmp_path: Path) -> None:
+    """All ranks had the newest step ordered before they died: nobody orders it again, and the writer is left alone."""
+    first, second = (FakeKeeper(4, ranks=(rank,), ordered=4, working=True) for rank in (0, 1))
+
+    assert [True, True] == [bool(flush and flush.is_ordered) for flush in both(tmp_path, first, second)]
+    assert [] == first.orders + second.orders
+    assert (0, 0) == (first.restarts, second.restarts)
+    assert ["checkpoint.flushed"] == [event.kind for event in read_events(RunDir(tmp_path))]
+
+
+def test_a_writer_that_waits_for_a_dead_rank_is_replaced(tmp_path: Path) -> None:
+    """Rank 1 died before it gave its order: rank 0's order would wait in vain, so a new writer begins with the agents'."""
+    first, second = FakeKeeper(4, ranks=(0,), ordered=4, working=True), FakeKeeper(4, ranks=(1,))
+    both(tmp_path, first, second)
+
+    assert [[("shared", 0, (0, 4))], [("shared", 1, (0, 4))]] == [
+        [order[:3] for order in keeper.orders] for keeper in (first, second)]
+    assert (1, 0) == (first.restarts, second.restarts)
 
 
 def test_a_silent_node_is_dead_after_a_while(tmp_path: Path) -> None:

@@ -112,6 +112,17 @@ def test_signals_of_slurm_do_not_end_it(begin: Callable[..., Started]) -> None:
     assert one.processes[0].poll() is None
 
 
+def test_a_restart_on_purpose_is_no_event(begin: Callable[..., Started]) -> None:
+    """A process that is ended to be replaced is replaced, and nobody is alarmed."""
+    one = begin()
+    assert eventually(lambda: len(one.watched) == 1)
+    one.tiers.restart("keeper")
+    assert eventually(lambda: len(one.watched) == 2)
+
+    assert -signal.SIGKILL == one.processes[0].returncode
+    assert [] == one.events()
+
+
 def test_nothing_is_left(begin: Callable[..., Started]) -> None:
     """After the end there is no process, and the warden has been told so."""
     one = begin()
