@@ -1,7 +1,7 @@
 """Who reads which bytes when a checkpoint is restored (pure).
 
 Every piece is read by one rank, and sent to the others that need it: storage hands out each byte once. Of the ranks that can
-read it at the least cost, one that needs it reads it, and among those who has least to read. All ranks work through the
+read it at the least cost, one that needs it reads it; among those, from the best place, who has least to read. All ranks work through the
 pieces in the same order and in *rounds*, so that no rank holds more than a bounded amount in memory.
 """
 
@@ -97,12 +97,12 @@ def pick(stored: StoredShard, needed_by: Sequence[int], offers: Sequence[Offer],
     if not offers:
         raise MissingError(f"{stored.shard.name} cannot be had from anywhere")
     least = min(offer.cost for offer in offers)
-    best = [offer for offer in reversed(offers) if offer.cost == least]
-    able = {rank: offer.origin for offer in best for rank in needed_by if rank in offer.ranks}
-    able = able or {rank: offer.origin for offer in best for rank in offer.ranks}
-    reader = min(able, key=lambda rank: (loads[rank], rank))
+    best = [(place, offer) for place, offer in enumerate(offers) if offer.cost == least]
+    able = {rank: place for place, offer in reversed(best) for rank in needed_by if rank in offer.ranks}
+    able = able or {rank: place for place, offer in reversed(best) for rank in offer.ranks}
+    reader = min(able, key=lambda rank: (able[rank], loads[rank], rank))
     loads[reader] += stored.size_bytes
-    return Piece(stored, reader, tuple(needed_by), able[reader])
+    return Piece(stored, reader, tuple(needed_by), offers[able[reader]].origin)
 
 
 def rounds(pieces: Sequence[Piece], limit_bytes: int = ROUND_BYTES) -> list[list[Piece]]:
