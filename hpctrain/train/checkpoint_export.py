@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from hpctrain.checkpoint.manifest import Manifest
+from hpctrain.checkpoint.store import Reader
 from hpctrain.checkpoint.weight_files import WeightFile, model_shapes, plan_files
 from hpctrain.checkpoint.weights import sync_file, write_weights
 from hpctrain.errors import CheckpointError, NotFoundError, RecipeError
@@ -84,13 +85,14 @@ def dress_from_folder(folder: Path) -> Dress:
 
 
 def export(
-    source: Path, manifest: Manifest, target: Path, dress: Dress, *, dtype: str | None, max_file_bytes: int,
+    source: Reader, where: str, manifest: Manifest, target: Path, dress: Dress, *, dtype: str | None, max_file_bytes: int,
     on_bytes: Callable[[int], None],
 ) -> list[WeightFile]:
     """Write a model directory, whole or not at all; what was written.
 
     Args:
-        source: directory of the checkpoint.
+        source: of the checkpoint's shards.
+        where: it lies, for messages.
         target: it must not exist.
         dtype: what floating-point tensors become; None keeps what is stored.
 
@@ -101,7 +103,7 @@ def export(
     shapes = model_shapes(manifest.table())
     model = None if dress.config is None else _bare_model(dress.config)
     if model is not None:
-        twins = _check_names(model, shapes, str(source))
+        twins = _check_names(model, shapes, where)
         shapes = {name: value for name, value in shapes.items() if name not in twins}
     files = plan_files(shapes, dtype=dtype, max_file_bytes=max_file_bytes)
     partial = target.with_name(f".{target.name}.partial")
@@ -110,7 +112,7 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         make_private_dir(partial)
         try:
-            write_weights(source, manifest, files, partial, dtype=dtype, on_bytes=on_bytes)
+            write_weights(source, where, manifest, files, partial, dtype=dtype, on_bytes=on_bytes)
             if model is not None:
                 _save_config(model, dtype or _most(shapes), partial)
             dress.save_rest(partial)

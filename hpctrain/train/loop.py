@@ -18,6 +18,7 @@ from hpctrain.checkpoint.manager import Checkpointer, SaveResult
 from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.errors import RecipeError, StorageError
 from hpctrain.jobs.layout import RunDir
+from hpctrain.jobs.metrics import read_tail
 from hpctrain.recipe.checkpoint_values import checkpoint_values
 from hpctrain.recipe.schema import Data, Recipe, Training
 from hpctrain.recipe.schema import Tokenizer as TokenizerSection
@@ -98,7 +99,7 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     # 4. Continue where the newest complete checkpoint left off.
     heartbeat.beat("load")
     checkpointer.register(model=network.model, optimizer=optimizer, data=cursor, rng=True)
-    step = checkpointer.restore() if recipe.checkpoint.resume == "auto" else 0
+    step = checkpointer.restore(reached=reached_step(run_dir)) if recipe.checkpoint.resume == "auto" else 0
     report.start(step, steps, describe(network, training, batch, samples))
 
     # 5. Train.
@@ -295,6 +296,11 @@ def checkpoint_config(recipe: Recipe, run_dir: RunDir) -> CheckpointConfig:
     # Without an agent nobody may count the starts; then the checkpoints do.
     given = os.environ.get(INCARNATION)
     return replace(CheckpointConfig.from_json(values), incarnation=int(given) if given else None)
+
+
+def reached_step(run_dir: RunDir) -> int | None:
+    """Completed steps of earlier starts, as far as their metrics tell; None when there was none."""
+    return max((point.step for point in read_tail(run_dir.metrics)), default=None)
 
 
 def describe(network: Network, training: Training, batch: BatchLayout, samples: Samples) -> str:
