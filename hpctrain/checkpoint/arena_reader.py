@@ -8,27 +8,36 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+import xxhash
+
 from hpctrain.checkpoint import arena_memory
 from hpctrain.checkpoint.arena import Header
 from hpctrain.checkpoint.keeper_client import KeeperClient
+from hpctrain.checkpoint.keeper_slots import RefusedError
+from hpctrain.checkpoint.keeper_wire import WireError
 from hpctrain.checkpoint.names import CheckpointName
+from hpctrain.checkpoint.shard_reader import DamagedError
 from hpctrain.checkpoint.shards import Shard, StoredShard
 
 FILE = "arena"
 """What stands for a file name in :class:`hpctrain.checkpoint.shards.StoredShard`."""
 
 _THREADS = 4
+_CHUNK_BYTES = 1024 * 1024
 
 
 class ArenaCheckpoint:
     """The shards and the state of one rank; a context manager. While it is open, its memory is not reused.
 
+    It is a :class:`hpctrain.checkpoint.parts.Part`; several threads may read at once.
+
     Args:
+        store: of the keeper: ``own``, or ``peer`` for a copy of another node's rank.
         wait_s: for the keeper to finish hashing it.
         verify: compare all hashes now; if not, the caller does while it copies.
 
@@ -45,11 +54,18 @@ class ArenaCheckpoint:
         WireError: the keeper is gone.
     """
 
+    own_state: str
+    world: Mapping[str, Any]
+    reason: str
+    share: Mapping[str, Any]
+    shards: Sequence[StoredShard]
+
     def __init__(self, client: KeeperClient, rank: int, name: CheckpointName, *, wait_s: float = 60.0,
-                 verify: bool = True) -> None:
+                 verify: bool = True, store: str = "own") -> None:
         self._client, self._verifies = client, verify
+        self._what = f"the memory of rank {rank}" if store == "own" else f"the copy of rank {rank} in memory"
         answer, handle = client.request_handle(
-            "open", rank=rank, name=[name.incarnation, name.step], wait_s=wait_s, extra_s=wait_s
+            "open", rank=rank, name=[name.incarnation, name.step], wait_s=wait_s, extra_s=wait_s, store=store
         )
         self._pin: int | None = answer["pin"]
         self._map: mmap.mmap | None = None
@@ -96,6 +112,26 @@ class ArenaCheckpoint:
             raise ValueError("the checkpoint is closed")
         return memoryview(self._map)[stored.offset_bytes:stored.offset_bytes + stored.size_bytes]
 
+    @property
+    def world_size(self) -> int:
+        """Number of ranks that saved together."""
+        return self.header.world_size
+
+    def read_into(self, stored: StoredShard, target: memoryview) -> None:
+        """Copy a shard's bytes, and hash what has arrived.
+
+        Raises:
+            DamagedError: it is not what was committed.
+        """
+        digest = xxhash.xxh3_128()
+        with self.data(stored) as data:
+            for start in range(0, stored.size_bytes, _CHUNK_BYTES):
+                end = min(start + _CHUNK_BYTES, stored.size_bytes)
+                target[start:end] = data[start:end]
+                digest.update(target[start:end])
+        if digest.hexdigest() != stored.xxh3:
+            raise DamagedError(f"{self._what} is damaged: {stored.shard.name} has not the xxh3 hash that was committed")
+
     def items(self) -> Iterator[tuple[Shard, memoryview]]:
         """Every shard with its bytes."""
         for stored in self.shards:
@@ -109,7 +145,8 @@ class ArenaCheckpoint:
             self._map = None
         if self._pin is not None:
             pin, self._pin = self._pin, None
-            self._client.request("close", pin=pin)
+            with contextlib.suppress(WireError, RefusedError):  # a keeper that is gone has let go already
+                self._client.request("close", pin=pin)
 
     def __enter__(self) -> ArenaCheckpoint:
         return self

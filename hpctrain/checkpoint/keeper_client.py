@@ -138,12 +138,23 @@ def shared_secret(path: Path) -> bytes:
     """
     with contextlib.suppress(FileExistsError):
         create_atomic(path, make_secret().hex() + "\n")
+    return read_secret(path)
+
+
+def read_secret(path: Path) -> bytes:
+    """The secret in a private file.
+
+    Raises:
+        StorageError: it cannot be read, is not ours alone, or is none.
+    """
     try:
-        status = path.stat()
-        text = path.read_text()
-        if status.st_uid != os.getuid() or status.st_mode & 0o077:
-            raise StorageError("others can read or write the secret of the RAM tier", where=str(path), hint=_REMOVE)
-        secret = bytes.fromhex(text.strip())
+        # Looked at through the descriptor: a name could mean another file a moment later.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(handle, encoding="ascii") as file:
+            status = os.fstat(handle)
+            if status.st_uid != os.getuid() or status.st_mode & 0o077:
+                raise StorageError("others can read or write the secret of the RAM tier", where=str(path), hint=_REMOVE)
+            secret = bytes.fromhex(file.read(4 * SECRET_BYTES).strip())
     except OSError as error:
         raise StorageError(f"the secret of the RAM tier cannot be read: {error.strerror}", where=str(path)) from error
     except ValueError:

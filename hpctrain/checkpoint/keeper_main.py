@@ -104,7 +104,7 @@ class Server:
                 keeper_wire.challenge(sock, self._secret)
                 while _wait(sock, process):
                     message, handle = keeper_wire.receive(sock)
-                    if message.get("op") == "take":
+                    if message.get("op") in ("take", "listening"):
                         self._clients.discard(connection)  # a writer alone is no reason to stay
                     if handle is not None:
                         os.close(handle)

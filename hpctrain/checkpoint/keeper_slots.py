@@ -3,9 +3,12 @@
 A rank has a few *slots*. A slot is empty, leased to the one process that fills it, or complete. What is leased and never
 committed becomes empty again when its process is gone. The rules that make sure that no fault loses a checkpoint:
 
-- The newest checkpoint that *all* ranks here hold is never overwritten, nor what the caller wants kept.
+- The newest checkpoint that *all* ranks here hold is never overwritten, nor what the caller wants kept. Copies of other
+  nodes' ranks come one by one, so there only the caller can know what is common; without a word, the newest stays.
 - Only the process that holds the lease can commit, and only while no newer incarnation has been seen.
 - A slot that an overtaken process may still be writing to is not given to anybody else: its memory is dropped.
+
+*Spare* slots get memory only when all others are needed, such as while one is being read.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ class Slot:
         name: checkpoint that it holds; None when it holds none.
         pins: readers that must not see it change.
         world_size: number of ranks that saved what it holds.
+        is_spare: to be used only when nothing else can be.
     """
 
     rank: int
@@ -50,6 +54,7 @@ class Slot:
     name: CheckpointName | None = None
     pins: int = 0
     world_size: int = 0
+    is_spare: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -63,14 +68,19 @@ class SlotTable:
 
     Attributes:
         incarnation: newest that has been seen.
+        of_copies: of other nodes' ranks.
     """
 
     incarnation: int = -1
+    of_copies: bool = False
     slots: dict[int, list[Slot]] = field(default_factory=dict)
     _active: dict[int, int] = field(default_factory=dict)  # connection -> rank, of the newest incarnation
 
-    def join(self, connection: int, rank: int, incarnation: int, slots: int) -> list[int]:
+    def join(self, connection: int, rank: int, incarnation: int, slots: int, spares: int = 0) -> list[int]:
         """A rank arrives; returns generations to be dropped, because an overtaken process may be writing to them.
+
+        Args:
+            spares: slots beyond ``slots`` that may be used when all those are needed.
 
         Raises:
             OvertakenError: it is of an older incarnation.
@@ -91,7 +101,9 @@ class SlotTable:
             slot.epoch += 1
         self._active[connection] = rank
         own = self.slots.setdefault(rank, [])
-        own += [Slot(rank, index) for index in range(len(own), slots)]
+        own += [Slot(rank, index) for index in range(len(own), slots + spares)]
+        for slot in own:
+            slot.is_spare = slot.index >= slots
         return generations
 
     def leave(self, connection: int) -> None:
@@ -112,11 +124,12 @@ class SlotTable:
                 f"incarnation {self.incarnation} has taken over; incarnation {incarnation} may no longer save"
             )
 
-    def lease(self, connection: int, keep: Collection[CheckpointName] = ()) -> Slot:
+    def lease(self, connection: int, keep: Collection[CheckpointName] = (), without: Collection[Slot] = ()) -> Slot:
         """Choose a slot and forget what it holds.
 
         Args:
             keep: checkpoints that must stay in any case.
+            without: slots for which there is no memory.
 
         Raises:
             OvertakenError: the process has been overtaken.
@@ -126,7 +139,7 @@ class SlotTable:
         for slot in self.slots[rank]:
             if slot.lease == connection:
                 slot.lease = None  # it gave up that attempt
-        slot = self._victim(rank, keep)
+        slot = self._victim(rank, keep, without)
         slot.lease, slot.name = connection, None
         slot.epoch += 1
         return slot
@@ -198,22 +211,31 @@ class SlotTable:
             raise OvertakenError(f"incarnation {self.incarnation} has taken over; this process may no longer save")
         return self._active[connection]
 
-    def _victim(self, rank: int, keep: Collection[CheckpointName]) -> Slot:
+    def _victim(self, rank: int, keep: Collection[CheckpointName], without: Collection[Slot]) -> Slot:
         slots = self.slots[rank]
-        free = [slot for slot in slots if slot.lease is None and not slot.pins]
-        for slot in free:
-            if slot.is_empty:
+        free = [slot for slot in slots if slot.lease is None and not slot.pins and slot not in without]
+        empty = [slot for slot in free if slot.is_empty]
+        for slot in empty:
+            if slot.generation or not slot.is_spare:
                 return slot
-        # Where the ranks have nothing in common yet, each one's newest is what they may come to have in common.
-        precious = self.newest_common() or max((slot.name for slot in slots if slot.name is not None), default=None)
         candidates = [(slot.name, slot.index) for slot in free
-                      if slot.name is not None and slot.name != precious and slot.name not in keep]
-        if not candidates:
-            raise BusyError(f"all {len(slots)} slots of rank {rank} are needed: {self._uses(slots)}")
-        return slots[min(candidates)[1]]
+                      if slot.name is not None and slot.name not in keep and slot.name != self._precious(slots, keep)]
+        if candidates:
+            return slots[min(candidates)[1]]
+        if empty:
+            return empty[0]
+        raise BusyError(f"all {len(slots)} slots of rank {rank} are needed: {self._uses(slots)}")
+
+    def _precious(self, slots: list[Slot], keep: Collection[CheckpointName]) -> CheckpointName | None:
+        newest = max((slot.name for slot in slots if slot.name is not None), default=None)
+        if self.of_copies:
+            return None if keep else newest
+        # Where the ranks have nothing in common yet, each one's newest is what they may come to have in common.
+        return self.newest_common() or newest
 
     def _uses(self, slots: list[Slot]) -> str:
         return ", ".join(
             "being filled by another process" if slot.lease is not None
-            else f"{slot.name} being read" if slot.pins else f"{slot.name} kept" for slot in slots
+            else f"{slot.name} being read" if slot.pins
+            else f"{slot.name} kept" if slot.name is not None else "no memory for another one" for slot in slots
         )

@@ -23,6 +23,7 @@ from hpctrain.checkpoint.keeper_wire import WireError
 from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.shards import Shard
 from hpctrain.checkpoint.tier_ram_copy import ArenaBlock
+from hpctrain.checkpoint.tier_ram_parts import MemoryParts
 from hpctrain.clock import Clock, SystemClock
 
 ALLOCATION_RATE = 256 * 1024 * 1024
@@ -78,16 +79,18 @@ class RamTier:
         incarnation: of this start.
         slots: checkpoints that are held at the same time; one more than are kept, since one is being filled. 2 keeps the
             last one, 2 + k also k more before it, while the node's memory allows.
+        spares: slots that get memory, where there is some left, when all others are needed, such as while one is being
+            written to a disk: the next save need not wait for that.
     """
 
     def __init__(
         self, connect: Callable[[], KeeperClient], *, rank: int, world_size: int, incarnation: int, slots: int = 2,
-        clock: Clock | None = None,
+        spares: int = 1, clock: Clock | None = None,
     ) -> None:
         if slots < 2:
             raise ValueError(f"the RAM tier needs 2 slots, one to keep and one to fill, not {slots}")
         self._connect, self._rank, self._world_size, self._incarnation = connect, rank, world_size, incarnation
-        self._slots, self._clock = slots, clock or SystemClock()
+        self._slots, self._spares, self._clock = slots, spares, clock or SystemClock()
         self._client: KeeperClient | None = None
         self._blocks: dict[int, tuple[int, ArenaBlock]] = {}  # slot -> (generation, memory)
         self._plan: _Plan | None = None
@@ -176,25 +179,39 @@ class RamTier:
             return False
         return True
 
-    def persist(self, name: CheckpointName, order: Mapping[str, Any], rank: int | None = None) -> str:
-        """Ask the writer process to make a checkpoint durable; returns why it will not, "" when it will.
+    def parts(self) -> MemoryParts:
+        """What this node's memory holds of its own ranks, for a restore."""
+        return MemoryParts(self._connection, "own", self._incarnation, failed=self._lost)
+
+    def peer_parts(self) -> MemoryParts:
+        """What this node's memory holds of another node's ranks."""
+        return MemoryParts(self._connection, "peer", self._incarnation, failed=self._lost)
+
+    def persist(
+        self, name: CheckpointName, tier: str, task: Mapping[str, Any], rank: int | None = None, *, store: str = "own"
+    ) -> str:
+        """Ask the writer process to bring a checkpoint to a tier; returns why it will not, "" when it will.
 
         Args:
-            order: see :mod:`hpctrain.checkpoint.tier_ram_writer`.
+            tier: ``peer``, ``local``, ``shared`` or ``object``.
+            task: what the writer needs to know.
             rank: whose; None is our own. A dead rank's last checkpoint is written as well as a living one's.
+            store: ``peer`` for the copy of another node's rank.
         """
         try:
-            self._connection().request("persist", rank=self._rank if rank is None else rank, task=dict(order),
-                                       incarnation=self._incarnation, name=[name.incarnation, name.step])
+            self._connection().request("persist", tier=tier, rank=self._rank if rank is None else rank, task=dict(task),
+                                       incarnation=self._incarnation, name=[name.incarnation, name.step], store=store)
         except (WireError, RefusedError) as error:
+            self._lost(error)
             return str(error)
         return ""
 
-    def persisted(self, rank: int | None = None) -> dict[str, Any]:
+    def persisted(self, tier: str, rank: int | None = None) -> dict[str, Any]:
         """What became of :meth:`persist`; see :meth:`hpctrain.checkpoint.keeper_tasks.TaskBoard.report`."""
         try:
-            return self._connection().request("persisted", rank=self._rank if rank is None else rank)
+            return self._connection().request("persisted", tier=tier, rank=self._rank if rank is None else rank)
         except (WireError, RefusedError) as error:
+            self._lost(error)
             return {"waiting": None, "working": None, "result": None, "error": str(error)}
 
     def close(self) -> None:
@@ -202,9 +219,7 @@ class RamTier:
         if self._client is not None:
             self._client.close()
             self._client = None
-        for _, block in self._blocks.values():
-            block.close()
-        self._blocks.clear()
+        self._let_go()
 
     # --- staging --------------------------------------------------------------------------------------------------
 
@@ -255,18 +270,32 @@ class RamTier:
         if self._client is None:
             client = self._connect()
             try:
-                client.request("join", rank=self._rank, incarnation=self._incarnation, slots=self._slots)
+                client.request("join", rank=self._rank, incarnation=self._incarnation, slots=self._slots,
+                               spares=self._spares)
             except BaseException:
                 client.close()
                 raise
             self._client = client
-            self._blocks.clear()  # generations of another keeper may have the same numbers
+            self._let_go()  # generations of another keeper may have the same numbers
         return self._client
 
-    def _degrade(self, error: Exception) -> None:
+    def _lost(self, error: Exception) -> None:
+        """After a failed request: hang up when the keeper is gone.
+
+        Its memory is let go, too: it would count twice until the next keeper's blocks are mapped in its place.
+        """
         if isinstance(error, WireError) and self._client is not None:
             self._client.close()
             self._client = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for _, block in self._blocks.values():
+            block.close()
+        self._blocks.clear()
+
+    def _degrade(self, error: Exception) -> None:
+        self._lost(error)
         self._failures += 1
         self._retry_at = self._clock.monotonic() + min(_RETRY_FIRST_S * 2 ** (self._failures - 1), _RETRY_LIMIT_S)
         self.error = _describe(error)

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hpctrain import process
-from hpctrain.checkpoint.keeper_client import KeeperClient, shared_secret, start_keeper, start_writer
+from hpctrain.checkpoint.keeper_client import KeeperClient, read_secret, shared_secret, start_keeper, start_writer
 from hpctrain.checkpoint.keeper_wire import WireError
 
-SECRET_VARIABLE = "HPCTRAIN_KEEPER_SECRET"  # noqa: S105 - the name of the variable, not a secret
+SECRET_FILE_VARIABLE = "HPCTRAIN_KEEPER_SECRET_FILE"  # noqa: S105 - the name of the variable, not a secret
 NODE_VARIABLE = "HPCTRAIN_NODE"
 SECRET_FILE = ".ram-tier.secret"  # noqa: S105 - a name, too
 IDLE_S = 600.0
@@ -45,12 +45,11 @@ class KeeperConnector:
         """The agent's keeper if it says that there is one; else one of our own for the checkpoints in ``root``.
 
         Raises:
-            StorageError: the secret in ``root`` cannot be made or must not be trusted.
-            ValueError: the secret in the environment is none.
+            StorageError: the secret cannot be read, or made in ``root``, or must not be trusted.
         """
         node = env.get(NODE_VARIABLE, "")
-        if env.get(SECRET_VARIABLE):
-            return cls(bytes.fromhex(env[SECRET_VARIABLE]), node, may_start=False)
+        if env.get(SECRET_FILE_VARIABLE):
+            return cls(read_secret(Path(env[SECRET_FILE_VARIABLE])), node, may_start=False)
         return cls(shared_secret(root / SECRET_FILE), node, writer=writer)
 
     def _connect_soon(self) -> KeeperClient:

@@ -6,6 +6,7 @@ GPU the memory is registered with the driver once, and copied to on a stream of 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Sequence
 from typing import Any
@@ -86,10 +87,15 @@ class ArenaBlock:
         _driver().cudaHostRegister(self._bytes.data_ptr(), self._bytes.numel(), 0)
 
     def close(self) -> None:
-        """Give the memory back to the driver; the mapping ends when nothing looks at it any more."""
+        """Give the memory back, to the driver first; nothing may be written any more."""
         if self._registered:
             _driver().cudaHostUnregister(self._bytes.data_ptr())
             self._registered = False
+        # The mapping ends with the last tensor that looks at it.
+        self._targets, self._typed, self._shards = [], [], ()
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+        with contextlib.suppress(BufferError):
+            self._mapping.close()
 
 
 def tensor_of(view: memoryview, shard: Shard) -> torch.Tensor:

@@ -58,7 +58,7 @@ def work_once(client: KeeperClient, *, wait_s: float) -> bool:
     Raises:
         WireError: the keeper is gone.
     """
-    task = client.request("take", wait_s=wait_s, extra_s=wait_s)
+    task = client.request("take", tier="shared", wait_s=wait_s, extra_s=wait_s)
     if "task" not in task:
         return False
     rank, name = int(task["rank"]), CheckpointName(*task["name"])
@@ -70,7 +70,7 @@ def work_once(client: KeeperClient, *, wait_s: float) -> bool:
         result = {"error": f"{error.filename or task['task'].get('folder', '')}: {error.strerror}"}
     except (HpctrainError, RefusedError, ValueError, KeyError) as error:
         result = {"error": str(error)}
-    client.request("finish", rank=rank, result=result)
+    client.request("finish", tier="shared", rank=rank, result=result)
     return True
 
 

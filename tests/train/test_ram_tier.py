@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 xxhash = pytest.importorskip("xxhash")
 
 from hpctrain.checkpoint.arena_reader import ArenaCheckpoint  # noqa: E402 - after the checks that both are there
-from hpctrain.checkpoint.keeper_client import KeeperClient, make_secret, start_keeper, start_writer  # noqa: E402
+from hpctrain.checkpoint.keeper_client import KeeperClient, shared_secret, start_keeper, start_writer  # noqa: E402
 from hpctrain.checkpoint.keeper_wire import WireError  # noqa: E402
 from hpctrain.checkpoint.names import CheckpointName  # noqa: E402
 from tests.train.ranks import Start, WarmRanks, logs  # noqa: E402
@@ -69,7 +69,8 @@ def trainer_main(_arguments: list[str]) -> int:
     torch.manual_seed(rank)
     told: list[str] = []
     checkpointer = Checkpointer(
-        CheckpointConfig(run_dir / "checkpoints", TierSchedule(every_steps=1000), ram=RamConfig(TierSchedule(every_steps=1))),
+        CheckpointConfig(run_dir / "checkpoints", TierSchedule(every_steps=1000),
+                         ram=RamConfig(TierSchedule(every_steps=1))),
         notify=lambda kind, reason, step, evidence: told.append(f"{kind}: {reason}"),
     )
     checkpointer.register(model=model, optimizer=optimizer, rng=True)
@@ -108,7 +109,9 @@ class Node:
 
     def __init__(self, trainers: WarmRanks, run_dir: Path) -> None:
         self._trainers, self.run_dir = trainers, run_dir
-        self.secret = make_secret()
+        run_dir.mkdir(exist_ok=True)
+        self.secret_file = run_dir / "keeper.secret"
+        self.secret = shared_secret(self.secret_file)
         self.keeper = start_keeper(self.secret, until_pid=os.getpid())
 
     def start(self, incarnation: int, **env: str) -> Start:
@@ -156,7 +159,8 @@ class Node:
             for path in self.run_dir.glob(pattern):
                 path.unlink()
         return self._trainers.start(self.run_dir, {}, target="tests.train.test_ram_tier:trainer_main",
-                                    TEST_STEPS=str(steps), HPCTRAIN_KEEPER_SECRET=self.secret.hex(), HPCTRAIN_NODE="")
+                                    TEST_STEPS=str(steps), HPCTRAIN_KEEPER_SECRET_FILE=str(self.secret_file),
+                                    HPCTRAIN_NODE="")
 
     def weights(self) -> list[bytes]:
         return [(self.run_dir / f"weights-{rank}").read_bytes() for rank in range(4)]
@@ -237,13 +241,13 @@ def test_killed_writer_is_replaced(node: Node, tmp_path: Path) -> None:
     client = KeeperClient(node.secret)
     (name, *_) = reversed(node.held()[0])
     order = {"folder": str(tmp_path)}
-    client.request("persist", rank=0, incarnation=0, name=[name.incarnation, name.step], task=order)
+    client.request("persist", tier="shared", rank=0, incarnation=0, name=[name.incarnation, name.step], task=order)
     first = KeeperClient(node.secret)
-    assert first.request("take")["rank"] == 0
+    assert first.request("take", tier="shared")["rank"] == 0
     first.close()
     second = start_writer(node.secret)
     deadline = time.monotonic() + 20
-    while not (result := client.request("persisted", rank=0)["result"]):
+    while not (result := client.request("persisted", rank=0, tier="shared")["result"]):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert result["name"] == [name.incarnation, name.step] and "error" not in result

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrain.checkpoint.keeper_slots import BusyError, OvertakenError, RefusedError, SlotTable
-from hpctrain.checkpoint.keeper_tasks import ATTEMPTS, TaskBoard
+from hpctrain.checkpoint.keeper_tasks import ATTEMPTS, Task, TaskBoard
 from hpctrain.checkpoint.names import CheckpointName
 
 
@@ -19,6 +19,10 @@ def save(table: SlotTable, connection: int, step: int, incarnation: int = 0) -> 
     slot = table.lease(connection)
     table.commit(connection, slot.index, name(step, incarnation))
     return slot.index
+
+
+def order(step: int, tier: str = "shared") -> Task:
+    return Task(tier, 0, name(step), {})
 
 
 def table_of(ranks: int = 1, slots: int = 2) -> SlotTable:
@@ -143,6 +147,28 @@ def test_whole_means_every_rank_that_saved() -> None:
     assert [name(2)] == table.whole()
 
 
+def test_copies_stay_as_the_caller_says() -> None:
+    """Copies come rank by rank, so what is common to all is what the sender names; without a word, the newest stays."""
+    table = SlotTable(of_copies=True)
+    table.join(1, 3, 0, 2)
+    save(table, 1, 1)
+    save(table, 1, 2)
+    assert 1 == table.lease(1, keep=[name(1)]).index
+    table.commit(1, 1, name(3))
+    assert 0 == table.lease(1).index
+
+
+def test_spare_slots_come_last() -> None:
+    """A spare slot is empty until no other slot can be had; once it has memory, it takes its turn."""
+    table = SlotTable()
+    table.join(0, 0, 0, 2, 1)
+    for slot in table.all():
+        slot.generation = 0 if slot.is_spare else 1
+    assert [0, 1, 0] == [save(table, 0, step) for step in (1, 2, 3)]
+    table.slots[0][1].pins += 1
+    assert 2 == save(table, 0, 4)
+
+
 def test_history_keeps_the_last_k() -> None:
     """With k + 1 slots, the last k steps are there while the next one is being written."""
     table = table_of(slots=5)
@@ -155,23 +181,40 @@ def test_history_keeps_the_last_k() -> None:
 def test_newest_order_wins() -> None:
     """One order is in work, one waits; a newer one replaces the one that waits, and the result names what was written."""
     board = TaskBoard()
-    assert board.post(0, name(1), {}) is None
-    task = board.take(5)
-    assert task is not None and board.post(0, name(2), {}) is None
-    assert name(2) == board.post(0, name(3), {})
-    assert board.take(6) is None and not board.has_work()
+    assert board.post(order(1)) is None
+    task = board.take(5, "shared")
+    assert task is not None and board.post(order(2)) is None
+    assert name(2) == board.post(order(3))
+    assert board.take(6, "shared") is None and not board.has_work("shared")
     with pytest.raises(RefusedError, match="nothing of rank 0"):
-        board.finish(6, 0, {})
-    board.finish(5, 0, {"files": []})
-    assert {"waiting": [0, 3], "working": None, "result": {"name": [0, 1], "files": []}} == board.report(0)
+        board.finish(6, "shared", 0, {})
+    board.finish(5, "shared", 0, {"files": []})
+    assert {"waiting": [0, 3], "working": None, "result": {"name": [0, 1], "files": []}} == board.report(0, "shared")
+
+
+def test_tiers_do_not_wait_for_each_other() -> None:
+    """An order of one tier is taken while another tier's is in work for the same rank, and each has its own report."""
+    board = TaskBoard()
+    board.post(order(1))
+    board.post(order(2, "peer"))
+    assert board.take(5, "shared") is not None and not board.has_work("shared")
+    task = board.take(6, "peer")
+    assert task is not None and ("peer", name(2)) == (task.tier, task.name)
+    with pytest.raises(RefusedError, match="tier shared by this process"):
+        board.finish(6, "shared", 0, {})
+    board.finish(6, "peer", 0, {})
+    assert {"peer": (None, [0, 2]), "shared": ([0, 1], None)} == {
+        tier: (report["working"], report["result"] and report["result"]["name"]) for tier, report in board.reports(0).items()
+    }
+    assert {} == board.reports(1)
 
 
 def test_work_of_a_dead_writer_is_done_again() -> None:
     """An order outlives its writer, but not any number of them."""
     board = TaskBoard()
-    board.post(0, name(1), {})
+    board.post(order(1))
     for writer in range(ATTEMPTS):
-        assert board.take(writer) is not None
+        assert board.take(writer, "shared") is not None
         board.leave(writer)
-    assert board.take(9) is None
-    assert "3 writer processes died" in board.report(0)["result"]["error"]
+    assert board.take(9, "shared") is None
+    assert "3 writer processes died" in board.report(0, "shared")["result"]["error"]

@@ -20,7 +20,7 @@ xxhash = pytest.importorskip("xxhash")
 
 from hpctrain.checkpoint import arena, arena_memory  # noqa: E402 - after the checks that both are there
 from hpctrain.checkpoint.arena_memory import make_block  # noqa: E402
-from hpctrain.checkpoint.keeper_client import KeeperClient, make_secret, start_keeper, start_writer  # noqa: E402
+from hpctrain.checkpoint.keeper_client import KeeperClient, make_secret, shared_secret, start_keeper, start_writer  # noqa: E402
 from hpctrain.checkpoint.keeper_slots import RefusedError  # noqa: E402
 from hpctrain.checkpoint.keeper_wire import WireError  # noqa: E402
 from hpctrain.checkpoint.names import CheckpointName  # noqa: E402
@@ -29,6 +29,7 @@ from hpctrain.checkpoint.tier_ram import RamTier  # noqa: E402
 from hpctrain.checkpoint.tier_ram_connect import KeeperConnector  # noqa: E402
 from hpctrain.checkpoint.tier_ram_copy import ArenaBlock, tensor_of  # noqa: E402
 from hpctrain.checkpoint.tier_ram_writer import share_of, work_once  # noqa: E402
+from hpctrain.errors import StorageError  # noqa: E402
 
 DTYPES = ["float32", "float64", "bfloat16", "float16", "int64", "int32", "int16", "uint8", "bool", "complex64",
           "complex128", "float8_e4m3fn", "float8_e5m2"]
@@ -252,11 +253,15 @@ def test_own_keeper_is_started_and_started_again(tmp_path: Path) -> None:
 
 
 def test_agents_keeper_is_not_replaced(tmp_path: Path) -> None:
-    """Where the agent holds the memory, a rank starts no keeper of its own."""
-    connector = KeeperConnector.from_env({"HPCTRAIN_KEEPER_SECRET": "ab" * 32, "HPCTRAIN_NODE": "n1"}, tmp_path)
+    """Where the agent holds the memory, a rank starts no keeper of its own, and makes no secret."""
+    file = tmp_path / "keeper.secret"
+    env = {"HPCTRAIN_KEEPER_SECRET_FILE": str(file), "HPCTRAIN_NODE": "n1"}
+    with pytest.raises(StorageError, match=r"keeper\.secret: the secret of the RAM tier cannot be read: No such file"):
+        KeeperConnector.from_env(env, tmp_path)
+    shared_secret(file)
     with pytest.raises(WireError, match="there is no keeper"):
-        connector()
-    assert [] == list(tmp_path.iterdir())
+        KeeperConnector.from_env(env, tmp_path)()
+    assert [file] == list(tmp_path.iterdir())
 
 
 def test_tensor_that_does_not_fit_is_refused(node: Node) -> None:
@@ -271,7 +276,7 @@ def test_tensor_that_does_not_fit_is_refused(node: Node) -> None:
 
 def test_reader_blocks_only_its_slot(node: Node) -> None:
     """While a checkpoint is being read it is not overwritten: saves go on in the other slot, and it stays as it was."""
-    tier = node.tier()
+    tier = node.tier(spares=0)
     tier.stage(1, zoo(1), "{}")
     with tier.read(CheckpointName(0, 1)) as checkpoint:
         results = [tier.stage(step, zoo(step), "{}") for step in (2, 3)]
@@ -280,6 +285,18 @@ def test_reader_blocks_only_its_slot(node: Node) -> None:
         checkpoint._verify()
     assert tier.stage(4, zoo(4), "{}").ok
     assert [CheckpointName(0, 2), CheckpointName(0, 4)] == tier.complete_steps()
+
+
+def test_spare_slot_is_used_while_one_is_read(node: Node) -> None:
+    """While the writer reads a checkpoint, saves go on in turns between two slots, as if it did not."""
+    tier = node.tier()
+    tier.stage(1, zoo(1), "{}")
+    with tier.read(CheckpointName(0, 1)) as checkpoint:
+        results = [tier.stage(step, zoo(step), "{}") for step in (2, 3, 4, 5)]
+        checkpoint._verify()
+    assert [True] * 4 == [result.ok for result in results]
+    assert [True, True, False, False] == [result.allocated for result in results]
+    assert [CheckpointName(0, step) for step in (1, 4, 5)] == tier.complete_steps()
 
 
 def order(folder: Path) -> dict[str, str]:
@@ -303,9 +320,9 @@ def test_dead_ranks_last_checkpoint_is_written(node: Node, tmp_path: Path) -> No
     node.tiers[0].close()
     writer = start_writer(node.secret)
     after = node.tier(rank=9, incarnation=1)
-    assert after.persist(CheckpointName(0, 1), order(tmp_path), rank=0) == ""
+    assert after.persist(CheckpointName(0, 1), "shared", order(tmp_path), rank=0) == ""
     deadline = time.monotonic() + 20
-    while not (result := after.persisted(rank=0)["result"]):
+    while not (result := after.persisted("shared", 0)["result"]):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -320,17 +337,17 @@ def test_writer_reports_what_it_cannot_write(node: Node, tmp_path: Path) -> None
     tier, client = node.tier(), KeeperClient(node.secret)
     for step in (1, 2, 3):
         tier.stage(step, zoo(step), "{}")
-    assert "rank 0 has no complete" in tier.persist(CheckpointName(0, 1), order(tmp_path))
-    tier.persist(CheckpointName(0, 2), order(tmp_path / "nowhere"))
+    assert "rank 0 has no complete" in tier.persist(CheckpointName(0, 1), "shared", order(tmp_path))
+    tier.persist(CheckpointName(0, 2), "shared", order(tmp_path / "nowhere"))
     assert work_once(client, wait_s=1)
-    assert "No such file" in tier.persisted()["result"]["error"]
+    assert "No such file" in tier.persisted("shared")["result"]["error"]
 
-    tier.persist(CheckpointName(0, 2), order(tmp_path))
-    tier.persist(CheckpointName(0, 3), order(tmp_path))  # the newer order replaces the older one
+    tier.persist(CheckpointName(0, 2), "shared", order(tmp_path))
+    tier.persist(CheckpointName(0, 3), "shared", order(tmp_path))  # the newer order replaces the older one
     (tmp_path / "__0_0.distcp").write_text("left by a writer that was killed")
     assert work_once(client, wait_s=1) and not work_once(client, wait_s=0)
-    assert tier.persisted()["result"]["name"] == [0, 3]
-    assert_written(tmp_path, tier.persisted()["result"], zoo(3))
+    assert tier.persisted("shared")["result"]["name"] == [0, 3]
+    assert_written(tmp_path, tier.persisted("shared")["result"], zoo(3))
     client.close()
 
 

@@ -19,7 +19,7 @@ pytest.importorskip("xxhash")
 
 from hpctrain.checkpoint.commit import FencedError  # noqa: E402
 from hpctrain.checkpoint.config import CheckpointConfig, RamConfig  # noqa: E402 - after the checks that both are there
-from hpctrain.checkpoint.keeper_client import make_secret, start_keeper  # noqa: E402
+from hpctrain.checkpoint.keeper_client import shared_secret, start_keeper  # noqa: E402
 from hpctrain.checkpoint.manager import Checkpointer  # noqa: E402
 from hpctrain.checkpoint.schedule import TierSchedule  # noqa: E402
 
@@ -59,8 +59,9 @@ class Session:
 class Agent:
     """Stands for the node's agent: holds a keeper and says so in the environment."""
 
-    def __init__(self) -> None:
-        self.secret = make_secret()
+    def __init__(self, folder: Path) -> None:
+        self.secret_file = folder / "keeper.secret"
+        self.secret = shared_secret(self.secret_file)
         self.keeper = start_keeper(self.secret, until_pid=os.getpid())
 
     def kill(self) -> None:
@@ -69,9 +70,9 @@ class Agent:
 
 
 @pytest.fixture
-def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
-    running = Agent()
-    monkeypatch.setenv("HPCTRAIN_KEEPER_SECRET", running.secret.hex())
+def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
+    running = Agent(tmp_path)
+    monkeypatch.setenv("HPCTRAIN_KEEPER_SECRET_FILE", str(running.secret_file))
     yield running
     process.kill_group(running.keeper)
     running.keeper.wait()
@@ -157,7 +158,8 @@ def test_old_start_must_end(agent: Agent, tmp_path: Path) -> None:
 
 def test_unusable_secret_means_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment that names no usable keeper degrades the tier at the start; training and disk are not touched by it."""
-    monkeypatch.setenv("HPCTRAIN_KEEPER_SECRET", "not hexadecimal")
+    (tmp_path / "secret").write_text("not hexadecimal")
+    monkeypatch.setenv("HPCTRAIN_KEEPER_SECRET_FILE", str(tmp_path / "secret"))
     session = Session(tmp_path, durable=1)
     session.train(1, 2)
     assert ["checkpoint.degraded", "checkpoint.saved", "checkpoint.saved"] == session.kinds()
