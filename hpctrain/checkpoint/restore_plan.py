@@ -1,8 +1,8 @@
 """Who reads which bytes when a checkpoint is restored (pure).
 
 Every piece is read by one rank, and sent to the others that need it: storage hands out each byte once. Of the ranks that can
-read it at the least cost, one that needs it reads it; among those, from the best place, who has least to read. All ranks work through the
-pieces in the same order and in *rounds*, so that no rank holds more than a bounded amount in memory.
+read it at the least cost, one that needs it reads it; of those, from the best place, the one who has least to read. All
+ranks work through the pieces in the same order and in *rounds*, so that no rank holds more than a bounded amount in memory.
 """
 
 from __future__ import annotations

@@ -62,12 +62,13 @@ class State:
 
     def equals(self, step: int) -> bool:
         expected = State(step).whole
-        found = {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in self.tensors.items()}
+        found = {name: value.full_tensor() if hasattr(value, "full_tensor") else value
+                 for name, value in self.tensors.items()}
         return self.step == step and all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def save_main(_arguments: list[str]) -> int:
-    """Each rank is a node: puts its part of each step into its keeper and into its partner's, and all write the shared tier."""
+    """Each rank is a node: puts its part of each step into its own and its partner's keeper; all write the shared tier."""
     import torch.distributed as dist
 
     from hpctrain.checkpoint import CheckpointConfig, Checkpointer
@@ -164,9 +165,11 @@ class Cluster:
     def damage(self, node: str, store: str, rank: int, step: int = 2) -> None:
         """Flip a bit in each box of a part in a node's memory."""
         client = KeeperClient(self.secret, node)
-        (part,) = [MemoryParts(lambda: client, store, INCARNATION).open(CheckpointName(INCARNATION, step), rank)]
-        _, handle = client.request_handle("open", rank=rank, name=[INCARNATION, step], store=store)
-        assert handle is not None
+        part = MemoryParts(lambda: client, store, INCARNATION).open(CheckpointName(INCARNATION, step), rank)
+        _, readable = client.request_handle("open", rank=rank, name=[INCARNATION, step], store=store)
+        assert readable is not None
+        handle = os.open(f"/proc/self/fd/{readable}", os.O_RDWR)
+        os.close(readable)
         for stored in part.shards:
             byte = os.pread(handle, 1, stored.offset_bytes)
             os.pwrite(handle, bytes([byte[0] ^ 1]), stored.offset_bytes)
@@ -191,7 +194,7 @@ def cluster(trainers: WarmRanks, tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_damage_falls_from_memory_to_peer_to_shared_to_older(cluster: Cluster) -> None:
-    """Rank 1's part is damaged in memory, then on its peer, then in the shared tier: each time the next best is taken whole."""
+    """Rank 1's part is damaged in memory, then on its peer, then in the shared tier: the next best is taken whole."""
     results = cluster.restore()
     assert (2, {"ram": 4}) == picked(results), results
     assert all(result["same_random"] for result in results)
@@ -207,7 +210,7 @@ def test_damage_falls_from_memory_to_peer_to_shared_to_older(cluster: Cluster) -
 
 
 def test_lost_node_is_fed_by_the_others(cluster: Cluster) -> None:
-    """A node's keeper is killed with all it holds: its rank, started on a node with an empty one, gets its part from the peer."""
+    """A node's keeper is killed with all it holds: its rank, also on an empty new node, gets its part from the peer."""
     cluster.kill("n3")
     results = cluster.restore()
     assert (2, {"ram": 3, "peer": 1}) == picked(results) and "of node n2" in results[0]["line"]
