@@ -18,6 +18,7 @@ import random
 import re
 import select
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -175,7 +176,8 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     gib, blocks, saves, options.baseline_steps, options.width = SHORT if options.short else FULL
     options.gib, options.blocks, options.saves = options.gib or gib, options.blocks or blocks, options.saves or saves
-    options.no_rivals = options.no_rivals or (options.short and options.rivals is None)
+    wanted = any(SYSTEMS[name].rival for name in options.systems or SYSTEMS)
+    options.no_rivals = options.no_rivals or not wanted or (options.short and options.rivals is None)
     return options
 
 
@@ -209,6 +211,7 @@ def report(run: Mapping[str, Any]) -> str:
 def main() -> int:
     """Measure, or read what was measured, and report."""
     options = read_options(None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     run = json.loads(options.source.read_text()) if options.source else measure(options)
     text = report(run)
     print(text)

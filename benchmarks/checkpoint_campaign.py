@@ -295,6 +295,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=1000, help="rounds, each ended by SIGKILL")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     rounds = 50 if options.short else options.kills
     place = Path(tempfile.mkdtemp(prefix="hpctrain-campaign-"))
     begun = time.monotonic()

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpctrain import process
-from hpctrain.checkpoint.keeper_client import KeeperClient, shared_secret, start_keeper, start_writer
+from hpctrain.checkpoint.keeper_client import KeeperClient, shared_secret, start_keeper
 from hpctrain.checkpoint.keeper_slots import RefusedError
 from hpctrain.checkpoint.keeper_wire import WireError
 from hpctrain.checkpoint.names import CheckpointName
@@ -46,10 +47,20 @@ class Nodes:
                 self.kill(node, WRITER)  # of the keeper that is gone
                 self._running[node, KEEPER] = start_keeper(self._secret, node, until_pid=os.getpid())
             if not self.runs(node, WRITER):
-                self._running[node, WRITER] = start_writer(self._secret, node)
+                self._running[node, WRITER] = self._start_writer(node)
         if len(self.names) > 1:
             for node, peer in zip(self.names, [*self.names[1:], self.names[0]], strict=True):
                 self._pair(node, peer)
+
+    def _start_writer(self, node: str) -> process.Popen[bytes]:
+        argv = [sys.executable, "-m", "hpctrain.checkpoint.writer_main", "--node", node]
+        if len(self.names) > 1:
+            argv += ["--peer-bind", "127.0.0.1"]
+        child = process.start(argv, stdin=process.PIPE, stdout=process.DEVNULL)
+        assert child.stdin is not None
+        with child.stdin:
+            child.stdin.write(self._secret.hex().encode() + b"\n")
+        return child
 
     def _pair(self, node: str, peer: str) -> None:
         """Tell a node's keeper where its peer's writer listens.
