@@ -1,8 +1,8 @@
 """Orders for tiers of whole checkpoints (service over a :class:`Store`).
 
-A share is written, then told of in a file. Rank 0's order ends when all shares of its attempt are told of and committed, or
-one has failed, or its patience ends. That wait is a thing to be asked again and again, so that the tier's thread goes on with
-orders of other ranks of the node meanwhile. docs/checkpoint-format.md is the specification.
+A share is written, then told of in a file. Rank 0's order ends when all shares of its attempt are told of and committed,
+or one has failed, or its patience ends. That wait is a thing to be asked again and again, so that the tier's thread goes on
+with orders of other ranks of the node meanwhile. docs/checkpoint-format.md is the specification.
 """
 
 from __future__ import annotations

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import xxhash
 
+from hpctrain import process
 from hpctrain.checkpoint import arena, arena_memory
 from hpctrain.checkpoint.commit import claim
 from hpctrain.checkpoint.keeper import KINDS, Keeper
-from hpctrain.checkpoint.keeper_client import KeeperClient
+from hpctrain.checkpoint.keeper_client import KeeperClient, make_secret, start_keeper
 from hpctrain.checkpoint.keeper_wire import WireError
 from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.open_store import open_store
@@ -81,7 +84,8 @@ class Node:
         client = self.connect()
         client.request("join", rank=rank, incarnation=name.incarnation, slots=slots)
         share = {"aliases": dict(aliases or {}), "replicated": ""}
-        meta = arena.meta_text(arena.shards_text([shard for shard, _ in items]), own, {"world_size": world_size}, "test", share)
+        shards, world = arena.shards_text([shard for shard, _ in items]), {"world_size": world_size}
+        meta = arena.meta_text(shards, own, world, "test", share)
         layout = arena.plan([shard.nbytes for shard, _ in items], arena.meta_room(len(meta)))
         answer, handle = client.request_handle("begin", size_bytes=layout.size_bytes, keep=[], have=[])
         assert handle is not None
@@ -129,6 +133,49 @@ class Node:
     def note(self, kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:
         """Remember an event."""
         self.events.append((kind, reason, step, evidence))
+
+
+class RealNode(Node):
+    """The same with a keeper and a writer that are processes."""
+
+    def __init__(self) -> None:
+        self.secret, self.blocks, self.events = make_secret(), {}, []
+        self.keeper_process = start_keeper(self.secret)
+        self.writer_process = self.start_writer()
+
+    def start_writer(self) -> process.Popen[bytes]:
+        """As a launcher does where there is no agent."""
+        argv = [sys.executable, "-m", "hpctrain.checkpoint.writer_main"]
+        child = process.start(argv, stdin=process.PIPE, stdout=process.PIPE)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(self.secret.hex().encode() + b"\n")
+        child.stdin.close()
+        assert b"ready\n" == child.stdout.readline()
+        child.stdout.close()
+        return child
+
+    def connect(self) -> KeeperClient:
+        """A new connection."""
+        return KeeperClient(self.secret)
+
+    def wait_for(self, tier: str, rank: int, wait_s: float = 60.0) -> dict[str, Any]:
+        """The result of an order."""
+        client, deadline = self.connect(), time.monotonic() + wait_s
+        while time.monotonic() < deadline:
+            report = client.request("persisted", tier=tier, rank=rank)
+            if report["result"] and not report["working"] and not report["waiting"]:
+                client.close()
+                result: dict[str, Any] = report["result"]
+                return result
+            time.sleep(0.01)
+        raise AssertionError(f"no result of {tier} for rank {rank}")
+
+    def close(self) -> None:
+        """End both processes."""
+        for child in (self.writer_process, self.keeper_process):
+            process.kill_group(child)
+            child.wait(timeout=20)
 
 
 def claimed(root: Path, incarnation: int = 0) -> SharedTier:

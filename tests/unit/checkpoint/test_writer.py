@@ -287,7 +287,8 @@ def test_nonsense_is_answered(task: dict[str, object]) -> None:
     """An order that makes no sense fails with a reason; the next one is served."""
     node = Node()
     node.stage(0, NEW, part(NEW, 0, 1))
-    node.connect().request("persist", tier="shared", rank=0, incarnation=0, name=[0, 2], task={"root": "/dev/null/x", **task})
+    task = {"root": "/dev/null/x", **task}
+    node.connect().request("persist", tier="shared", rank=0, incarnation=0, name=[0, 2], task=task)
     work_off(node.worker("shared"))
 
     assert (node.result("shared", 0) or {})["error"]
