@@ -1,21 +1,21 @@
-"""What lies in a directory of checkpoints, by looks and by every byte (service over :class:`SharedTier`).
+"""What lies in a place of checkpoints, by looks and by every byte (service over a :class:`Store`).
 
 Looks: the commit record, the manifest's hash, each file's presence, size and owner. Only :func:`verify` reads the tensors.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import xxhash
+
 from hpctrain.checkpoint import pins
 from hpctrain.checkpoint.manifest import CommitRecord, FileEntry, Manifest
 from hpctrain.checkpoint.names import COMMIT, CheckpointName, parse_name
-from hpctrain.checkpoint.tier_shared import SharedTier, hash_file
+from hpctrain.checkpoint.store import Store
 from hpctrain.errors import NotFoundError
 
 State = Literal["complete", "incomplete", "damaged"]
@@ -73,7 +73,7 @@ class Verdict:
     problems: tuple[str, ...]
 
 
-def look(tier: SharedTier) -> list[Listed]:
+def look(tier: Store) -> list[Listed]:
     """Everything that is named like a checkpoint, newest first.
 
     Raises:
@@ -83,19 +83,20 @@ def look(tier: SharedTier) -> list[Listed]:
     return [listed for name in sorted(found, reverse=True) if (listed := look_at(tier, name)) is not None]
 
 
-def look_at(tier: SharedTier, name: CheckpointName) -> Listed | None:
+def look_at(tier: Store, name: CheckpointName) -> Listed | None:
     """One checkpoint; None if it has gone in the meantime."""
-    folder = tier.folder(name)
+    opened = open_checked(tier, name)
     try:
-        opened = open_checked(tier, name)
-        committed = (folder / COMMIT).exists()
+        sizes = tier.sizes(name) if isinstance(opened, str) else {COMMIT: 0}
+        committed = COMMIT in sizes
+        gone = not sizes and str(name) not in tier.entries()
     except OSError:
-        opened, committed = "it cannot be read", True
-    if not committed and not folder.exists():
+        opened, sizes, committed, gone = "it cannot be read", {}, True, False
+    if gone:
         return None
-    pin = pins.read_pin(folder)
+    pin = pins.read_pin(tier, name)
     if isinstance(opened, str):
-        size_bytes, files, time = _measure(folder)
+        size_bytes, files, time = sum(sizes.values()), len(sizes), _changed(tier, name)
         problem = opened if committed else "no commit record: it is being written, or what a save left that was cut off"
         return Listed(name, "damaged" if committed else "incomplete", problem, time, size_bytes, files, pin=pin)
     commit, manifest = opened
@@ -103,7 +104,7 @@ def look_at(tier: SharedTier, name: CheckpointName) -> Listed | None:
                   commit.world, pin)
 
 
-def open_checked(tier: SharedTier, name: CheckpointName) -> tuple[CommitRecord, Manifest] | str:
+def open_checked(tier: Store, name: CheckpointName) -> tuple[CommitRecord, Manifest] | str:
     """Commit record and manifest, or why the checkpoint must not be used."""
     try:
         return tier.open(name)
@@ -115,18 +116,18 @@ def open_checked(tier: SharedTier, name: CheckpointName) -> tuple[CommitRecord, 
         return str(error)
 
 
-def verify(tier: SharedTier, name: CheckpointName, on_bytes: OnBytes = ignore) -> Verdict:
+def verify(tier: Store, name: CheckpointName, on_bytes: OnBytes = ignore) -> Verdict:
     """Read a checkpoint whole and compare every file with the hash that was committed."""
     opened = open_checked(tier, name)
     if isinstance(opened, str):
         return Verdict(name, 0, 0, (opened,))
     _, manifest = opened
-    problems = tuple(problem for entry in manifest.files if (problem := _damage(tier.folder(name), entry, on_bytes)))
+    problems = tuple(problem for entry in manifest.files if (problem := _damage(tier, name, entry, on_bytes)))
     return Verdict(name, manifest.size_bytes, len(manifest.files), problems)
 
 
 def newest_whole(
-    tier: SharedTier, candidates: Iterable[CheckpointName], on_bytes: OnBytes = ignore,
+    tier: Store, candidates: Iterable[CheckpointName], on_bytes: OnBytes = ignore,
 ) -> CheckpointName | None:
     """The newest checkpoint of which every byte is right: what a restore would take."""
     return next((name for name in sorted(candidates, reverse=True) if not verify(tier, name, on_bytes).problems), None)
@@ -154,20 +155,26 @@ def choose(listed: Sequence[Listed], key: str, *, where: str) -> Listed:
     raise NotFoundError(missing, where=where, hint=f"there are these steps: {steps}" if steps else "nothing was saved yet")
 
 
-def _damage(folder: Path, entry: FileEntry, on_bytes: OnBytes) -> str:
+def read_entry(tier: Store, name: CheckpointName, file: str, on_bytes: OnBytes = ignore) -> FileEntry:
+    """Read a file whole: its size and hash as they are now. Raises OSError."""
+    digest, size_bytes = xxhash.xxh3_128(), 0
+    for chunk in tier.chunks(name, file):
+        digest.update(chunk)
+        size_bytes += len(chunk)
+        on_bytes(len(chunk))
+    return FileEntry(file, size_bytes, digest.hexdigest())
+
+
+def _damage(tier: Store, name: CheckpointName, entry: FileEntry, on_bytes: OnBytes) -> str:
     try:
-        return "" if hash_file(folder, entry.name, on_bytes) == entry else (
+        return "" if read_entry(tier, name, entry.name, on_bytes) == entry else (
             f"{entry.name} is damaged (its xxh3 hash is not the committed one)")
     except OSError as error:
         return f"{entry.name} cannot be read: {error.strerror}"
 
 
-def _measure(folder: Path) -> tuple[int, int, float | None]:
-    """Size, files and time of a directory whose records say nothing."""
-    sizes: list[int] = []
-    time = None
-    with contextlib.suppress(OSError):
-        time = folder.stat().st_mtime
-        with os.scandir(folder) as entries:
-            sizes += [entry.stat(follow_symlinks=False).st_size for entry in entries]
-    return sum(sizes), len(sizes), time
+def _changed(tier: Store, name: CheckpointName) -> float | None:
+    try:
+        return tier.changed(name)
+    except OSError:
+        return None

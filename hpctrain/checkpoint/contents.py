@@ -1,4 +1,4 @@
-"""What is in a checkpoint, from its records alone (service over :class:`SharedTier`; reads no tensor)."""
+"""What is in a checkpoint, from its records alone (service over a :class:`Store`; reads no tensor)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from hpctrain.checkpoint import codec
 from hpctrain.checkpoint.manifest import Manifest
 from hpctrain.checkpoint.names import CheckpointName, rank_file
-from hpctrain.checkpoint.tier_shared import SharedTier
+from hpctrain.checkpoint.store import Store
 
 MODEL = "model."
 """Tensors of what was registered as the model begin with this."""
@@ -43,7 +43,7 @@ class Contents:
                 "data": self.data, "files": self.files}
 
 
-def contents(tier: SharedTier, name: CheckpointName, manifest: Manifest) -> Contents:
+def contents(tier: Store, name: CheckpointName, manifest: Manifest) -> Contents:
     """Count what the manifest names."""
     parameters, dtypes, parts = 0, Counter[str](), Counter[str]()
     table = manifest.table()
@@ -56,9 +56,9 @@ def contents(tier: SharedTier, name: CheckpointName, manifest: Manifest) -> Cont
     return Contents(len(table), parameters, dict(dtypes), dict(parts), _data(tier, name), files)
 
 
-def _data(tier: SharedTier, name: CheckpointName) -> dict[str, Any]:
+def _data(tier: Store, name: CheckpointName) -> dict[str, Any]:
     try:
-        state = codec.decode(json.loads((tier.folder(name) / rank_file(0)).read_bytes()))
+        state = codec.decode(json.loads(tier.read_file(name, rank_file(0)) or b""))
         data = state.get("data")
     except (OSError, ValueError, AttributeError, IndexError, TypeError):
         return {}

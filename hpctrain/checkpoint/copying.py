@@ -1,8 +1,9 @@
-"""Copies of a checkpoint that are checkpoints themselves (service over two :class:`SharedTier`).
+"""Copies of a checkpoint that are checkpoints themselves (service over two :class:`Store`).
 
 The same order as a save: files, manifest, all flushed, then the commit record. A copy that was cut off does not exist;
-started again it keeps the files that are right already. Every byte is compared twice with the hash that was committed: when
-it is read, and when the copy is read back from its disk.
+started again it keeps the files that are right already. Every byte is compared with the hash that was committed when it is
+read, and once more when the copy is read back from its disk. An object store is not read back, which would cost: it compares
+checksums of what it receives itself, and says the size and the tag of what it keeps.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import xxhash
+
 from hpctrain.checkpoint import names, trust
-from hpctrain.checkpoint.catalogue import OnBytes, ignore, open_checked, verify
+from hpctrain.checkpoint.catalogue import OnBytes, ignore, open_checked, read_entry, verify
 from hpctrain.checkpoint.manifest import FileEntry, Manifest
 from hpctrain.checkpoint.names import CheckpointName
+from hpctrain.checkpoint.store import Store
+from hpctrain.checkpoint.tier_object import ObjectTier
 from hpctrain.checkpoint.tier_shared import SharedTier, hash_file
 from hpctrain.errors import CheckpointError, StorageError
 from hpctrain.files import PRIVATE_FILE, make_private_dir, storage_errors
 
 _DRAFT = ".copy-"
-_CHUNK_BYTES = 4 * 1024 * 1024
+
+Target = SharedTier | ObjectTier
+"""What a copy can be made in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +40,16 @@ class CopyPlan:
 
     Attributes:
         present: the copy exists already.
-        free_bytes: in the file system of the copy.
+        free_bytes: in the file system of the copy; None where nobody knows.
     """
 
     name: CheckpointName
     manifest: Manifest
     present: bool
-    free_bytes: int
+    free_bytes: int | None
 
 
-def plan_copy(source: SharedTier, name: CheckpointName, target: SharedTier) -> CopyPlan:
+def plan_copy(source: Store, name: CheckpointName, target: Target) -> CopyPlan:
     """Look at both sides; nothing is changed.
 
     Raises:
@@ -51,14 +58,14 @@ def plan_copy(source: SharedTier, name: CheckpointName, target: SharedTier) -> C
     """
     opened = open_checked(source, name)
     if isinstance(opened, str):
-        raise CheckpointError(f"{name} cannot be copied: {opened}", where=str(source.root))
+        raise CheckpointError(f"{name} cannot be copied: {opened}", where=source.where)
     commit, manifest = opened
     _check_target(source, target)
-    free_bytes = shutil.disk_usage(_nearest(target.root)).free
-    if not (target.folder(name) / names.COMMIT).exists():
-        if free_bytes < manifest.size_bytes:
+    free_bytes = shutil.disk_usage(_nearest(target.root)).free if isinstance(target, SharedTier) else None
+    if not _is_committed(target, name):
+        if free_bytes is not None and free_bytes < manifest.size_bytes:
             raise StorageError(
-                f"{name} needs {manifest.size_bytes:,} bytes, {free_bytes:,} are free", where=str(target.root),
+                f"{name} needs {manifest.size_bytes:,} bytes, {free_bytes:,} are free", where=target.where,
                 hint="choose another place, or prune there first",
             )
         return CopyPlan(name, manifest, False, free_bytes)
@@ -67,12 +74,12 @@ def plan_copy(source: SharedTier, name: CheckpointName, target: SharedTier) -> C
         problem = there if isinstance(there, str) else "it is another one"
         raise CheckpointError(
             f"there is a checkpoint of this name already, and it is not this one: {problem}",
-            where=str(target.folder(name)), hint="remove it, or choose another directory",
+            where=target.at(name), hint="remove it, or choose another place",
         )
     return CopyPlan(name, manifest, True, free_bytes)
 
 
-def copy_checkpoint(source: SharedTier, plan: CopyPlan, target: SharedTier, on_bytes: OnBytes = ignore) -> int:
+def copy_checkpoint(source: Store, plan: CopyPlan, target: Target, on_bytes: OnBytes = ignore) -> int:
     """Carry it out; bytes that had to be written. Reports every byte once when it is copied and once when it is compared.
 
     Raises:
@@ -83,10 +90,16 @@ def copy_checkpoint(source: SharedTier, plan: CopyPlan, target: SharedTier, on_b
         verdict = verify(target, plan.name, on_bytes)
         if verdict.problems:
             raise CheckpointError(
-                f"the copy that is there is damaged: {verdict.problems[0]}", where=str(target.folder(plan.name)),
+                f"the copy that is there is damaged: {verdict.problems[0]}", where=target.at(plan.name),
                 hint="remove it and copy again",
             )
         return 0
+    if isinstance(target, SharedTier):
+        return _copy_to_files(source, plan, target, on_bytes)
+    return _copy_to_objects(source, plan, target, on_bytes)
+
+
+def _copy_to_files(source: Store, plan: CopyPlan, target: SharedTier, on_bytes: OnBytes) -> int:
     if not target.root.exists():
         make_private_dir(target.root)
     target.sync_way()
@@ -95,7 +108,7 @@ def copy_checkpoint(source: SharedTier, plan: CopyPlan, target: SharedTier, on_b
         return _copy_into(source, plan, target, on_bytes)
 
 
-def _copy_into(source: SharedTier, plan: CopyPlan, target: SharedTier, on_bytes: OnBytes) -> int:
+def _copy_into(source: Store, plan: CopyPlan, target: SharedTier, on_bytes: OnBytes) -> int:
     folder = target.folder(plan.name)
     wanted = {entry.name for entry in plan.manifest.files}
     for path in list(folder.iterdir()):
@@ -106,40 +119,95 @@ def _copy_into(source: SharedTier, plan: CopyPlan, target: SharedTier, on_bytes:
         if _is_right(folder, entry):
             on_bytes(2 * entry.size_bytes)
             continue
-        _copy_file(source.folder(plan.name), folder, entry, on_bytes)
+        _copy_file(source, plan.name, folder, entry, on_bytes)
         written += entry.size_bytes
-    with _source_errors(source.folder(plan.name)):
-        texts = [(source.folder(plan.name) / file).read_bytes() for file in (names.MANIFEST, names.COMMIT)]
-    target.commit_texts(plan.name, *texts)
+    target.commit_texts(plan.name, *_records(source, plan.name))
     return written
 
 
-def _copy_file(source: Path, folder: Path, entry: FileEntry, on_bytes: OnBytes) -> None:
-    draft = folder / f"{_DRAFT}{entry.name}"
-    with _source_errors(source), (source / entry.name).open("rb", buffering=0) as reader:
-        _write(reader.fileno(), draft, on_bytes)
-    if hash_file(folder, draft.name, on_bytes).xxh3_128 != entry.xxh3_128:
-        problem = "is damaged" if hash_file(source, entry.name) != entry else "was not read back as it was written"
+def _copy_to_objects(source: Store, plan: CopyPlan, target: ObjectTier, on_bytes: OnBytes) -> int:
+    target.prepare(plan.name)
+    there, written = target.sizes(plan.name), 0
+    for entry in plan.manifest.files:
+        if there.get(entry.name) == entry.size_bytes and read_entry(target, plan.name, entry.name, on_bytes) == entry:
+            on_bytes(entry.size_bytes)  # a try that was cut off had come that far
+            continue
+        _send_file(source, plan.name, target, entry, on_bytes)
+        written += entry.size_bytes
+    target.commit_texts(plan.name, *_records(source, plan.name))
+    return written
+
+
+def _send_file(source: Store, name: CheckpointName, target: ObjectTier, entry: FileEntry, on_bytes: OnBytes) -> None:
+    digest, sink = xxhash.xxh3_128(), target.sink(name, entry.name)
+    try:
+        for chunk in _read(source, name, entry.name):
+            digest.update(chunk)
+            with storage_errors(target.at(name)):
+                sink.send(chunk)
+            on_bytes(2 * len(chunk))
+        if digest.hexdigest() != entry.xxh3_128:
+            raise _damaged(source, name, entry)
+        with storage_errors(target.at(name)):
+            sink.finish()
+    finally:
+        sink.close()
+
+
+def _read(source: Store, name: CheckpointName, file: str) -> Iterator[memoryview]:
+    """A file's bytes; an error of reading is not one of writing."""
+    try:
+        yield from source.chunks(name, file)
+    except FileNotFoundError as error:
+        raise CheckpointError("it was removed while it was being copied", where=source.at(name)) from error
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}", where=source.at(name)) from error
+
+
+def _records(source: Store, name: CheckpointName) -> list[bytes]:
+    texts = [source.read_file(name, file) for file in (names.MANIFEST, names.COMMIT)]
+    if None in texts:
+        raise CheckpointError("it was removed while it was being copied", where=source.at(name))
+    return [text for text in texts if text is not None]
+
+
+def _damaged(source: Store, name: CheckpointName, entry: FileEntry) -> CheckpointError:
+    return CheckpointError(f"{entry.name} is damaged (its xxh3 hash is not the committed one)", where=source.at(name))
+
+
+def _is_committed(store: Store, name: CheckpointName) -> bool:
+    return store.read_file(name, names.COMMIT) is not None
+
+
+def _copy_file(source: Store, name: CheckpointName, folder: Path, entry: FileEntry, on_bytes: OnBytes) -> None:
+    draft, digest = folder / f"{_DRAFT}{entry.name}", xxhash.xxh3_128()
+    with storage_errors(draft):
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        for chunk in _read(source, name, entry.name):
+            digest.update(chunk)
+            with storage_errors(draft):
+                _write(handle, chunk)
+            on_bytes(len(chunk))
+        with storage_errors(draft):
+            os.fsync(handle)
+            # So that reading it back asks the disk, not the memory it was written from.
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(handle)
+    if digest.hexdigest() != entry.xxh3_128:
         draft.unlink()
-        raise CheckpointError(f"{entry.name} {problem} (its xxh3 hash is not the committed one)", where=str(source))
+        raise _damaged(source, name, entry)
+    if hash_file(folder, draft.name, on_bytes).xxh3_128 != entry.xxh3_128:
+        draft.unlink()
+        raise CheckpointError(f"{entry.name} was not read back as it was written", where=str(folder))
     with storage_errors(folder):
         draft.rename(folder / entry.name)
 
 
-def _write(reader: int, draft: Path, on_bytes: OnBytes) -> None:
-    with storage_errors(draft):
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
-        try:
-            while chunk := os.read(reader, _CHUNK_BYTES):
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(handle, view):]
-                on_bytes(len(chunk))
-            os.fsync(handle)
-            # So that reading it back asks the disk, not the memory it was written from.
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(handle)
+def _write(handle: int, chunk: memoryview) -> None:
+    while chunk:
+        chunk = chunk[os.write(handle, chunk):]
 
 
 def _is_right(folder: Path, entry: FileEntry) -> bool:
@@ -158,9 +226,14 @@ def _is_right(folder: Path, entry: FileEntry) -> bool:
     return True
 
 
-def _check_target(source: SharedTier, target: SharedTier) -> None:
-    if target.root.resolve() == source.root.resolve():
-        raise CheckpointError("source and target are the same directory", where=str(target.root))
+def _check_target(source: Store, target: Store) -> None:
+    same = target.where == source.where
+    if isinstance(target, SharedTier) and isinstance(source, SharedTier):
+        same = target.root.resolve() == source.root.resolve()
+    if same:
+        raise CheckpointError("source and target are the same place", where=target.where)
+    if not isinstance(target, SharedTier):
+        return
     if target.root.is_symlink() or not target.root.exists():
         return
     if not target.root.is_dir():
@@ -175,14 +248,6 @@ def _check_target(source: SharedTier, target: SharedTier) -> None:
 
 def _nearest(path: Path) -> Path:
     return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
-
-
-@contextlib.contextmanager
-def _source_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise CheckpointError("it was removed while it was being copied", where=str(folder)) from error
 
 
 @contextlib.contextmanager

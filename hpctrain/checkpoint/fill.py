@@ -1,15 +1,13 @@
-"""Fills tensors from a checkpoint's raw bytes, all ranks together (adapter over ``torch``).
+"""Which stored bytes go where in which tensor of this rank (adapter over ``torch``).
 
-Reads the manifest's table and the bytes it points to, never a pickle. Every byte that reaches a tensor has been compared
-with its committed hash; every byte is read from storage by one rank only (:mod:`hpctrain.checkpoint.restore_plan`).
+Reads the manifest's table and the bytes it points to, never a pickle. :mod:`hpctrain.checkpoint.restore_load` brings the
+bytes for all ranks together; :func:`load_tensors` needs no other rank.
 """
 
 from __future__ import annotations
 
-import array
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,9 +17,7 @@ import torch
 from hpctrain.checkpoint import restore_plan
 from hpctrain.checkpoint.capture import locate
 from hpctrain.checkpoint.manifest import Manifest
-from hpctrain.checkpoint.ranks import Ranks
-from hpctrain.checkpoint.restore_plan import Piece
-from hpctrain.checkpoint.shard_reader import DamagedError, ShardReader
+from hpctrain.checkpoint.shard_reader import ShardReader
 from hpctrain.checkpoint.shards import Copy, Shard, StoredShard, byte_runs, fill_plan
 
 Table = Mapping[str, Sequence[StoredShard]]
@@ -90,58 +86,11 @@ class FillPlan:
                 _narrow(local, copy.target_start, copy.shape).copy_(_narrow(source, copy.source_start, copy.shape))
 
 
-def fill(
-    targets: Mapping[str, torch.Tensor], table: Table, reader: Reader, ranks: Ranks,
-    progress: Progress | None = None,
-) -> str:
-    """Fill tensors in place, all ranks together; return why the stored bytes cannot be used, "" when all is filled.
-
-    After a reason the tensors hold a mixture, and must be filled from elsewhere.
-
-    Args:
-        progress: told the bytes that are done, and of all, of the pieces that this rank needs.
-
-    Raises:
-        UnfitError: the tensors do not fit what is stored; raised on every rank, before any tensor is touched.
-    """
-    plan, error = None, ""
-    try:
-        plan = FillPlan(targets, table, ranks.world_size)
-    except ValueError as caught:
-        error = str(caught)
-    error = ranks.first_error(error)
-    if error or plan is None:
-        raise UnfitError(error)
-    needs = ranks.everyone(array.array("I", plan.needs).tobytes())
-    pieces = restore_plan.assign(plan.stored, [array.array("I", text) for text in needs])
-    total = sum(piece.stored.size_bytes for piece in pieces if ranks.rank in piece.needed_by)
-    done = 0
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for part in restore_plan.rounds(pieces):
-            mine = [piece for piece in part if ranks.rank in piece.needed_by]
-            landings = {place_of(piece.stored): plan.landing(piece.stored) for piece in mine}
-            reason = ranks.first_error(_read(mine, landings, reader, ranks.rank, pool))
-            if reason:
-                return reason
-            for piece in mine:
-                data = landings.pop(place_of(piece.stored))
-                _share(piece, data, ranks)
-                plan.deliver(piece.stored, data)
-            done += sum(piece.stored.size_bytes for piece in mine)
-            if progress is not None:
-                progress(done, total)
-    return ""
-
-
-class UnfitError(Exception):
-    """What is stored does not fit the tensors; the message names the first rank that says so."""
-
-
-def load_tensors(folder: Path, manifest: Manifest, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+def load_tensors(source: Path | Reader, manifest: Manifest, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
     """Whole tensors on the CPU, verified, in one process without a process group.
 
     Args:
-        folder: of the checkpoint.
+        source: directory of the checkpoint, or what reads its shards; that stays open.
         manifest: as :meth:`hpctrain.checkpoint.tier_shared.SharedTier.open` returns it.
         names: which tensors; None for all.
 
@@ -156,40 +105,20 @@ def load_tensors(folder: Path, manifest: Manifest, names: Iterable[str] | None =
             raise ValueError(f"{name} is not in the checkpoint")
         shard = table[name][0].shard
         found[name] = torch.empty(shard.global_shape, dtype=getattr(torch, shard.dtype))
-    reader = ShardReader(folder)
+    own: ShardReader | None = None
+    if isinstance(source, Path):
+        source = own = ShardReader(source)
     try:
         plan = FillPlan(found, table, 1)
         for place in plan.needs:
             stored = plan.stored[place]
             data = plan.landing(stored)
-            reader.read_into(stored, memory_of(data))
+            source.read_into(stored, memory_of(data))
             plan.deliver(stored, data)
     finally:
-        reader.close()
+        if own is not None:
+            own.close()
     return found
-
-
-def _read(
-    mine: Sequence[Piece], landings: Mapping[Place, torch.Tensor], reader: Reader, rank: int, pool: ThreadPoolExecutor
-) -> str:
-    """Read what falls to this rank; the first reason why that failed, "" for none."""
-    def one(piece: Piece) -> str:
-        try:
-            reader.read_into(piece.stored, memory_of(landings[place_of(piece.stored)]))
-        except DamagedError as error:
-            return str(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks wait to hear of it
-            return f"{type(error).__name__}: {error}"
-        return ""
-
-    own = [piece for piece in mine if piece.reader == rank]
-    return next((reason for reason in list(pool.map(one, own)) if reason), "")
-
-
-def _share(piece: Piece, data: torch.Tensor, ranks: Ranks) -> None:
-    """Give a piece to the others that need it; all ranks go through the pieces in the same order, so none waits for ever."""
-    if len(piece.needed_by) > 1:
-        ranks.share(data, piece.reader, piece.needed_by)
 
 
 def place_of(stored: StoredShard) -> Place:

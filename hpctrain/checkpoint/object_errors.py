@@ -84,8 +84,10 @@ def as_os_error(error: BaseException, where: str) -> OSError:
 
 
 def _response(error: BaseException | None) -> dict[str, Any]:
-    for candidate in (error, getattr(error, "__cause__", None), getattr(error, "__context__", None)):
-        found = getattr(candidate, "response", None)
+    """What S3 answered, as botocore's error keeps it; s3fs makes another error of that one."""
+    while error is not None:
+        found = getattr(error, "response", None)
         if isinstance(found, dict):
             return found
+        error = error.__cause__
     return {}

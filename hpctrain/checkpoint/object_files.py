@@ -73,8 +73,9 @@ class ObjectFiles:
 
     def read(self, path: str) -> bytes | None:
         """A whole small object; None when there is none."""
+        at_once = {"max_concurrency": 1} if self.is_s3 else {}  # one request, instead of asking for the size before
         try:
-            return bytes(self.attempt(path, lambda: self.call("cat_file", self.full(path))))
+            return bytes(self.attempt(path, lambda: self.call("cat_file", self.full(path), **at_once)))
         except FileNotFoundError:
             return None
 
@@ -83,7 +84,7 @@ class ObjectFiles:
         def once() -> None:
             data = self.call("cat_file", self.full(path), start=offset, end=offset + len(target), size_bytes=len(target))
             if len(data) != len(target):
-                size = int(self.call("info", self.full(path))["size"])
+                size = self._size(path)
                 problem = object_errors.ShortError if size < offset + len(target) else OSError
                 raise problem(f"the answer ended after {len(data)} of {len(target)} bytes")
             target[:] = data
@@ -98,7 +99,7 @@ class ObjectFiles:
     def size_bytes(self, path: str) -> int | None:
         """Of an object; None when there is none."""
         try:
-            return int(self.attempt(path, lambda: self.call("info", self.full(path)))["size"])
+            return self.attempt(path, lambda: self._size(path))
         except FileNotFoundError:
             return None
 
@@ -116,7 +117,7 @@ class ObjectFiles:
         except FileExistsError:
             return self.read(path) == data  # an earlier try whose answer was lost may have made it
         except OSError as error:
-            if object_errors.status(error.__cause__ or error) != 501:
+            if object_errors.status(error) != 501:
                 raise
             if self.exists(path):
                 return self.read(path) == data
@@ -202,12 +203,18 @@ class ObjectFiles:
         if protocol(self.where) in ("file", "local"):  # fsspec knows no modes
             Path(self.full(path)).chmod(PRIVATE_FILE)
 
+    def _size(self, path: str) -> int:
+        if not self.is_s3:
+            return int(self.call("info", self.full(path))["size"])
+        bucket, key = self.bucket_and_key(path)  # fsspec would also look for a folder of this name
+        return int(self.s3("head_object", Bucket=bucket, Key=key)["ContentLength"])
+
     def _list(self, folder: str, *, folders: bool) -> Mapping[str, Mapping[str, Any]]:
         full = self.full(folder)
         try:
             infos = self.attempt(folder, lambda: self.call("ls", full, detail=True))
         except FileNotFoundError as error:
-            if "bucket" in str(error).lower():
+            if object_errors.code(error) == "NoSuchBucket":
                 raise
             return {}
         names = {str(info["name"]).rstrip("/").rsplit("/", 1)[-1]: info for info in infos

@@ -43,6 +43,7 @@ class S3Parts:
         self._files, self._path = files, path
         self._tags: dict[int, str] = {}
         self._upload_id = ""
+        self._begun = 0
         self._upload_id = str(self._ask("create_multipart_upload")["UploadId"])
 
     def put(self, number: int, data: bytes | bytearray) -> None:
@@ -59,6 +60,8 @@ class S3Parts:
             # An earlier try may have done it, and its answer was lost: then the object is the one of these parts.
             tag = self._expected_tag()
         self._check(size_bytes, tag)
+        if self._begun > 1:
+            self._forget_others()
 
     def abort(self) -> None:
         """See :class:`Parts`."""
@@ -67,7 +70,19 @@ class S3Parts:
     def _ask(self, method: str, *, size_bytes: int = 0, **options: Any) -> Any:
         bucket, key = self._files.bucket_and_key(self._path)
         place = {"Bucket": bucket, "Key": key, **({"UploadId": self._upload_id} if self._upload_id else {}), **options}
-        return self._files.attempt(self._path, lambda: self._files.s3(method, size_bytes=size_bytes, **place))
+
+        def once() -> Any:
+            self._begun += method == "create_multipart_upload"
+            return self._files.s3(method, size_bytes=size_bytes, **place)
+
+        return self._files.attempt(self._path, once)
+
+    def _forget_others(self) -> None:
+        """Abort what was begun by a try whose answer was lost: nobody knows its id, and its parts would be paid for."""
+        with contextlib.suppress(OSError):
+            for path, upload_id in self._files.unfinished():
+                if path == self._path:
+                    self._files.abort(path, upload_id)
 
     def _check(self, size_bytes: int, tag: str) -> None:
         bucket, key = self._files.bucket_and_key(self._path)

@@ -9,7 +9,8 @@ from hpctrain.errors import UsageError
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$", re.DOTALL)
 _USER = re.compile(r"(//)[^/@\s]*@")
 _OPTION = re.compile(
-    r"([?&;\s\"'][\w.-]*(?:key|secret|token|password|signature|credential)[\w.-]*=)[^&;\s\"',}]+", re.IGNORECASE)
+    r"([?&;\s\"'](?:key|[\w.-]*(?:access_?key|secret|token|password|signature|credential)[\w.-]*)=)[^&;\s\"',}]+",
+    re.IGNORECASE)
 _DIRECT = re.compile(r"[?&;#]|::|\s|[\x00-\x1f]")
 """What no place of checkpoints needs: options, chained file systems, blanks."""
 

@@ -1,4 +1,4 @@
-"""Removing old checkpoints by hand (service over :class:`SharedTier`).
+"""Removing old checkpoints by hand (service over a :class:`Store`).
 
 It may run beside the training: it follows the same order as the trainer's own pruning (commit record first), touches
 nothing without a commit record, because that may be a save in flight, and before it removes anything it has read one
@@ -14,7 +14,7 @@ from hpctrain.checkpoint.catalogue import Listed, OnBytes, ignore, newest_whole
 from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.pins import is_pinned
 from hpctrain.checkpoint.retention import Retention
-from hpctrain.checkpoint.tier_shared import SharedTier
+from hpctrain.checkpoint.store import Store
 from hpctrain.errors import CheckpointError
 
 
@@ -39,7 +39,7 @@ class PrunePlan:
 
 
 def plan_prune(
-    tier: SharedTier, listed: Sequence[Listed], retention: Retention, *, check: bool = True, on_bytes: OnBytes = ignore,
+    tier: Store, listed: Sequence[Listed], retention: Retention, *, check: bool = True, on_bytes: OnBytes = ignore,
 ) -> PrunePlan:
     """Decide what may go: only among checkpoints that look complete and are not pinned.
 
@@ -57,7 +57,7 @@ def plan_prune(
         sound = newest_whole(tier, complete, on_bytes)
         if sound is None:
             raise CheckpointError(
-                "nothing is removed, because no checkpoint is whole", where=str(tier.root),
+                "nothing is removed, because no checkpoint is whole", where=tier.where,
                 hint="'hpctrain checkpoints verify RUN --all' names what is damaged",
             )
     gone = [name for name in remove if name != sound]
@@ -65,7 +65,7 @@ def plan_prune(
     return PrunePlan(tuple(complete[name] for name in gone), tuple(keep), sound)
 
 
-def prune(tier: SharedTier, plan: PrunePlan) -> list[Listed]:
+def prune(tier: Store, plan: PrunePlan) -> list[Listed]:
     """Carry it out; what was really removed. One that was pinned in the meantime stays.
 
     Raises:
@@ -73,7 +73,7 @@ def prune(tier: SharedTier, plan: PrunePlan) -> list[Listed]:
     """
     removed = []
     for item in plan.remove:
-        if not is_pinned(tier.folder(item.name)):
+        if not is_pinned(tier, item.name):
             tier.discard(item.name)
             removed.append(item)
     return removed

@@ -6,7 +6,7 @@ The commit protocol (docs/checkpoint-format.md) is written once, against this.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from hpctrain.checkpoint.manifest import CommitRecord, FileEntry, Manifest
@@ -81,6 +81,15 @@ class Store(Protocol):
 
     def sizes(self, name: CheckpointName) -> Mapping[str, int]:
         """Names and bytes of the files that are there, commit record or not; empty when there is nothing. Raises OSError."""
+
+    def changed(self, name: CheckpointName) -> float | None:
+        """When something was last written there, in seconds since the epoch; None when nobody knows. Raises OSError."""
+
+    def chunks(self, name: CheckpointName, file: str) -> Iterator[memoryview]:
+        """The bytes of a file, not verified, one after the other; each is valid until the next. Raises OSError."""
+
+    def at(self, name: CheckpointName) -> str:
+        """Path or URL of a checkpoint, for messages."""
 
     def commit(
         self, name: CheckpointName, manifest: Manifest, *, time: float, reason: str, world: Mapping[str, object]

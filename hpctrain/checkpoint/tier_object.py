@@ -72,6 +72,14 @@ class ObjectTier:
         """Size and time of everything that lies there under a checkpoint's name. Raises OSError."""
         return self._files.listing(str(name))
 
+    def sizes(self, name: CheckpointName) -> dict[str, int]:
+        """Names and bytes of the files that are there; empty when there is nothing. Raises OSError."""
+        return {file: found.size_bytes for file, found in self.files(name).items()}
+
+    def changed(self, name: CheckpointName) -> float | None:
+        """When something was last written there, in seconds since the epoch; None when nobody knows. Raises OSError."""
+        return max((found.time for found in self.files(name).values() if found.time is not None), default=None)
+
     def open(self, name: CheckpointName) -> tuple[CommitRecord, Manifest]:
         """Read the proof that a checkpoint is complete, and check what can be checked without reading its tensors.
 
@@ -81,7 +89,7 @@ class ObjectTier:
         """
         commit = records.read_commit(self._must_read(name, names.COMMIT))
         manifest = records.read_manifest(name, commit, self._must_read(name, names.MANIFEST))
-        records.check_sizes(manifest, {file: found.size_bytes for file, found in self.files(name).items()})
+        records.check_sizes(manifest, self.sizes(name))
         return commit, manifest
 
     def read(self, name: CheckpointName, manifest: Manifest, file: str) -> bytes:
@@ -172,10 +180,6 @@ class ObjectTier:
         """Remove a small file if it is there. Raises StorageError."""
         with storage_errors(self._files.full_url(f"{name}/{file}")):
             self._files.remove(f"{name}/{file}")
-
-    def sizes(self, name: CheckpointName) -> dict[str, int]:
-        """Names and bytes of the objects that are there; empty when there are none. Raises OSError."""
-        return {file: found.size_bytes for file, found in self.files(name).items()}
 
     def commit(
         self, name: CheckpointName, manifest: Manifest, *, time: float, reason: str, world: Mapping[str, object]

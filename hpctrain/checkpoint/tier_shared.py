@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,28 @@ class SharedTier:
         if records.entry_of(file, data) != expected:
             raise ValueError(f"{file} is damaged (its xxh3 hash is not the committed one)")
         return data
+
+    def at(self, name: CheckpointName) -> str:
+        """Path of a checkpoint, for messages."""
+        return str(self.folder(name))
+
+    def changed(self, name: CheckpointName) -> float | None:
+        """When a file of a checkpoint came or went last; None when it cannot be seen."""
+        try:
+            return self.folder(name).stat().st_mtime
+        except OSError:
+            return None
+
+    def chunks(self, name: CheckpointName, file: str) -> Iterator[memoryview]:
+        """The bytes of a file, not verified, one after the other; each is valid until the next.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        with (self.folder(name) / file).open("rb", buffering=0) as source:
+            while count := source.readinto(buffer):
+                yield buffer[:count]
 
     def sizes(self, name: CheckpointName) -> dict[str, int]:
         """Names and bytes of the files that are there; empty when there is nothing.

@@ -15,19 +15,21 @@ import torch
 from hpctrain.checkpoint.fill import load_tensors
 from hpctrain.checkpoint.manifest import Manifest
 from hpctrain.checkpoint.shard_reader import DamagedError
+from hpctrain.checkpoint.store import Reader
 from hpctrain.checkpoint.weight_files import MODEL, WeightFile, index_of
 from hpctrain.errors import CheckpointError, StorageError
 from hpctrain.files import PRIVATE_FILE, storage_errors, write_json_atomic
 
 
 def write_weights(
-    source: Path, manifest: Manifest, files: Sequence[WeightFile], folder: Path, *, dtype: str | None,
+    source: Reader, where: str, manifest: Manifest, files: Sequence[WeightFile], folder: Path, *, dtype: str | None,
     on_bytes: Callable[[int], None],
 ) -> None:
     """Write the planned files, and their index where there are several, flushed to disk.
 
     Args:
-        source: directory of the checkpoint.
+        source: of the checkpoint's shards.
+        where: it lies, for messages.
         dtype: what floating-point tensors become; None keeps what is stored.
         on_bytes: told of the size of every file when it is written.
 
@@ -43,7 +45,7 @@ def write_weights(
         try:
             loaded = load_tensors(source, manifest, [MODEL + name for name in file.tensors])
         except DamagedError as error:
-            raise CheckpointError(f"it cannot be exported: {error}", where=str(source)) from None
+            raise CheckpointError(f"it cannot be exported: {error}", where=where) from None
         path = folder / file.name
         with storage_errors(path):
             try:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpctrain.cli.checkpoint_place import Place, dry_run_option, find_place, run_argument
+from hpctrain.cli.checkpoint_join import join
+from hpctrain.cli.checkpoint_place import Place, dry_run_option, find_place, open_target, run_argument
 from hpctrain.cli.jobs import examples
 from hpctrain.cli.output import output_option, print_json
 from hpctrain.cli.progress import ByteProgress
@@ -18,31 +19,39 @@ if TYPE_CHECKING:
 
 
 @click.command("copy", short_help="Copy a checkpoint to another place, verified.", epilog=examples(
-    "hpctrain checkpoints copy latest latest /archive/my-run", "hpctrain checkpoints copy 4711 40 ~/keep --dry-run",
+    "hpctrain checkpoints copy latest latest /archive/my-run", "hpctrain checkpoints copy 4711 40 s3://bucket/keep",
+    "hpctrain checkpoints copy /nvme/node1 latest joined --parts /nvme/node2",
 ))
 @run_argument
 @click.argument("step", metavar="STEP")
-@click.argument("dest", metavar="DEST", type=click.Path(path_type=Path))
+@click.argument("dest", metavar="DEST")
+@click.option(
+    "--parts", metavar="DIR", multiple=True, type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="RUN is a directory of the local tier of one node, DIR that of another one (repeat it for each): join their parts.",
+)
 @dry_run_option("copied")
 @output_option
-def copy(run: str, step: str, dest: Path, dry_run: bool, output: str) -> None:
-    """Copy a checkpoint to the directory DEST/step-..., verified, so that a run can be restored from there.
+def copy(run: str, step: str, dest: str, *, parts: tuple[Path, ...], dry_run: bool, output: str) -> None:
+    """Copy a checkpoint to DEST/step-..., verified, so that a run can be restored from there.
 
-    DEST is a directory of checkpoints (it is made if need be): set HPCTRAIN_CHECKPOINT_DIR to it, or copy to
-    NEWRUN/checkpoints. A copy that was cut off does not count; the same command finishes it.
+    DEST is a directory of checkpoints (it is made if need be) or the URL of an object store: set HPCTRAIN_CHECKPOINT_DIR to
+    it, or copy to NEWRUN/checkpoints. A copy that was cut off does not count; the same command finishes it. With --parts,
+    what the nodes have on their own disks becomes one checkpoint that stock PyTorch reads.
     """
     from hpctrain.checkpoint.copying import copy_checkpoint, plan_copy
-    from hpctrain.checkpoint.tier_shared import SharedTier
     from hpctrain.recipe.units import format_bytes
 
-    place, target = find_place(run), SharedTier(dest.expanduser().absolute())
+    if parts:
+        join(run, parts, step, dest, dry_run=dry_run, output=output)
+        return
+    place, target = find_place(run), open_target(dest)
     item = place.choose_complete(step)
     plan = plan_copy(place.tier, item.name, target)
     written = 0
     if not dry_run:
         with ByteProgress(f"copy {item.name}", 2 * item.size_bytes) as progress:
             written = copy_checkpoint(place.tier, plan, target, progress.add)
-    folder = str(target.folder(item.name))
+    folder = target.at(item.name)
     if output == "json":
         print_json("copy", {"dry_run": dry_run, "name": str(item.name), "path": folder, "present": plan.present,
                             "size_bytes": item.size_bytes, "written_bytes": written})
@@ -96,8 +105,12 @@ def export(
 
         dress = bare() if weights_only else _dress(place, config_dir)
         with ByteProgress(f"export {item.name}", sum(file.size_bytes for file in files)) as progress:
-            files = write(place.tier.folder(item.name), manifest, target, dress, dtype=dtype, max_file_bytes=limit,
-                          on_bytes=progress.add)
+            reader = place.tier.reader(item.name)
+            try:
+                files = write(reader, place.tier.at(item.name), manifest, target, dress, dtype=dtype, max_file_bytes=limit,
+                              on_bytes=progress.add)
+            finally:
+                reader.close()
     if output == "json":
         print_json("export", {"dry_run": dry_run, "name": str(item.name), "path": str(target),
                               "files": {file.name: file.size_bytes for file in files}})

@@ -19,11 +19,17 @@ RIGHT = (0, 1, 3)
 FILES_SHOWN = 12
 
 
-def table(listed: Sequence[Listed], now: float, *, colour: bool) -> str:
-    """The table of ``list``; what is wrong or pinned stands at the end of the line."""
-    head = ("STEP", "INC", "SAVED", "SIZE", "STATE", "RANKS", "WHY")
+def table(listed: Sequence[Listed], now: float, *, colour: bool, tiers: Sequence[str] | None = None) -> str:
+    """The table of ``list``; what is wrong or pinned stands at the end of the line.
+
+    Args:
+        tiers: where each one is; None when that is the same for all and need not be said.
+    """
+    head: tuple[str, ...] = ("STEP", "INC", "SAVED", "SIZE", "STATE", "RANKS", "WHY")
     rows = [head, *(_row(item, now) for item in listed)]
-    widths = [max(cells(row[column]) for row in rows) for column in range(len(head))]
+    if tiers is not None:
+        rows = [(*row[:5], tier, *row[5:]) for row, tier in zip(rows, ("TIER", *tiers), strict=True)]
+    widths = [max(cells(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for index, row in enumerate(rows):
         padded = [_pad(cell, widths[column], right=column in RIGHT) for column, cell in enumerate(row)]

@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpctrain.cli.checkpoint_out import copy, export
-from hpctrain.cli.checkpoint_place import Place, dry_run_option, find_place, run_argument
+from hpctrain.cli.checkpoint_place import Place, dry_run_option, find_place, object_tier, run_argument
 from hpctrain.cli.jobs import echo, examples
 from hpctrain.cli.output import on_terminal, output_option, print_json, say
 from hpctrain.cli.progress import ByteProgress
 
 if TYPE_CHECKING:
+    from hpctrain.checkpoint.catalogue import Listed
     from hpctrain.checkpoint.retention import Retention
+    from hpctrain.checkpoint.store import Store
 
 
 @click.group()
 def checkpoints() -> None:
     """List, verify, pin, prune, copy and export what a run has saved.
 
-    RUN is a job id, a run's name or the unique start of one, 'latest', a run directory, or the path of a directory of
-    checkpoints. STEP is a step, 'latest' for the newest complete checkpoint, or a name such as step-00000040.i003.
+    RUN is a job id, a run's name or the unique start of one, 'latest', a run directory, the path of a directory of
+    checkpoints, or the URL of an object store such as s3://bucket/prefix/run. STEP is a step, 'latest' for the newest
+    complete checkpoint, or a name such as step-00000040.i003.
     """
 
 
@@ -33,19 +36,43 @@ def checkpoints() -> None:
 @run_argument
 @output_option
 def list_(run: str, output: str) -> None:
-    """List a run's checkpoints, newest first, as far as can be told without reading them."""
+    """List a run's checkpoints, newest first, as far as can be told without reading them.
+
+    Those in the object store that its recipe names are listed too; other commands find them by that URL.
+    """
     from hpctrain.cli.checkpoint_text import table
 
     place = find_place(run)
-    listed = place.look()
+    found = [(place.tier, item) for item in place.look()] + _in_object_store(place)
+    listed = sorted(found, key=lambda pair: pair[1].name, reverse=True)
+    tiers = {tier.where: tier.tier for tier, _ in listed}
     if output == "json":
-        print_json("checkpoints", [item.to_json() for item in listed])
+        print_json("checkpoints", [
+            {**item.to_json(), "tier": tier.tier, "path": tier.at(item.name)} for tier, item in listed])
     elif listed:
-        echo(table(listed, time.time(), colour=on_terminal()))
+        names = [tier.tier for tier, _ in listed] if len(tiers) > 1 else None
+        echo(table([item for _, item in listed], time.time(), colour=on_terminal(), tiers=names))
+        for where, tier in tiers.items() if len(tiers) > 1 else ():
+            say(f"{tier}: {where}")
     else:
         say(f"There are no checkpoints in {place.where} yet.")
         say("The recipe's checkpoint: section says when one is saved; 'hpctrain events RUN --kind checkpoint' what happened."
             if place.run else "Name a run, or the directory that holds step-... directories.")
+
+
+def _in_object_store(place: Place) -> list[tuple[Store, Listed]]:
+    """What is there; a store that cannot be reached must not hide what is here."""
+    from hpctrain.errors import HpctrainError
+
+    url = place.object_url()
+    if not url:
+        return []
+    try:
+        store = object_tier(url)
+        return [(store, item) for item in Place(store, None).look()]
+    except HpctrainError as error:
+        say(f"warning: the object store is left out: {error}" + (f" ({error.advice})" if error.advice else ""))
+        return []
 
 
 @checkpoints.command("show", short_help="Show what is in one checkpoint.", epilog=examples(
@@ -63,7 +90,7 @@ def show(run: str, step: str, output: str) -> None:
     item = place.choose_complete(step)
     found = contents(place.tier, item.name, place.tier.open(item.name)[1])
     if output == "json":
-        print_json("checkpoint", {**item.to_json(), "path": str(place.tier.folder(item.name)), **found.to_json()})
+        print_json("checkpoint", {**item.to_json(), "path": place.tier.at(item.name), **found.to_json()})
     else:
         click.echo(details(item, found, time.time()))
 
@@ -132,7 +159,7 @@ def pin(run: str, step: str, reason: str, output: str) -> None:
 
     place = find_place(run)
     item = place.choose_complete(step)
-    pins.pin(place.tier.folder(item.name), reason, time.time())
+    pins.pin(place.tier, item.name, reason, time.time())
     _tell_pin(str(item.name), pinned=True, changed=item.pin is None, output=output)
 
 
@@ -148,7 +175,7 @@ def unpin(run: str, step: str, output: str) -> None:
 
     place = find_place(run)
     item = place.choose(step)
-    changed = pins.unpin(place.tier.folder(item.name))
+    changed = pins.unpin(place.tier, item.name)
     _tell_pin(str(item.name), pinned=False, changed=changed, output=output)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from hpctrain.recipe.facts import ClusterFacts
     from hpctrain.settings import Settings
 
+LIST_WIDTH = 80
+"""Columns of a terminal that people can be expected to have."""
 QUICK_TIMEOUT_S = 3.0
 """Validation must not wait for a cluster that does not answer."""
 
@@ -95,7 +98,7 @@ def list_(output: str) -> None:
     if output == "json":
         print_json("recipes", [entry.to_json() for entry in entries])
         return
-    rows = [("NAME", "METHOD", "PARAMETERS", "NODES X GPUS", "DESCRIPTION")]
+    rows = [("NAME", "METHOD", "PARAMETERS", "NODES X GPUS", "")]
     rows += [
         (item.name, item.method, short_count(item.parameters) or "-", f"{item.nodes} x {item.gpus_per_node}",
          item.description)
@@ -103,7 +106,9 @@ def list_(output: str) -> None:
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
-        click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]))
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)).rstrip())
+        if row[4]:  # on lines of its own: beside the columns a terminal of 80 would break it anywhere
+            click.echo(textwrap.fill(row[4], LIST_WIDTH, initial_indent="    ", subsequent_indent="    "))
 
 
 @recipes.command("show")

@@ -80,7 +80,7 @@ def test_list_says_what_can_be_used(tier: SharedTier, capsys: pytest.CaptureFixt
     """Complete, incomplete, damaged and pinned ones are told apart, newest first, with the reason."""
     (folder(tier, 2) / COMMIT).unlink()
     (folder(tier, 3) / rank_file(1)).unlink()
-    pins.pin(folder(tier, 4), "good one", 5.0)
+    pins.pin(tier, CheckpointName(0, 4), "good one", 5.0)
     code, out, _ = run(capsys, "list", "tiny")
     listed = run_json(capsys, "list", 7)
 
