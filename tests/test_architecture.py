@@ -39,7 +39,9 @@ OWNERS: dict[str, Owner] = {
     "rich": Owner(("hpctrain/cli/",), "only the command line draws"),
     "plotext": Owner(("hpctrain/cli/",), "only the command line draws"),
     "torch": Owner(TRAINING, "nothing else needs the seconds that its import takes"),
-    "transformers": Owner(("hpctrain/train/",), "models and tokenizers belong to the trainer"),
+    "transformers": Owner(("hpctrain/train/", "hpctrain/checkpoint/callbacks_transformers.py"),
+                          "models and tokenizers belong to the trainer; its Trainer gets a callback"),
+    "lightning": Owner(("hpctrain/checkpoint/callbacks_lightning.py",), "its Trainer gets a callback"),
     "datasets": Owner(("hpctrain/train/",), "data sets belong to the trainer"),
     "pyarrow": Owner(("hpctrain/train/",), "parquet files are read by the trainer"),
     "numpy": Owner(TRAINING, "arrays live where tensors live"),
@@ -255,8 +257,8 @@ def test_domains_form_no_cycle() -> None:
 
 
 def test_health_checks_know_only_readings() -> None:
-    """A check imports the standard library and the two modules that define its input and output."""
-    allowed = {"hpctrain.health.reading", "hpctrain.health.finding"}
+    """A check imports the standard library, the two modules that define its input and output, and the Xid policy."""
+    allowed = {"hpctrain.health.reading", "hpctrain.health.finding", "hpctrain.health.xid", "hpctrain.health.xid_table"}
     wrong = [
         f"{module.where(imported.line)}: {imported.name}" for module in modules("healthchecks")
         for imported in module.imports if not is_standard(imported.top) and imported.name not in allowed

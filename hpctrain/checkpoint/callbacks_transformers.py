@@ -6,9 +6,9 @@
     trainer = Trainer(model, TrainingArguments(..., save_strategy="no"), train_dataset=data, callbacks=[callback])
     trainer.train(resume_from_checkpoint=callback.resume(trainer))
 
-A run that was killed and started again ends with the bytes of one that was not. The Trainer itself moves on to the right epoch
-and batch; model, optimizer, scheduler and random generators come from our checkpoint. Not covered: DeepSpeed, PEFT adapters,
-the loss scaler of fp16, and data that draws random numbers while it is collated in the training process.
+A run that was killed and started again ends with the bytes of one that was not. The Trainer itself moves on to the right
+epoch and batch; model, optimizer, scheduler and random generators come from our checkpoint. Not covered: DeepSpeed, PEFT
+adapters, the loss scaler of fp16, and data that draws random numbers while it is collated in the training process.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Any
 from transformers import TrainerCallback
 
 from hpctrain.checkpoint.config import CheckpointConfig
+from hpctrain.checkpoint.late_random import LateRandomState
 from hpctrain.checkpoint.manager import Checkpointer
-from hpctrain.checkpoint.torch_state import RandomState
 from hpctrain.errors import CheckpointError, MissingDependencyError
 
 _LOADS = ("_load_from_checkpoint", "_load_optimizer_and_scheduler", "_load_rng_state")
 """What the Trainer does with a checkpoint directory of its own; ours holds nothing for them."""
 
 
-class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore] - transformers has no types
+class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Saves at every optimizer step that is due, and restores.
 
     Args:
@@ -42,7 +42,7 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore] -
         self._config, self._options = config, options
         self._checkpointer: Checkpointer | None = None
         self._progress = _Progress()
-        self._rng = _LateRandomState()
+        self._rng = LateRandomState()
         self._place: tempfile.TemporaryDirectory[str] | None = None
 
     def resume(self, trainer: Any) -> str | None:
@@ -87,8 +87,10 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc,unused-ignore] -
             self._rng.wait()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save the step that is complete by now, with its log lines and evaluation; not before its batch is fetched, so
-        that random numbers continue from here."""
+        """Save the step that is complete by now, with its log lines and evaluation.
+
+        Not before the next batch is fetched, so that random numbers continue from here.
+        """
         del args, control, kwargs
         if self._rng.apply():
             return
@@ -121,31 +123,6 @@ class _Progress:
 
     def load_state_dict(self, state_dict: Any) -> None:
         self.values = dict(state_dict)
-
-
-class _LateRandomState:
-    """Random generators that are set when the first step begins, because finding its batch draws numbers."""
-
-    def __init__(self) -> None:
-        self._now = RandomState()
-        self._loaded: Any = None
-        self._waits = False
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._now.state_dict()
-
-    def load_state_dict(self, state_dict: Any) -> None:
-        self._loaded = state_dict
-
-    def wait(self) -> None:
-        self._waits = self._loaded is not None
-
-    def apply(self) -> bool:
-        """Set them if they wait for it; whether they did."""
-        waited, self._waits = self._waits, False
-        if waited:
-            self._now.load_state_dict(self._loaded)
-        return waited
 
 
 def _metrics(state: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ Tell = Callable[[str, str, int, Mapping[str, Any]], None]
 """Told of an event's kind, reason, step and evidence; on rank 0."""
 
 RAM, PEER, SHARED = "ram", "peer", "shared"
-_NEWS = 2.0
+_NEWS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +232,7 @@ class Chair:
             self._tell("checkpoint.saved", f"{name} ({reason})", name.step, evidence)
 
     def _tell_intervals(self, step: int) -> None:
-        """An interval that ``auto`` chose is news when it is the first one, or twice or half of what was told."""
+        """An interval that ``auto`` chose is news when it is the first one, or far from what was told."""
         for tier, interval in self._agenda.intervals().items():
             told = self._told_intervals.get(tier)
             if not self._agenda.turns[tier].schedule.is_auto or not interval.seconds:

@@ -67,10 +67,10 @@ class CostMeter:
         self._persists.append(seconds)
 
     def cost(self) -> Cost | None:
-        """None before a save was measured."""
-        if not self._stalls and not self._persists:
+        """None before the stall of a save was measured."""
+        if not self._stalls:
             return None
-        return Cost(_median(self._stalls), _median(self._persists))
+        return Cost(statistics.median(self._stalls), statistics.median(self._persists or [0.0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,3 @@ class FailureRate:
             return self.mttf_s
         prior_s = 86400 / (self.nodes * NODE_FAILURES_PER_DAY)
         return (prior_s + self.observed_s) / (1 + self.failures)
-
-
-def _median(values: deque[float]) -> float:
-    return statistics.median(values) if values else 0.0
