@@ -1,0 +1,33 @@
+"""Drain this node through scontrol, unless a person has a say in it already (adapter over scontrol)."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from hpctrain import process
+from hpctrain.health.verdict import PREFIX
+
+_REASON = re.compile(r"\bReason=(.*?)(?: \[[^\]]*@[^\]]*\])?(?:\s+\w+=|\s*$)", re.DOTALL)
+_TIMEOUT_S = 3.0
+
+
+def drain(node: str, reason: str, *, scontrol: str, slurm_conf: str) -> str:
+    """Set the node to drain with this reason; return "" if that was done, else why not, in one sentence.
+
+    A reason that is not ours belongs to a person or to Slurm itself: it is left as it is, and so is the node's state.
+    """
+    environment = {"PATH": "/usr/bin:/bin", **({"SLURM_CONF": slurm_conf} if slurm_conf else {})}
+    environment |= {key: value for key, value in os.environ.items() if key == "SLURM_CONF" and not slurm_conf}
+    shown = process.run([scontrol, "show", "node", "-o", node], timeout_s=_TIMEOUT_S, env=environment)
+    if not shown.ok:
+        return f"scontrol does not answer: {(shown.stderr or 'timeout').strip()[:200]}"
+    match = _REASON.search(shown.stdout)
+    old = match.group(1).strip() if match else ""
+    if old and old.lower() != "none" and not old.startswith(PREFIX):
+        return f"the node has the reason of somebody else: '{old}'"
+    if old == reason:
+        return ""
+    update = [scontrol, "update", f"NodeName={node}", "State=DRAIN", f"Reason={reason}"]
+    done = process.run(update, timeout_s=_TIMEOUT_S, env=environment)
+    return "" if done.ok else f"scontrol refused: {(done.stderr or 'timeout').strip()[:200]}"

@@ -1,0 +1,189 @@
+"""Do a context's work in a child, and answer in time whatever becomes of it (entry point).
+
+The child reads the configuration, looks, judges and drains. If it crashes, is killed or does not end within the budget, that
+is our own failure: it is logged and counted by another child, which may fail as well, and the answer is 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hpctrain.health.config import DEFAULT_CONFIG, DEFAULT_STATE_DIR, Config, parse_config
+from hpctrain.health.probe_child import Probe, Report, run_probes
+from hpctrain.health.reading import Job
+
+BUDGET_S = {"prolog": 5.0, "epilog": 5.0, "periodic": 55.0}
+_LEAST_S, _MOST_S = 0.5, 300.0
+_FAILURE_S = 0.5
+OK = 0
+
+
+def supervise(context: str, started: float, drain_code: int) -> int:
+    """Run one context; 0, or ``drain_code`` if the node is to be drained."""
+    environment = dict(os.environ)
+    budget_s = _budget(environment, context)
+
+    def work(report: Report) -> None:
+        report.emit(**check(context, environment, budget_s - (time.monotonic() - started), report))
+
+    answer = run_probes([Probe("check", work, budget_s - _FAILURE_S - (time.monotonic() - started))])["check"]
+    result = next(iter(answer.records), None)
+    if result is None or answer.state.outcome != "ok":
+        why = f"{answer.state.outcome}: {answer.state.step}"
+        _say(f"hpctrain health {context}: our own failure, the node stays in service: {why}")
+        run_probes([Probe("failure", lambda _: record_failure(environment, context, why), _FAILURE_S)])
+        return OK
+    for note in result.get("notes", ()):
+        _say(f"hpctrain health {context}: {note}")
+    if result.get("drain"):
+        _say(str(result.get("reason", "")))
+        return drain_code
+    return OK
+
+
+def check(context: str, environment: Mapping[str, str], budget_s: float, report: Report) -> dict[str, Any]:
+    """All of one context's work, in the child; what the supervisor has to know of it."""
+    report.step("reading the configuration")
+    config, problems = load_config(environment)
+    node = node_name(environment)
+    config = for_node(config, node)
+    job = job_of(environment, config) if context != "periodic" else None
+    report.step("loading")
+    from hpctrain.health.breaker import Permission, ask
+    from hpctrain.health.run import Look, Tools, check_node
+
+    def ask_breaker(name: str, reason: str) -> Permission:
+        breaker = config.breaker
+        if not breaker.directory:
+            return Permission(True, "this site has no breaker")
+        return ask(breaker.directory, breaker.slots, name, reason, breaker.timeout_s)
+
+    drain = None
+    if config.drain_via == "scontrol" or (context == "periodic" and config.drain_via != "controller"):
+
+        def drain(name: str, reason: str) -> str:
+            from hpctrain.health.drain import drain as drain_node
+
+            return drain_node(name, reason, scontrol=config.scontrol, slurm_conf=config.slurm_conf)
+
+    end = None
+    if context == "epilog" and job and job.uid is not None:
+
+        def end(of: Job, name: str) -> Any:
+            from hpctrain.health.leftovers import end_leftovers
+
+            return end_leftovers(of.id, of.uid or 0, name, proc=config.roots.processes).survivors
+
+    report.step("checking")
+    budget_s = min(budget_s, config.budget_s.get(context, budget_s))
+    look = Look(node, context, job, budget_s=budget_s - _FAILURE_S)
+    outcome = check_node(config, problems, look, Tools(ask_breaker, drain, end))
+    if outcome.notes:
+        report.step("writing notes")
+        _append(
+            config,
+            node,
+            {"kind": "health_note", "context": context, "job": job.id if job else None, "notes": list(outcome.notes)},
+        )
+    return {"drain": outcome.drain, "reason": outcome.verdict.reason, "notes": list(outcome.notes)}
+
+
+def load_config(environment: Mapping[str, str]) -> tuple[Config, list[str]]:
+    """The site's configuration, and what is wrong with it; the defaults where there is none."""
+    named = environment.get("HPCTRAIN_HEALTH_CONFIG", "")
+    path = Path(named or DEFAULT_CONFIG)
+    try:
+        return parse_config(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return Config(), [f"there is no {path}"] if named else []
+    except (OSError, ValueError) as error:
+        return Config(), [f"{path} cannot be read, defaults are used: {error}"]
+
+
+def node_name(environment: Mapping[str, str]) -> str:
+    """The node's name as Slurm knows it; the host's short name outside Slurm."""
+    name = environment.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
+    return name if name and "/" not in name and len(name) <= 255 else "unknown"
+
+
+def for_node(config: Config, node: str) -> Config:
+    """Put the node's name into the paths that have a place for it."""
+    from dataclasses import asdict, replace
+
+    from hpctrain.health.config import Roots
+
+    roots = Roots(**{key: value.replace("{node}", node) for key, value in asdict(config.roots).items()})
+    return replace(config, roots=roots, state_dir=config.state_dir.replace("{node}", node))
+
+
+def job_of(environment: Mapping[str, str], config: Config) -> Job | None:
+    """The job of a prolog or epilog, from the variables that Slurm sets."""
+    job_id = environment.get("SLURM_JOB_ID", environment.get("SLURM_JOBID", ""))
+    if not job_id:
+        return None
+    uid = environment.get("SLURM_JOB_UID", "")
+    gpus = None if config.gpu_scope == "node" else gpu_list(environment.get("SLURM_JOB_GPUS", ""))
+    return Job(job_id, int(uid) if uid.isdecimal() else None, gpus)
+
+
+def gpu_list(text: str) -> tuple[int, ...] | None:
+    """``0,2-3`` as numbers; None, which means all, if it is not such a list."""
+    found: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) > 1023:
+            return None
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)
+
+
+def record_failure(environment: Mapping[str, str], context: str, why: str) -> None:
+    """Log a failure of our own, and count it in the node's state."""
+    from dataclasses import replace
+
+    from hpctrain.health.node_state import NodeFiles
+
+    config, _ = load_config(environment)
+    node = node_name(environment)
+    config = for_node(config, node)
+    _append(
+        config, node, {"kind": "health_failure", "context": context, "job": environment.get("SLURM_JOB_ID"), "reason": why}
+    )
+    files = NodeFiles(Path(config.state_dir), node, config.log_bytes)
+    with files.locked() as locked:
+        if locked:
+            state = files.load()
+            count = int(state.failures.get("count", 0)) + 1
+            files.save(replace(state, failures={"count": count, "time": time.time(), "context": context, "reason": why}))
+
+
+def _append(config: Config, node: str, event: Mapping[str, Any]) -> None:
+    from hpctrain.errors import StorageError
+    from hpctrain.health.node_state import NodeFiles
+
+    with contextlib.suppress(StorageError, OSError):
+        files = NodeFiles(Path(config.state_dir or DEFAULT_STATE_DIR), node, config.log_bytes)
+        files.append({"time": time.time(), "source": "health", "node": node, **event})
+
+
+def _budget(environment: Mapping[str, str], context: str) -> float:
+    """The supervisor reads no file, so a budget beyond the default is given in the environment."""
+    with contextlib.suppress(ValueError):
+        return min(_MOST_S, max(_LEAST_S, float(environment.get("HPCTRAIN_HEALTH_BUDGET_S", ""))))
+    return BUDGET_S[context]
+
+
+def _say(text: str) -> None:
+    """One line for slurmd's log; a closed or full pipe must not matter."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(text[:1000] + "\n")
+        sys.stderr.flush()
