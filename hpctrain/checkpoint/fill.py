@@ -6,7 +6,6 @@ bytes for all ranks together; :func:`load_tensors` needs no other rank.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,8 +23,6 @@ Table = Mapping[str, Sequence[StoredShard]]
 Place = tuple[str, int]
 Progress = Callable[[int, int], None]
 """Told bytes that are done, and of all."""
-
-_THREADS = max(1, min(4, os.cpu_count() or 1))
 
 
 class Reader(Protocol):

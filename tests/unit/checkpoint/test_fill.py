@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrain.checkpoint import restore_plan
+from hpctrain.checkpoint.distcp import by_name
 from hpctrain.checkpoint.manifest import Manifest
 from hpctrain.checkpoint.shard_reader import DamagedError, ShardReader
 from hpctrain.checkpoint.shards import Shard, StoredShard, with_aliases
@@ -18,9 +19,14 @@ from hpctrain.checkpoint.shards import Shard, StoredShard, with_aliases
 torch = pytest.importorskip("torch")
 
 from hpctrain.checkpoint.capture import capture  # noqa: E402 - after the check that torch is there
-from hpctrain.checkpoint.fill import UnfitError, fill, load_tensors  # noqa: E402
+from hpctrain.checkpoint.fill import FillPlan, load_tensors  # noqa: E402
 from hpctrain.checkpoint.names import CheckpointName  # noqa: E402
 from hpctrain.checkpoint.ranks import Ranks  # noqa: E402
+from hpctrain.checkpoint.restore_load import Load  # noqa: E402
+from hpctrain.checkpoint.restore_options import Options  # noqa: E402
+from hpctrain.checkpoint.restore_places import Places  # noqa: E402
+from hpctrain.checkpoint.restore_sources import ALL_PARTS, Origin, as_part, manifest_parts  # noqa: E402
+from hpctrain.checkpoint.restore_threads import Limits, Pulse  # noqa: E402
 from hpctrain.checkpoint.share import Share  # noqa: E402
 from hpctrain.checkpoint.write import check_shares, merge, write_share  # noqa: E402
 
@@ -33,6 +39,29 @@ def save(folder: Path, tensors: Mapping[str, Any], world_size: int = 1, limit_by
         shares.append(write_share(folder, rank, found.buffers(), "{}", aliases=found.aliases, replicated=found.fingerprint))
     check_shares(shares)
     return merge(CheckpointName(0, 1), shares)[1]
+
+
+class OneStore:
+    """A store that has but one checkpoint."""
+
+    tier = "shared"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def reader(self, _name: CheckpointName) -> ShardReader:
+        return ShardReader(self._folder)
+
+
+def load(folder: Path, manifest: Manifest, targets: Mapping[str, Any], progress: Any = None) -> None:
+    """Fill tensors as a restore on one rank does."""
+    places = Places(CheckpointName(0, 1), {}, [OneStore(folder)], Limits())
+    places.use({0: manifest})
+    table = by_name(stored for rank, shards in manifest_parts(manifest).items() for stored in as_part(shards, rank))
+    options = Options({}, [Origin("shared", "", ALL_PARTS, 0)], 1)
+    loading = Load(FillPlan(targets, table, 1), places, options, Ranks(), limits=Limits(), pulse=Pulse(progress, 60))
+    assert "" == loading.run()[1]
+    places.close()
 
 
 def state() -> dict[str, Any]:
@@ -90,8 +119,7 @@ def test_targets_of_any_kind_are_filled(tmp_path: Path) -> None:
     manifest = save(tmp_path, {"t": source}, 2, limit_bytes=90)
     told: list[tuple[int, int]] = []
     for target in (torch.zeros(20, 30), torch.zeros(30, 20).t(), torch.zeros(20, 60)[:, ::2], torch.zeros(20, 30).double()):
-        reader = ShardReader(tmp_path)
-        assert fill({"t": target}, manifest.table(), reader, Ranks(), lambda done, total: told.append((done, total))) == ""
+        load(tmp_path, manifest, {"t": target}, lambda done, total: told.append((done, total)))
         assert torch.equal(source.to(target.dtype), target)
 
     assert (2400, 2400) == told[-1]
@@ -102,10 +130,10 @@ def test_what_does_not_fit_is_refused_untouched(tmp_path: Path) -> None:
     manifest = save(tmp_path, {"a": torch.ones(4), "b": torch.ones(4)})
     target = torch.zeros(4)
 
-    with pytest.raises(UnfitError, match="c is not in the checkpoint"):
-        fill({"a": target, "c": torch.zeros(4)}, manifest.table(), ShardReader(tmp_path), Ranks())
-    with pytest.raises(UnfitError, match=r"b is stored as float32 \(4,\), not as float32 \(5,\)"):
-        fill({"a": target, "b": torch.zeros(5)}, manifest.table(), ShardReader(tmp_path), Ranks())
+    with pytest.raises(ValueError, match="c is not in the checkpoint"):
+        load(tmp_path, manifest, {"a": target, "c": torch.zeros(4)})
+    with pytest.raises(ValueError, match=r"b is stored as float32 \(4,\), not as float32 \(5,\)"):
+        load(tmp_path, manifest, {"a": target, "b": torch.zeros(5)})
     with pytest.raises(ValueError, match="c is not in the checkpoint"):
         load_tensors(tmp_path, manifest, ["c"])
     assert torch.equal(torch.zeros(4), target)
