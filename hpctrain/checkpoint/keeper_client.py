@@ -104,7 +104,7 @@ def start_writer(secret: bytes, node: str = "", *, ready_s: float = 20.0) -> pro
     Raises:
         WireError: it did not start.
     """
-    return _start("hpctrain.checkpoint.tier_ram_writer", secret, ["--node", node], ready_s)
+    return _start("hpctrain.checkpoint.writer_main", secret, ["--node", node], ready_s)
 
 
 def _start(module: str, secret: bytes, options: list[str], ready_s: float) -> process.Popen[bytes]:
