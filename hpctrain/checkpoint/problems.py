@@ -25,7 +25,7 @@ def error_of(work: Callable[[], Any]) -> str:
 
 def describe(error: Exception) -> str:
     """One line for a person: what went wrong, and where."""
-    if isinstance(error, HpctrainError):
+    if isinstance(error, (HpctrainError, ValueError)):  # written for people, both
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"

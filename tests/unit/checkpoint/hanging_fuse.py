@@ -1,7 +1,7 @@
 """A file system that is read-only and empty, and hangs while its process is stopped: ``python -m ... DIRECTORY``.
 
-Speaks the kernel's FUSE protocol itself, so that no library is needed; it needs root and ``/dev/fuse``. Says ``ready``, or why
-it cannot be, on standard output.
+Speaks the kernel's FUSE protocol itself, so that no library is needed; it needs root and ``/dev/fuse``. Says ``ready``, or
+why it cannot be, on standard output.
 """
 
 from __future__ import annotations

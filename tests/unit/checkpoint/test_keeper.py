@@ -48,7 +48,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
 
 def test_keeper_imports_no_torch() -> None:
     """The keeper's program starts without torch, pydantic or click, in a fraction of a second."""
-    code = ("import sys, hpctrain.checkpoint.keeper_main, hpctrain.checkpoint.tier_ram_writer;"
+    code = ("import sys, hpctrain.checkpoint.keeper_main, hpctrain.checkpoint.writer_main;"
             "print([m for m in ('torch', 'numpy', 'pydantic', 'click', 'yaml') if m in sys.modules])")
     assert "[]\n" == process.run([sys.executable, "-c", code], timeout_s=60).stdout
 

@@ -28,7 +28,7 @@ from hpctrain.checkpoint.shards import Shard  # noqa: E402
 from hpctrain.checkpoint.tier_ram import RamTier  # noqa: E402
 from hpctrain.checkpoint.tier_ram_connect import KeeperConnector  # noqa: E402
 from hpctrain.checkpoint.tier_ram_copy import ArenaBlock, tensor_of  # noqa: E402
-from hpctrain.checkpoint.tier_ram_writer import share_of, work_once  # noqa: E402
+from hpctrain.checkpoint.tier_shared import SharedTier  # noqa: E402
 from hpctrain.errors import StorageError  # noqa: E402
 
 DTYPES = ["float32", "float64", "bfloat16", "float16", "int64", "int32", "int16", "uint8", "bool", "complex64",
@@ -299,56 +299,63 @@ def test_spare_slot_is_used_while_one_is_read(node: Node) -> None:
     assert [CheckpointName(0, step) for step in (1, 4, 5)] == tier.complete_steps()
 
 
-def order(folder: Path) -> dict[str, str]:
-    return {"folder": str(folder)}
+def whole_zoo(seed: int) -> list[tuple[Shard, Any]]:
+    """What one rank can commit by itself."""
+    return [(shard, tensor) for shard, tensor in zoo(seed) if shard.is_whole]
 
 
-def assert_written(folder: Path, result: dict[str, Any], items: list[tuple[Shard, Any]]) -> None:
-    assert "error" not in result, result
-    for name, size, xxh3 in result["files"]:
-        data = (folder / name).read_bytes()
-        assert (size, xxh3) == (len(data), xxhash.xxh3_128_hexdigest(data))
-    data = (folder / "__0_0.distcp").read_bytes()
-    rows = share_of(0, result).shards
-    stored = {row.shard: data[row.offset_bytes:row.offset_bytes + row.size_bytes] for row in rows}
+def order(root: Path) -> dict[str, Any]:
+    commit = {"world_size": 1, "world": {"world_size": 1}, "time": 0.0, "reason": "test", "patience_s": 60}
+    return {"root": str(root), "attempt": 1, "commit": commit}
+
+
+def assert_written(root: Path, name: CheckpointName, items: list[tuple[Shard, Any]]) -> None:
+    tier = SharedTier(root)
+    _, manifest = tier.open(name)
+    data = (tier.folder(name) / "__0_0.distcp").read_bytes()
+    stored = {row.shard: data[row.offset_bytes:row.offset_bytes + row.size_bytes] for row in manifest.shards}
     assert stored == {shard: raw(tensor) for shard, tensor in items}
+    assert "" == tier.damage(name, manifest.files)
+
+
+def result_of(tier: RamTier, name: CheckpointName) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while not (result := tier.persisted("shared", 0)["result"]) or result["name"] != [name.incarnation, name.step]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return dict(result)
 
 
 def test_dead_ranks_last_checkpoint_is_written(node: Node, tmp_path: Path) -> None:
     """After all ranks are gone, the writer still makes their last checkpoint durable, byte for byte."""
-    node.tier().stage(1, zoo(1), '{"a": 1}')
+    node.tier().stage(1, whole_zoo(1), '{"a": 1}')
     node.tiers[0].close()
     writer = start_writer(node.secret)
-    after = node.tier(rank=9, incarnation=1)
-    assert after.persist(CheckpointName(0, 1), "shared", order(tmp_path), rank=0) == ""
-    deadline = time.monotonic() + 20
-    while not (result := after.persisted("shared", 0)["result"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    after, name = node.tier(rank=9, incarnation=1), CheckpointName(0, 1)
+    assert after.persist(name, "shared", order(tmp_path), rank=0) == ""
 
-    assert_written(tmp_path, result, zoo(1))
-    assert b'{"a": 1}' == (tmp_path / "rank-00000.json").read_bytes()
+    assert "" == result_of(after, name).get("error", "")
+    assert_written(tmp_path, name, whole_zoo(1))
+    assert b'{"a": 1}' == (tmp_path / str(name) / "rank-00000.json").read_bytes()
     process.kill_group(node.keeper)
-    assert 0 == writer.wait(timeout=10)
+    assert 0 == writer.wait(timeout=30)
 
 
 def test_writer_reports_what_it_cannot_write(node: Node, tmp_path: Path) -> None:
-    """A full disk, a missing directory or a checkpoint that is gone is a reported result; the next order is served."""
-    tier, client = node.tier(), KeeperClient(node.secret)
+    """A place that cannot be, or a checkpoint that is gone, is a reported result; the next order is served."""
+    tier = node.tier()
     for step in (1, 2, 3):
-        tier.stage(step, zoo(step), "{}")
+        tier.stage(step, whole_zoo(step), "{}")
     assert "rank 0 has no complete" in tier.persist(CheckpointName(0, 1), "shared", order(tmp_path))
-    tier.persist(CheckpointName(0, 2), "shared", order(tmp_path / "nowhere"))
-    assert work_once(client, wait_s=1)
-    assert "No such file" in tier.persisted("shared")["result"]["error"]
+    writer = start_writer(node.secret)
+    tier.persist(CheckpointName(0, 2), "shared", order(Path("/dev/null/nowhere")))
+    assert "Not a directory" in result_of(tier, CheckpointName(0, 2))["error"]
+    tier.persist(CheckpointName(0, 3), "shared", order(tmp_path))
 
-    tier.persist(CheckpointName(0, 2), "shared", order(tmp_path))
-    tier.persist(CheckpointName(0, 3), "shared", order(tmp_path))  # the newer order replaces the older one
-    (tmp_path / "__0_0.distcp").write_text("left by a writer that was killed")
-    assert work_once(client, wait_s=1) and not work_once(client, wait_s=0)
-    assert tier.persisted("shared")["result"]["name"] == [0, 3]
-    assert_written(tmp_path, tier.persisted("shared")["result"], zoo(3))
-    client.close()
+    assert "" == result_of(tier, CheckpointName(0, 3)).get("error", "")
+    assert_written(tmp_path, CheckpointName(0, 3), whole_zoo(3))
+    process.kill_group(writer)
+    writer.wait(timeout=30)
 
 
 def test_copy_runs_in_whole_words() -> None:

@@ -21,7 +21,7 @@ from hpctrain.checkpoint.tier_local import LocalTier
 from hpctrain.checkpoint.tier_shared import SharedTier
 from tests.source_tree import ROOT
 from tests.unit.checkpoint import hanging_fuse
-from tests.unit.checkpoint.memory_node import Item, Node, RealNode, claimed, work_off
+from tests.unit.checkpoint.memory_node import Item, Node, RealNode, claimed
 from tests.unit.checkpoint.test_crash_points import NEW, OLD, restored
 from tests.unit.checkpoint.test_faults import Faults
 from tests.unit.checkpoint.test_writer import part, stage
