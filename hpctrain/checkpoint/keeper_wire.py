@@ -67,8 +67,11 @@ def send(sock: socket.socket, message: dict[str, Any], handle: int | None = None
         raise WireError(_reason(error)) from error
 
 
-def receive(sock: socket.socket) -> tuple[dict[str, Any], int | None]:
+def receive(sock: socket.socket, limit_bytes: int = LIMIT_BYTES) -> tuple[dict[str, Any], int | None]:
     """The next message and the descriptor beside it, which now belongs to the caller.
+
+    Args:
+        limit_bytes: refuse longer ones, before any of it is read.
 
     Raises:
         WireError: the other end is gone, silent for too long, or sends something else.
@@ -76,7 +79,7 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], int | None]:
     handles: list[int] = []
     try:
         size = _LENGTH.unpack(_read(sock, _LENGTH.size, handles))[0]
-        if size > LIMIT_BYTES:
+        if size > limit_bytes:
             raise WireError(f"a message of {size} bytes is announced")
         message = json.loads(_read(sock, size, handles))
         if not isinstance(message, dict) or len(handles) > 1:
