@@ -33,7 +33,8 @@ def targets_of(items: Items, own: Tree) -> dict[str, Any]:
         torch_state.split(item.state_dict(), key, tensors)
     wanted = {ref.path: ref for key in items for ref in torch_state.refs(own[key])}
     _check_fit(wanted, tensors)
-    return {path: tensors[path] if path in tensors else torch_state.empty(ref) for path, ref in wanted.items()}
+    return {path: tensors[path] if path in tensors and torch_state.is_writable(tensors[path]) else torch_state.empty(ref)
+            for path, ref in wanted.items()}
 
 
 def give_back(items: Items, rng: RandomState | None, own: Tree, tensors: dict[str, Any]) -> None:

@@ -61,6 +61,7 @@ class Load:
         self._plan, self._places, self._options, self._ranks, self._pulse = plan, places, options, ranks, pulse
         self._crew = ReadCrew(_THREADS, limits)
         self._scratch = _Scratch()
+        self._undelivered = ""
         self._order = {place_of(stored): number for number, stored in enumerate(plan.stored)}
         needs = ranks.everyone(array.array("I", plan.needs).tobytes())
         self._needs = [array.array("I", text) for text in needs]
@@ -94,7 +95,7 @@ class Load:
             for data in landings.values():
                 self._scratch.give(data)
             self._pulse(min(done, total), total)
-        return taken, ""
+        return taken, self._ranks.first_error(self._undelivered)
 
     def _round(
         self, todo: Sequence[Piece], landings: dict[Place, torch.Tensor], progress: tuple[int, int], *, deliver: bool
@@ -169,7 +170,10 @@ class Load:
         if len(piece.holders) > 1:
             self._ranks.share(landings[place], piece.reader, piece.needed_by)
         if self._ranks.rank in piece.needed_by:
-            self._plan.deliver(piece.stored, landings[place])
+            try:
+                self._plan.deliver(piece.stored, landings[place])
+            except RuntimeError as error:  # the others wait for the next piece
+                self._undelivered = self._undelivered or f"{piece.stored.shard.name}: {error}"
         self._scratch.give(landings.pop(place))
 
 

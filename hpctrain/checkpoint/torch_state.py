@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 from hpctrain.checkpoint.codec import TensorRef
 
@@ -132,6 +133,13 @@ def refs(value: Any) -> list[TensorRef]:
 def empty(ref: TensorRef) -> torch.Tensor:
     """A tensor on the CPU to load into, for state that does not exist yet."""
     return torch.empty(ref.shape, dtype=getattr(torch, ref.dtype))
+
+
+def is_writable(tensor: torch.Tensor) -> bool:
+    """Whether a tensor can be filled in place; not where several of its elements are one (an expanded one)."""
+    if isinstance(tensor, DTensor):
+        tensor = tensor.to_local()
+    return not any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def _cuda_in_use() -> bool:
