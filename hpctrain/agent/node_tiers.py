@@ -19,6 +19,7 @@ from hpctrain.agent.rank_plan import RankPlan
 from hpctrain.agent.rank_result import NodeOutcome, NodeResult
 from hpctrain.agent.tier_processes import TierProcesses, helpers
 from hpctrain.checkpoint.keeper_client import shared_secret
+from hpctrain.checkpoint.pairing import pair
 from hpctrain.checkpoint.tier_shared import SharedTier
 from hpctrain.clock import Clock
 from hpctrain.errors import StorageError
@@ -71,10 +72,7 @@ class NodeTiers:
             watch, forget: tell the warden of a process group, and that it is gone.
         """
         children = helpers(self._secret, self._node, Path(self._plan.run_dir), self._env, os.getpid())
-        import importlib.util
-
-        paired = importlib.util.find_spec("hpctrain.checkpoint.pairing") is not None  # until pairing has landed
-        tasks = [self._peering().look] if paired and self._plan.checkpoint.peer and len(self._ranks.nodes) > 1 else []
+        tasks = [self._peering().look] if self._plan.checkpoint.peer and len(self._ranks.nodes) > 1 else []
         self._processes = TierProcesses(
             children, node=self._node, events=self._events, clock=self._clock, watch=watch, forget=forget, tasks=tasks,
         )
@@ -117,8 +115,6 @@ class NodeTiers:
             self._processes.stop()
 
     def _peering(self) -> Peering:
-        from hpctrain.checkpoint.pairing import pair
-
         address = self._env.get("SLURM_TOPOLOGY_ADDR", "")
         return Peering(
             self._control, self._keeper, pair, node=self._node, nodes=self._ranks.nodes,
