@@ -18,9 +18,11 @@ from hpctrain.checkpoint.keeper_client import KeeperClient
 from hpctrain.checkpoint.keeper_slots import RefusedError
 from hpctrain.checkpoint.keeper_wire import WireError
 from hpctrain.checkpoint.open_store import open_store
+from hpctrain.checkpoint.peer_receive import PeerReceiver
 from hpctrain.checkpoint.problems import describe
 from hpctrain.checkpoint.writer_local import LocalWriter
-from hpctrain.checkpoint.writer_order import STORES, TIERS, Notify, Order, failed
+from hpctrain.checkpoint.writer_order import PEER, STORES, TIERS, Notify, Order, failed
+from hpctrain.checkpoint.writer_peer import PeerWriter
 from hpctrain.checkpoint.writer_store import StoreWriter
 from hpctrain.clock import Clock, SystemClock
 
@@ -64,6 +66,7 @@ class TierWorker:
     def __init__(self, tier: str, client: KeeperClient, work: Work, notify: Notify) -> None:
         self.tier, self._client, self._work, self._notify = tier, client, work, notify
         self._pending: list[Pending] = []
+        self._told: dict[int, str] = {}
         self._pause_s = _POLL_FIRST_S
 
     @property
@@ -117,9 +120,11 @@ class TierWorker:
             self._client.request("finish", tier=self.tier, rank=rank, result=result)
         except RefusedError:
             return False  # the order is somebody else's by now
-        if "error" in result:
+        error = str(result.get("error", ""))
+        if error and self._told.get(rank) != error:  # not the same again with every save
             evidence = {"tier": self.tier, "rank": rank, "seconds": result["seconds"]}
-            self._notify("checkpoint.failed", f"{self.tier}: rank {rank} of step {step}: {result['error']}", step, evidence)
+            self._notify("checkpoint.failed", f"{self.tier}: rank {rank} of step {step}: {error}", step, evidence)
+        self._told[rank] = error
         return True
 
 
@@ -128,17 +133,24 @@ class Writer:
 
     Args:
         connect: to this node's keeper.
-        notify: told of ``checkpoint.saved`` and ``checkpoint.failed``; any thread calls it, one at a time.
+        secret: of the job, for the peer.
+        notify: told of ``checkpoint.saved``, ``checkpoint.failed`` and ``checkpoint.peer``; by one thread at a time.
+        receiver: takes the copies of another node's ranks; None: nobody sends any.
+        source: address of this node to send copies from.
     """
 
     def __init__(
-        self, connect: Callable[[], KeeperClient], notify: Notify, *, clock: Clock | None = None,
+        self, connect: Callable[[], KeeperClient], secret: bytes, notify: Notify, *, receiver: PeerReceiver | None = None,
+        source: str = "", clock: Clock | None = None,
     ) -> None:
-        self._connect, self._clock = connect, clock or SystemClock()
+        self._connect, self._secret, self._clock = connect, secret, clock or SystemClock()
+        self._receiver, self._source = receiver, source
+        self._listens: tuple[str, int] | None = None
         self._ended, self._lock, self._tell = threading.Event(), threading.Lock(), notify
 
     def run(self) -> None:
         """Until the keeper is gone."""
+        self._listen()
         for tier in TIERS:
             threading.Thread(target=self._serve, args=(tier,), name=f"writer-{tier}", daemon=True).start()
         self._ended.wait()
@@ -148,6 +160,8 @@ class Writer:
             while True:
                 client = self._connect()
                 with contextlib.suppress(WireError), contextlib.closing(client):
+                    if tier == PEER and self._listens is not None:
+                        client.request("listening", addr=self._listens[0], port=self._listens[1])
                     worker = TierWorker(tier, client, self.work(tier, client), self._notify)
                     while True:
                         worker.work_once()
@@ -161,7 +175,18 @@ class Writer:
         """What carries out a tier's orders."""
         if tier in STORES:
             return StoreWriter(client, open_store, self._clock, self._notify)
+        if tier == PEER:
+            return PeerWriter(client, self._secret, self._source, self._clock, self._notify)
         return LocalWriter(client, self._clock)
+
+    def _listen(self) -> None:
+        if self._receiver is None:
+            return
+        try:
+            self._listens = self._receiver.start()
+        except (OSError, ValueError) as error:
+            reason = f"this node cannot take copies of a peer: {describe(error)}"
+            self._notify("checkpoint.degraded", reason, 0, {"tier": PEER})
 
     def _notify(self, kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:
         with self._lock, contextlib.suppress(Exception):  # whoever listens must not stop the writing
@@ -173,11 +198,12 @@ def run_writer(secret: bytes, node: str, notify: Notify, *, peer_bind: str | Non
 
     Args:
         node: name of this node, where several share a host.
-        peer_bind: address to receive a peer's parts on; None: no peer copies.
+        peer_bind: address of this node for copies, those that it takes and those that it sends; None: it takes none.
 
     Raises:
         WireError: there is no keeper.
     """
     with contextlib.suppress(OSError):
         os.nice(NICE)
-    Writer(lambda: KeeperClient(secret, node), notify).run()
+    receiver = PeerReceiver(secret, node, peer_bind) if peer_bind is not None else None
+    Writer(lambda: KeeperClient(secret, node), secret, notify, receiver=receiver, source=peer_bind or "").run()

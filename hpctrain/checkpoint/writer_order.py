@@ -11,7 +11,8 @@ from hpctrain.checkpoint.retention import Retention
 
 STORES = ("shared", "object")
 """Tiers of whole checkpoints."""
-TIERS = (*STORES, "local", "peer")
+PEER = "peer"
+TIERS = (*STORES, "local", PEER)
 """All that the writer writes."""
 
 Notify = Callable[[str, str, int, Mapping[str, Any]], None]

@@ -103,7 +103,7 @@ class Node:
 
     def order(
         self, tier: str, rank: int, name: CheckpointName, root: Path | str, *, attempt: int = 1, world_size: int = 1,
-        patience_s: float = 60.0, retention: Mapping[str, Any] | None = None, **details: Any,
+        patience_s: float = 60.0, retention: Mapping[str, Any] | None = None, store: str = "own", **details: Any,
     ) -> None:
         """Post what a rank posts; rank 0's order on a store commits."""
         commit = None
@@ -112,7 +112,7 @@ class Node:
                       "retention": retention, "patience_s": patience_s}
         task = {"root": str(root), "attempt": attempt, "commit": commit, "retention": retention, **details}
         self.connect().request("persist", tier=tier, rank=rank, incarnation=name.incarnation,
-                               name=[name.incarnation, name.step], task=task)
+                               name=[name.incarnation, name.step], task=task, store=store)
 
     def result(self, tier: str, rank: int) -> dict[str, Any] | None:
         """What became of the newest order that is over."""
@@ -138,14 +138,14 @@ class Node:
 class RealNode(Node):
     """The same with a keeper and a writer that are processes."""
 
-    def __init__(self) -> None:
-        self.secret, self.blocks, self.events = make_secret(), {}, []
-        self.keeper_process = start_keeper(self.secret)
+    def __init__(self, name: str = "", secret: bytes = b"") -> None:
+        self.name, self.secret, self.blocks, self.events = name, secret or make_secret(), {}, []
+        self.keeper_process = start_keeper(self.secret, name)
         self.writer_process = self.start_writer()
 
     def start_writer(self) -> process.Popen[bytes]:
         """As a launcher does where there is no agent."""
-        argv = [sys.executable, "-m", "hpctrain.checkpoint.writer_main"]
+        argv = [sys.executable, "-m", "hpctrain.checkpoint.writer_main", "--node", self.name, "--peer-bind", "127.0.0.1"]
         child = process.start(argv, stdin=process.PIPE, stdout=process.PIPE)
         assert child.stdin is not None
         assert child.stdout is not None
@@ -157,7 +157,7 @@ class RealNode(Node):
 
     def connect(self) -> KeeperClient:
         """A new connection."""
-        return KeeperClient(self.secret)
+        return KeeperClient(self.secret, self.name)
 
     def wait_for(self, tier: str, rank: int, wait_s: float = 60.0) -> dict[str, Any]:
         """The result of an order."""

@@ -154,7 +154,7 @@ def wait_until_taken(node: RealNode) -> None:
 
 
 def test_killed_writer_is_replaced(node: RealNode, tmp_path: Path) -> None:
-    """A writer that is killed again and again while it writes loses nothing: the order ends with a whole checkpoint."""
+    """A writer that is killed at any moment after its orders came loses nothing: they end with a whole checkpoint."""
     root = claimed(tmp_path / "checkpoints").root
     stage(node, NEW, 0, 1)
     for rank in (0, 1):
@@ -172,3 +172,39 @@ def test_writer_ends_with_its_keeper(node: RealNode) -> None:
     process.kill_group(node.keeper_process)
 
     assert 0 == node.writer_process.wait(timeout=30)
+
+
+def test_copies_go_to_the_peer(node: RealNode, tmp_path: Path) -> None:
+    """A part is copied into the peer's memory by the two writers, and from there written to the shared tier when the node
+    that had it is gone.
+    """
+    other = RealNode("b", node.secret)
+    try:
+        client, deadline = other.connect(), time.monotonic() + 60
+        while not (listening := client.request("about")["listening"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        stage(node, NEW, 0, 1)
+        node.order("peer", 0, NEW, "")
+        assert "this node has no peer" == node.wait_for("peer", 0)["error"]
+        node.connect().request("set_peer", node="b", **listening)
+        for rank in (0, 1):
+            node.order("peer", rank, NEW, "", attempt=2)
+        assert {"b"} == {wait_for_success(node, rank)["peer"] for rank in (0, 1)}
+        node.close()
+        root = claimed(tmp_path / "checkpoints").root
+        for rank in (0, 1):
+            other.order("shared", rank, NEW, root, world_size=2, store="peer")
+        assert other.wait_for("shared", 0)["committed"]
+    finally:
+        other.close()
+
+    assert [NEW] == restored(SharedTier(root))
+
+
+def wait_for_success(node: RealNode, rank: int) -> dict[str, object]:
+    """A result without an error: that of an earlier order may still be shown."""
+    deadline = time.monotonic() + 60
+    while "error" in (result := node.wait_for("peer", rank)):
+        assert time.monotonic() < deadline, result
+    return result
