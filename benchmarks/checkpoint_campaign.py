@@ -213,17 +213,18 @@ def runs(pid: int) -> bool:
 
 def judge(place: Path, number: int, expected: CheckpointName, victim: str, tally: Tally) -> CheckpointName:
     """Compare what this round restored with what was there; returns the newest report that must hold."""
-    promised, source = NOTHING, NOTHING
+    promised, source, restored_text = NOTHING, NOTHING, ""
     for record in read(place):
         kind, step, tier = record["kind"], int(record["step"]), record.get("tier", "")
         if kind == "checkpoint.restored":
             source = parse_name(record["checkpoint"]) or NOTHING
-            tally.sources[tier or "shared"] += 1
+            restored_text = record["text"]
+            tally.sources[record["tiers"]] += 1
         elif kind == "restored":
             tally.restored += step > 0
             if source < expected:
                 tally.lost += 1
-                tally.problems.append(f"round {number}: {expected} was there, {source} was restored")
+                tally.problems.append(f"round {number}: {expected} was there, {source} was restored: {restored_text}")
         elif kind == SAVED:
             tally.saved[tier] += 1
             if tier in SURVIVORS[victim]:

@@ -135,7 +135,8 @@ class Report:
             self.phase("prune")
         if self._rank == 0:
             self.write({"kind": kind, "step": step, "text": reason, "tier": tier,
-                        "checkpoint": str(evidence.get("checkpoint", ""))})
+                        "checkpoint": str(evidence.get("checkpoint", "")),
+                        "tiers": " and ".join(sorted(evidence.get("tiers", ())))})
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One line, in one write."""

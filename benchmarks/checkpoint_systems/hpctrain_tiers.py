@@ -108,22 +108,30 @@ class Tiers:
         return [*files_under(self._shared), *(files_under(self._local) if self._local.exists() else ())]
 
     def restore(self, tier: str, targets: Tensors) -> None:
-        """From memory with the checkpointer that saved; from a disk with one that has no other tier."""
+        """From memory with the checkpointer that saved; else with one that has no other tier, as after a loss of the node."""
         self._held.tensors = targets
         if tier == RAM:
-            self._check(self._checkpointer)
+            self._check(self._checkpointer, tier)
             return
         local = self._config.local if tier == LOCAL else None
+        ram, peer = (self._config.ram, self._config.peer) if tier == PEER else (None, None)
         root = self._shared if tier == SHARED else self._shared.with_name("nothing")
-        only = self._open(replace(self._config, root=root, ram=None, peer=None, local=local))
+        # A rank that is started on the other node finds the copy in that node's memory.
+        os.environ["HPCTRAIN_NODE"] = THERE if tier == PEER else HERE
         try:
-            self._check(only)
+            only = self._open(replace(self._config, root=root, ram=ram, peer=peer, local=local))
         finally:
-            only.close()
+            os.environ["HPCTRAIN_NODE"] = HERE
+        try:
+            self._check(only, tier)
+        finally:
+            only.close(flush=False)
 
-    def _check(self, checkpointer: Checkpointer) -> None:
-        if (step := checkpointer.restore()) != self._step:
-            raise RuntimeError(f"hpctrain restored step {step}, not {self._step}; events: {self._events[-3:]}")
+    def _check(self, checkpointer: Checkpointer, tier: str) -> None:
+        step = checkpointer.restore()
+        told = next(event for event in reversed(self._events) if event[0] == "checkpoint.restored")
+        if step != self._step or [tier] != list(told[3]["tiers"]):
+            raise RuntimeError(f"hpctrain restored step {step}, not {self._step} from {tier}; events: {self._events[-3:]}")
 
     def close(self) -> None:
         self._checkpointer.close()
