@@ -44,11 +44,6 @@ class RamConfig:
         if self.history < 0:
             raise ValueError(f"history must be at least 0, not {self.history}")
 
-    @property
-    def every_steps(self) -> int:
-        """Until the manager knows tiers."""
-        return self.schedule.every_steps or 1
-
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
@@ -149,7 +144,7 @@ class CheckpointConfig:
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> CheckpointConfig:
         """Read :data:`CONFIG`; without it :data:`DIRECTORY` (or ``HPCTRAIN_RUN_DIR``/checkpoints) and
-        :data:`EVERY_STEPS`. ``HPCTRAIN_INCARNATION`` counts in both cases, because each start has its own.
+        :data:`EVERY_STEPS`, with the RAM tier. ``HPCTRAIN_INCARNATION`` counts in both cases: each start has its own.
 
         Raises:
             UsageError: no directory is named, or a value is none; the message names the variable.
@@ -171,7 +166,7 @@ class CheckpointConfig:
             schedule = TierSchedule(_env_count(env, EVERY_STEPS))
         except ValueError as error:
             raise UsageError(f"{EVERY_STEPS}: {error}") from None
-        return cls(Path(root), schedule, incarnation=counted)
+        return cls(Path(root), schedule, incarnation=counted, ram=RamConfig())
 
 
 def _times(tier: LocalConfig | ObjectConfig) -> dict[str, Any]:

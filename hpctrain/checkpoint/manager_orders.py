@@ -28,6 +28,7 @@ class Orders:
         self._ram, self._ranks, self._patience_s = ram, ranks, config.patience_s
         self._roots, self._retention = _places(config) if ram is not None else ({}, {})
         self._posted: dict[str, tuple[CheckpointName, Report | None]] = {}
+        self._untaken: dict[str, CheckpointName] = {}
 
     @property
     def tiers(self) -> tuple[str, ...]:
@@ -52,6 +53,16 @@ class Orders:
         task = {"root": self._roots[tier], "attempt": attempt, "commit": commit, "retention": self._retention.get(tier)}
         error = self._ram.post(tier, name, task)
         self._posted[tier] = (name, Report("lost", error) if error else None)
+        if not error:
+            self._untaken[tier] = name
+
+    @property
+    def untaken(self) -> CheckpointName | None:
+        """The oldest checkpoint that was ordered and, as far as is known, has not been taken by the writer.
+
+        Only one, so that a writer that is gone cannot keep more memory from being used again.
+        """
+        return min(self._untaken.values(), default=None)
 
     def reports(self) -> dict[str, Report]:
         """How this rank's newest order of each tier stands; the keeper is not asked again for one that is over."""
@@ -63,6 +74,8 @@ class Orders:
     def _ask(self, tier: str, name: CheckpointName) -> Report:
         assert self._ram is not None  # noqa: S101 - for the type checker: it was posted somewhere
         report = read_report(self._ram.persisted(tier), name)
+        if report.state != "waiting":
+            self._untaken.pop(tier, None)
         if report.state in ("done", "lost"):
             self._posted[tier] = (name, report)
         return report

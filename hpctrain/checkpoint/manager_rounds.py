@@ -145,7 +145,8 @@ class Rounds:
     def _save_in_memory(self, step: int, reason: str, metrics: Mapping[str, Any], force: Mapping[str, str]) -> SaveResult:
         assert self._desk.ram is not None  # noqa: S101 - for the type checker: the plan says so
         name = CheckpointName(self._incarnation, step)
-        staged = self._desk.ram.stage(step, self._desk.collect, reason=reason, world=self._about(metrics))
+        staged = self._desk.ram.stage(step, self._desk.collect, reason=reason, world=self._about(metrics),
+                                      ordered=self._desk.orders.untaken)
         outcome = self._meet(step, staged, name=name, force=force, metrics=metrics)
         if outcome.sync:
             return self._save_sync(step, outcome.sync, metrics)

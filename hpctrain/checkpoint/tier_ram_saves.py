@@ -78,13 +78,15 @@ class RamSaves:
         self.complete: CheckpointName | None = None
 
     def stage(
-        self, step: int, collect: Callable[[], tuple[Capture, str]], *, reason: str, world: Mapping[str, Any]
+        self, step: int, collect: Callable[[], tuple[Capture, str]], *, reason: str, world: Mapping[str, Any],
+        ordered: CheckpointName | None = None,
     ) -> Staged:
         """Copy this rank's part into memory; the caller finds out whether all ranks have it, and sets :attr:`complete`.
 
         Args:
             collect: makes this rank's share and the rest of its state.
             world: layout of the ranks.
+            ordered: one that no writer has taken yet, and that is not overwritten either.
         """
         started = self._clock.monotonic()
         collected: list[tuple[Capture, str]] = []
@@ -93,7 +95,7 @@ class RamSaves:
             return Staged(error)
         captured, own = collected[0]
         share = {"aliases": captured.aliases, "replicated": captured.fingerprint}
-        keep = [] if self.complete is None else [self.complete]
+        keep = {name for name in (self.complete, ordered) if name is not None}
         done = self._tier.stage(step, captured.pieces, own, reason=reason, keep=keep, world=world, share=share)
         is_busy = bool(done.error) and not done.overtaken and not self._tier.is_degraded
         return Staged(done.error, done.overtaken, is_busy, done.allocated, self._clock.monotonic() - started)
