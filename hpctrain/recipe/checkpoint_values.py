@@ -23,13 +23,14 @@ def checkpoint_values(recipe: Recipe, *, root: str, run_name: str) -> dict[str, 
     """
     section, parallelism = recipe.checkpoint, recipe.training.parallelism
     ram, local, store = section.ram, section.local, section.object
+    # Every copy in memory goes to the peer, as fast as the network lets it: that does not hold training up.
+    in_memory = {"every_steps": ram.every_steps} if isinstance(ram.every_steps, int) else "auto"
     return {
         "root": root, "schedule": _schedule(section), "retention": {
             "keep_last": section.keep_last, "keep_every_steps": section.keep_every_steps, "keep_best": _best(section)},
         "world": {"parallelism": parallelism.kind, "shard_size": parallelism.shard_size} if recipe.method else {},
-        "ram": {"schedule": {"every_steps": ram.every_steps} if isinstance(ram.every_steps, int) else "auto",
-                "history": ram.history} if ram_wanted(recipe) else None,
-        "peer": {"schedule": "auto"} if peer_wanted(recipe) else None,
+        "ram": {"schedule": in_memory, "history": ram.history} if ram_wanted(recipe) else None,
+        "peer": {"schedule": in_memory} if peer_wanted(recipe) else None,
         "local": {"path": f"{local.path.rstrip('/')}/{run_name}", **_times(local)} if local.path else None,
         "object": {"url": f"{store.url.rstrip('/')}/{run_name}", **_times(store)} if store.url else None,
         "mttf_s": section.mean_time_to_failure, "overhead_cap": section.overhead_percent / 100,

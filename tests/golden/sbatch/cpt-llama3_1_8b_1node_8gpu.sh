@@ -34,6 +34,7 @@ trap '' USR1
     --mpi=none \
     --input=none \
     --wait=0 \
+    --no-kill \
     --kill-on-bad-exit=1 \
     "$python" -m hpctrain.agent node --run-dir "$run_dir" &
 coordinator=$!

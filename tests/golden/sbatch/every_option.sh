@@ -40,6 +40,7 @@ trap '' USR1
     --mpi=none \
     --input=none \
     --wait=0 \
+    --no-kill \
     --kill-on-bad-exit=1 \
     '--container-image=nvcr.io#nvidia/pytorch:25.01-py3' \
     --container-mounts=/runs/run-1:/runs/run-1,/venv/lib/hpctrain:/opt/hpctrain/hpctrain:ro,/data:/data:ro \
