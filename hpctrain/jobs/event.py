@@ -90,11 +90,23 @@ SHARED = "shared"
 
 def saved_tier(event: Event) -> str:
     """The tier that an event has made a checkpoint in; "" for any other event."""
-    if event.kind not in ("checkpoint.saved", "checkpoint.flushed"):
+    if event.kind != "checkpoint.saved":
         return ""
     return str(event.evidence.get("tier") or SHARED)
 
 
 def merge(streams: Iterable[Iterable[Event]]) -> list[Event]:
-    """All events of several files in order of time; equal times keep the order of the files."""
-    return sorted((event for stream in streams for event in stream), key=lambda event: event.time)
+    """All events of several files in order of time; equal times keep the order of the files.
+
+    Two processes tell of a save: the writer that committed it, and rank 0 when it hears of that, if it still lives. The
+    first counts.
+    """
+    found: list[Event] = []
+    saved: set[tuple[str, str]] = set()
+    for event in sorted((event for stream in streams for event in stream), key=lambda event: event.time):
+        name = str(event.evidence.get("checkpoint") or "") if event.kind == "checkpoint.saved" else ""
+        key = (name, saved_tier(event))
+        if not name or key not in saved:
+            found.append(event)
+            saved.add(key)
+    return found

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from hpctrain.agent.rank_environment import LocalFiles, Rendezvous, rank_argv, rank_environment
 from hpctrain.agent.rank_plan import RankPlan
+from hpctrain.checkpoint.config import CheckpointConfig
 from hpctrain.ids import Incarnation, NodeName, Rank
-from hpctrain.submit.plan_model import Container, Plan, RankCommand, SlurmRequest
+from hpctrain.submit.plan_model import CheckpointPlan, Container, Plan, RankCommand, SlurmRequest
 from hpctrain.train.environment import TORCHRUN_NAMES, RankEnvironment
 
 RANKS = RankPlan(Incarnation(2), (NodeName("n1"), NodeName("n2")), (), 2)
@@ -74,3 +78,15 @@ def test_pyxis_is_left_to_srun() -> None:
     """Under pyxis the agent already runs in the container and starts ranks as they are."""
     plan = make_plan(Container("nvcr.io#x", "pyxis"))
     assert rank_argv(plan, package_dir="/p", local_dir="/l") == plan.command.argv
+
+
+def test_tiers_reach_the_ranks_of_any_script() -> None:
+    """HPCTRAIN_CHECKPOINT is what the library reads, on this node; the secret is only named by its private file."""
+    values = {"root": "/runs/r/checkpoints", "ram": {"history": 1}, "local": {"path": "/scratch/r"}}
+    env = environment(replace(make_plan(), checkpoint=CheckpointPlan(ram=True, values=values)))
+    config = CheckpointConfig.from_env(env)
+
+    assert config.ram is not None and (1, 2) == (config.ram.history, config.incarnation)
+    assert config.local is not None and Path("/scratch/r/n2") == config.local.path
+    assert "/runs/r/control/keeper.secret" == env["HPCTRAIN_KEEPER_SECRET_FILE"]
+    assert {"HPCTRAIN_CHECKPOINT", "HPCTRAIN_KEEPER_SECRET_FILE"}.isdisjoint(environment(make_plan()))

@@ -8,7 +8,7 @@ import pytest
 
 from hpctrain.cli.chart import draw, round_ticks
 from hpctrain.jobs.describe import degraded_tiers
-from hpctrain.jobs.event import Event
+from hpctrain.jobs.event import Event, merge
 from hpctrain.jobs.records import Metrics, Point
 from hpctrain.jobs.report import averaged, make_report, make_timeline, thin
 from hpctrain.jobs.screen import Screen, progress_text
@@ -215,7 +215,7 @@ def test_screen_redraws_below_the_lines(monkeypatch):
 
 
 def test_saves_are_told_and_counted_by_tier():
-    """Saves of another tier are named; what was flushed from memory counts as a save to the shared tier."""
+    """Saves of another tier are named, and each tier is counted apart."""
     events = [
         event(1, "checkpoint.saved", step=10, evidence={"tier": "shared"}),
         event(2, "checkpoint.saved", step=10, evidence={"tier": "object"}),
@@ -226,7 +226,7 @@ def test_saves_are_told_and_counted_by_tier():
 
     assert ["checkpoint saved at step 10", "2 checkpoints saved to object, steps 10 to 20",
             "memory saved at step 25: saved from memory"] == [entry.what for entry in report.timeline]
-    assert (2, {"shared": 2, "object": 2}) == (report.checkpoints, report.saves)
+    assert (1, {"shared": 1, "object": 2}) == (report.checkpoints, report.saves)
 
 
 def test_describe_shows_tiers_that_are_out_of_order():
@@ -238,3 +238,13 @@ def test_describe_shows_tiers_that_are_out_of_order():
     assert {} == degraded_tiers([down, back])
     assert {} == degraded_tiers([down, event(3, "job.started")])
     assert {} == degraded_tiers([down, event(3, "checkpoint.saved", evidence={"tier": "object"})])
+
+
+def test_a_save_that_two_processes_tell_of_is_one():
+    """The writer tells when it has committed, rank 0 when it hears of that; another tier's save is another."""
+    saved = {"checkpoint": "step-00000010.i000", "tier": "shared"}
+    writer, trainer = event(1, "checkpoint.saved", evidence=saved), event(2, "checkpoint.saved", evidence=saved)
+    other = event(3, "checkpoint.saved", evidence={**saved, "tier": "object"})
+    nameless = [event(4, "checkpoint.saved"), event(5, "checkpoint.saved")]
+
+    assert [writer, other, *nameless] == merge([[trainer, other], [writer], nameless])

@@ -83,3 +83,14 @@ def test_plan_survives_json() -> None:
     """What submit writes the agents read back unchanged."""
     made = plan(COMMAND, resources={"container": "a.sif", "container_mounts": ["/a:/b"], "nodes": 2}, env={"A": "ü\n'\""})
     assert Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+def test_tiers_are_decided_in_the_plan() -> None:
+    """Agents keep memory unless the recipe switches it off, find peers from two nodes on, and read plans without tiers."""
+    alone, two, off = plan(), plan(resources={"nodes": 2}), plan(checkpoint={"ram": {"enabled": False}})
+    old = {key: value for key, value in alone.to_json().items() if key != "checkpoint"}
+
+    assert [(True, False), (True, True), (False, False)] == [
+        (made.checkpoint.ram, made.checkpoint.peer) for made in (alone, two, off)]
+    assert two == Plan.from_json(json.loads(json.dumps(two.to_json())))
+    assert (False, {}) == (Plan.from_json(old).checkpoint.ram, Plan.from_json(old).checkpoint.values)
