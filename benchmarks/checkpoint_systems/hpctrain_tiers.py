@@ -108,7 +108,7 @@ class Tiers:
         return [*files_under(self._shared), *(files_under(self._local) if self._local.exists() else ())]
 
     def restore(self, tier: str, targets: Tensors) -> None:
-        """From memory with the checkpointer that saved; else with one that has no other tier, as after a loss of the node."""
+        """From memory with the checkpointer that saved; else with one of another node, or without other tiers."""
         self._held.tensors = targets
         if tier == RAM:
             self._check(self._checkpointer, tier)
