@@ -7,26 +7,30 @@ from collections.abc import Iterator
 from hpctrain.health.finding import Action, Check, Finding, Limits, Mode
 from hpctrain.health.reading import Reading
 
+_STATES = frozenset({"active", "down", "init", "armed", "active_defer"})
+
 
 def run(reading: Reading, limits: Limits) -> Iterator[Finding]:  # noqa: ARG001 - every check has this form
     """Compare ports with what the site expects, and with the other ports of this node."""
-    ports = [port for port in reading.ports if port.link in {"infiniband", "ethernet"}]
-    active = [port for port in ports if port.state == "active"]
-    expected = reading.expected.ib_ports
-    if expected is not None and len(active) < expected:
-        message = f"{len(active)} of {expected} InfiniBand or RoCE ports are active"
-        down = [port.entity for port in ports if port.state != "active"]
-        yield CHECK.critical(
-            "ports", message + (f" (not: {', '.join(down)})" if down else ""), active=len(active), expected=expected
-        )
-    for port in ports:
-        if port.state != "active" and expected is None and active and port.physical not in ("disabled", ""):
-            yield CHECK.warning(port.entity, f"port {port.entity} is {port.state or 'in no known state'} ({port.physical})")
-    rate = reading.expected.ib_rate_gbps
+    expected = reading.expected
+    active = [port for port in reading.ports if port.state == "active"]
+    unreadable = [port for port in reading.ports if port.state not in _STATES]
+    down = [port for port in reading.ports if port.state in _STATES - {"active"}]
+    for port in unreadable:
+        yield CHECK.unknown(port.entity, f"the state of port {port.entity} cannot be read")
+    if expected.ib_ports is not None and len(active) + len(unreadable) < expected.ib_ports:
+        which = f" (not: {', '.join(port.entity for port in down)})" if down else ""
+        message = f"{len(active)} of {expected.ib_ports} InfiniBand or RoCE ports are active{which}"
+        yield CHECK.critical("ports", message, active=len(active), expected=expected.ib_ports)
+    if expected.ib_ports is None and active:
+        for port in down:
+            if port.physical not in ("disabled", ""):
+                yield CHECK.warning(port.entity, f"port {port.entity} is {port.state} ({port.physical})")
     for port in active:
-        if rate is not None and port.rate_gbps is not None and port.rate_gbps < rate:
-            message = f"port {port.entity} runs at {port.rate_gbps:g} Gb/s of {rate:g}"
-            yield CHECK.critical(port.entity, message, rate_gbps=port.rate_gbps, expected_gbps=rate)
+        rate = port.rate_gbps
+        if expected.ib_rate_gbps is not None and rate is not None and rate < expected.ib_rate_gbps:
+            message = f"port {port.entity} runs at {rate:g} Gb/s of {expected.ib_rate_gbps:g}"
+            yield CHECK.critical(port.entity, message, rate_gbps=rate, expected_gbps=expected.ib_rate_gbps)
 
 
 CHECK = Check(

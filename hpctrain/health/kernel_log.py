@@ -72,11 +72,11 @@ def pci_entity(address: str) -> str:
 
 _PID = re.compile(r"pid='?(\d+|<unknown>)'?")
 _NAME = re.compile(r"name=([^,\s]+)")
-_RECOVERY = re.compile(r"recovery action changed from \S+ \([^)]*\) to (0x[0-9a-fA-F]+) \(([^)]*)\)")
+_RECOVERY = re.compile(r"recovery action changed from \S+ \([^)]*\) to (0x[0-9a-fA-F]{1,8}) \(([^)]*)\)")
 _NVLINK5 = re.compile(
-    r"\b([A-Z][A-Z0-9_]+)\s+(Fatal|Nonfatal|Non-fatal)\b.*?Link\s+(-?\d+)(?:\s+[(\[]((?:0x[0-9a-fA-F]+\s*){1,8})[)\]])?"
+    r"\b([A-Z][A-Z0-9_]+)\s+(Fatal|Nonfatal|Non-fatal)\b.*?Link\s+(-?\d{1,4})(?:\s+[(\[]((?:0x[0-9a-fA-F]{1,8}(?:\s+|\b)){1,8})[)\]])?"
 )
-_NVLINK4 = re.compile(r"link\s+(\d+)\s*\(((?:0x[0-9a-fA-F]+[\s,]*){1,8})\)", re.IGNORECASE)
+_NVLINK4 = re.compile(r"link\s+(\d{1,4})\s*\(((?:0x[0-9a-fA-F]{1,8}(?:[\s,]+|\b)){1,8})\)", re.IGNORECASE)
 
 
 def _xid(match: re.Match[str]) -> KernelEvent | None:

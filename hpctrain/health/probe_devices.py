@@ -123,10 +123,17 @@ def _ports(sys: str) -> Iterator[dict[str, Any]]:
                 "link": text(f"{path}/link_layer").lower(),
                 "state": _word(text(f"{path}/state")),
                 "physical": _word(text(f"{path}/phys_state")),
-                "rate_gbps": real((text(f"{path}/rate").split() or [""])[0]),
+                "rate_gbps": _rate(text(f"{path}/rate")),
                 "pci_bus": link_name(f"{base}/{device}/device"),
                 "counters": dict(_counters(path)),
             }
+
+
+def _rate(told: str) -> float | None:
+    """``400 Gb/sec (4X NDR)``; None for what has not that form."""
+    words = told.split()
+    value = real(words[0]) if words[1:2] == ["Gb/sec"] else None
+    return value if value is not None and 1 <= value <= 10_000 else None
 
 
 def _word(state: str) -> str:

@@ -61,6 +61,7 @@ _FIELDS: dict[str, tuple[int, ...]] = {
 _LINK_COUNT_FIELD = 91
 _UNION = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 _MOST_LINKS = 36
+_MOST_PROCESSES = 10_000
 
 
 def read_gpus(
@@ -81,7 +82,7 @@ def read_gpus(
         try:
             ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
         except OSError:
-            report.emit(nvml_error="library_not_found")
+            report.emit(nvml_error="configured_library_missing")  # our mistake, not the node's
             return
     report.step("nvmlInit")
     try:
@@ -241,9 +242,7 @@ def _read_memory(reader: _GpuReader, handle: Any) -> None:
         reader.put("remap_banks_without_spares", histogram.none)
     if "remap_failed" not in reader.values:  # cards before Ampere retire pages instead of remapping rows
         for field, cause in (("retired_single_bit", 0), ("retired_double_bit", 1)):
-            pages = reader.ask(field, nvml.nvmlDeviceGetRetiredPages, handle, cause)
-            if pages is not None:
-                reader.put(field, len(pages))
+            reader.one(field, _retired_pages, handle, cause)
         reader.one("retired_pending", nvml.nvmlDeviceGetRetiredPagesPendingStatus, handle)
     reader.several("channel_repair_pending tpc_repair_pending", _repair, handle)
     reader.one("memory_unrepairable", _unrepairable, handle)
@@ -264,6 +263,31 @@ def _sram(handle: Any) -> tuple[int, int]:
     status.version = nvml.nvmlEccSramErrorStatus_v1
     nvml.nvmlDeviceGetSramEccErrorStatus(handle, nvml.byref(status))
     return status.bThresholdExceeded, status.aggregateUncParity + status.aggregateUncSecDed
+
+
+def _retired_pages(handle: Any, cause: int) -> int:
+    """How many; pynvml's own call makes room for as many addresses as the driver claims, which may be garbage."""
+    count = nvml.c_uint(0)
+    function = nvml._nvmlGetFunctionPointer("nvmlDeviceGetRetiredPages")
+    _sized(function(handle, cause, nvml.byref(count), None))
+    return int(count.value)
+
+
+def _sized(code: int) -> None:
+    """What a call returns that was only asked how much room it needs."""
+    if code not in (nvml.NVML_SUCCESS, nvml.NVML_ERROR_INSUFFICIENT_SIZE):
+        raise nvml.NVMLError(code)
+
+
+def _process_list(handle: Any) -> Iterable[Any]:
+    """The processes on a GPU; a number that no GPU has is refused before room is made for it."""
+    count = nvml.c_uint(0)
+    function = nvml._nvmlGetFunctionPointer("nvmlDeviceGetComputeRunningProcesses_v3")
+    _sized(function(handle, nvml.byref(count), None))
+    if count.value > _MOST_PROCESSES:
+        raise ValueError(f"{count.value} processes on one GPU")
+    found: Iterable[Any] = nvml.nvmlDeviceGetComputeRunningProcesses(handle) if count.value else ()
+    return found
 
 
 def _repair(handle: Any) -> list[int]:
@@ -384,7 +408,7 @@ def _fabric(handle: Any) -> tuple[int, int, int]:
 
 
 def _processes(reader: _GpuReader, handle: Any, proc: str) -> Iterator[dict[str, Any]]:
-    found: Iterable[Any] = reader.ask("processes", nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ()
+    found: Iterable[Any] = reader.ask("processes", _process_list, handle) or ()
     for process in list(found)[:256]:
         about = describe_process(proc, process.pid)
         if about is not None:  # it vanished while we looked

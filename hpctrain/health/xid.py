@@ -112,7 +112,7 @@ def _trusted(root: _Opinion, events: list[KernelEvent], gpu: Gpu | None, driver:
     told = max((one for one in events if "recovery" in one.detail), key=lambda one: one.time, default=None)
     if told is not None and told.time >= root.event.time - TOGETHER_S:
         fallback = (Action.INSPECT, told.detail.get("recovery_text", "something unknown"))
-        wanted, words = RECOVERY.get(int(told.detail["recovery"]), fallback)
+        wanted, words = RECOVERY.get(_decimal(told.detail["recovery"]), fallback)
         if wanted is not Action.NONE:
             return _overruled(root, wanted, "xid_154", f"Xid 154 asks for {words}")
         if root.linked < NEVER_LINKED:
@@ -181,6 +181,10 @@ def _is_the_gpu(event: KernelEvent, here: list[KernelEvent], everywhere: list[Ke
     if any(other.number == event.number and other.entity != event.entity for other in everywhere):
         return False
     return len({other.detail.get("pid", "") for other in here if other.number == event.number} - {""}) >= REPEATED
+
+
+def _decimal(word: str) -> int:
+    return int(word) if word.isdecimal() and len(word) < 12 else -1
 
 
 def _hex(word: str) -> int:

@@ -145,7 +145,7 @@ _LISTED: tuple[Entry, ...] = (
         Blame.NODE,
         "The GPU no longer answers on PCI Express: heat, power, a bad contact or a dead GPU. A second time "
         "on the same GPU: "
-        "reseat it, look at its power, replace it. In about 4 of 100 cases PCIe errors come first.",
+        "reseat it, look at its power, replace it.",
         "NSDGCZ",
         NEVER_LINKED,
     ),

@@ -35,7 +35,9 @@ class SimulatedNode:
         assert [] == problems
         return for_node(config, self.name)
 
-    def check(self, context: str = "periodic", job: Job | None = None, *only: str, permission: Permission | None = None) -> Outcome:
+    def check(
+        self, context: str = "periodic", job: Job | None = None, *only: str, permission: Permission | None = None
+    ) -> Outcome:
         """Run the checks of a context as Slurm would, in this process."""
         granted = permission or Permission(True, "a test")
         return check_node(self.config, [], Look(self.name, context, job, only), Tools(lambda node, reason: granted))

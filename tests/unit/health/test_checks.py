@@ -12,7 +12,17 @@ from hpctrain.errors import NotFoundError
 from hpctrain.health.config import CONTEXTS
 from hpctrain.health.finding import Check, Finding, Mode, Severity, worst
 from hpctrain.health.reading import (
-    ClockState, Disk, Expected, FileSystem, KernelEvent, NetInterface, Port, Process, Reading, Sample, Service,
+    ClockState,
+    Disk,
+    Expected,
+    FileSystem,
+    KernelEvent,
+    NetInterface,
+    Port,
+    Process,
+    Reading,
+    Sample,
+    Service,
 )
 from hpctrain.health.registry import choose, for_context, load_checks
 from hpctrain.health.take import PROBES
@@ -25,14 +35,25 @@ CRITICAL, WARNING, UNKNOWN = Severity.CRITICAL, Severity.WARNING, Severity.UNKNO
 
 def fs(**changes: object) -> FileSystem:
     values: dict[str, object] = {
-        "mount": "/scratch", "kind": "ext4", "size_bytes": 100 * GIB, "available_bytes": 50 * GIB,
-        "inodes": 1000, "inodes_available": 900,
+        "mount": "/scratch",
+        "kind": "ext4",
+        "size_bytes": 100 * GIB,
+        "available_bytes": 50 * GIB,
+        "inodes": 1000,
+        "inodes_available": 900,
     }
     return FileSystem(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def port(**changes: object) -> Port:
-    values: dict[str, object] = {"device": "mlx5_0", "port": 1, "link": "infiniband", "state": "active", "physical": "linkup", "rate_gbps": 400.0}
+    values: dict[str, object] = {
+        "device": "mlx5_0",
+        "port": 1,
+        "link": "infiniband",
+        "state": "active",
+        "physical": "linkup",
+        "rate_gbps": 400.0,
+    }
     return Port(**{**values, **changes})  # type: ignore[arg-type]
 
 
@@ -48,7 +69,9 @@ def findings(what: Reading, name: str) -> list[Finding]:
     return [finding for level, finding in judge(what, choose(load_checks(), [name])).findings if level is not Level.SKIP]
 
 
-EARLIER = (Sample(400.0, {"mlx5_0/1.link_downed": 0, "mlx5_0/1.symbol_error": 0, "eth0.carrier_losses": 0, "edac_corrected": 0}),)
+EARLIER = (
+    Sample(400.0, {"mlx5_0/1.link_downed": 0, "mlx5_0/1.symbol_error": 0, "eth0.carrier_losses": 0, "edac_corrected": 0}),
+)
 TABLE: list[tuple[str, dict[str, object], Severity | None, str]] = [
     ("disk_space", {"file_systems": (fs(available_bytes=9 * GIB),)}, WARNING, "91.0 % of space"),
     ("disk_space", {"file_systems": (fs(available_bytes=GIB),)}, CRITICAL, "99.0 % of space"),
@@ -65,7 +88,12 @@ TABLE: list[tuple[str, dict[str, object], Severity | None, str]] = [
     ("mounts", {"file_systems": (fs(answers=False, took_s=2.0, kind="nfs4"),)}, CRITICAL, "did not answer"),
     ("mounts", {"file_systems": (fs(error="Stale file handle"),)}, CRITICAL, "Stale"),
     ("mounts", {"file_systems": (fs(error="Permission denied"),)}, None, ""),
-    ("mounts", {"file_systems": (fs(),), "expected": Expected(mounts={"/data": "lustre"})}, CRITICAL, "/data is not mounted"),
+    (
+        "mounts",
+        {"file_systems": (fs(),), "expected": Expected(mounts={"/data": "lustre"})},
+        CRITICAL,
+        "/data is not mounted",
+    ),
     ("mounts", {"file_systems": (fs(),), "expected": Expected(mounts={"/scratch": "lustre"})}, CRITICAL, "not lustre"),
     ("mounts", {"expected": Expected(mounts={"/data": "lustre"})}, None, ""),
     ("read_only", {"file_systems": (fs(read_only=True),)}, WARNING, "read-only"),
@@ -80,10 +108,30 @@ TABLE: list[tuple[str, dict[str, object], Severity | None, str]] = [
     ("infiniband_flaps", {"ports": (port(counters={"link_downed": 6}),), "samples": EARLIER}, CRITICAL, "6 times"),
     ("infiniband_flaps", {"ports": (port(counters={"link_downed": 1}),), "samples": EARLIER}, WARNING, "1 times"),
     ("infiniband_flaps", {"ports": (port(counters={"link_downed": 6}),)}, None, ""),
-    ("infiniband_counters", {"ports": (port(counters={"symbol_error": 900}),), "samples": EARLIER}, CRITICAL, "symbol_error"),
-    ("ethernet_links", {"interfaces": (NetInterface("eth0", "down"),), "expected": Expected(interfaces=("eth0",))}, CRITICAL, "down"),
-    ("ethernet_links", {"interfaces": (NetInterface("eth0", "up", carrier_losses=4),), "samples": EARLIER}, WARNING, "lost its link 4"),
-    ("ethernet_links", {"interfaces": (NetInterface("b", "up", bond_members=("a", "c"), bond_members_up=("a",)),)}, WARNING, "lost c"),
+    (
+        "infiniband_counters",
+        {"ports": (port(counters={"symbol_error": 900}),), "samples": EARLIER},
+        CRITICAL,
+        "symbol_error",
+    ),
+    (
+        "ethernet_links",
+        {"interfaces": (NetInterface("eth0", "down"),), "expected": Expected(interfaces=("eth0",))},
+        CRITICAL,
+        "down",
+    ),
+    (
+        "ethernet_links",
+        {"interfaces": (NetInterface("eth0", "up", carrier_losses=4),), "samples": EARLIER},
+        WARNING,
+        "lost its link 4",
+    ),
+    (
+        "ethernet_links",
+        {"interfaces": (NetInterface("b", "up", bond_members=("a", "c"), bond_members_up=("a",)),)},
+        WARNING,
+        "lost c",
+    ),
     ("cpu_count", {"cpus": 32, "cpus_present": 64}, WARNING, "32 CPUs"),
     ("cpu_count", {"sockets": 1, "expected": Expected(sockets=2)}, CRITICAL, "1 CPU sockets"),
     ("cpu_governor", {"governors": ("performance", "powersave")}, WARNING, "powersave"),
@@ -94,11 +142,26 @@ TABLE: list[tuple[str, dict[str, object], Severity | None, str]] = [
     ("clock_source", {"clock": ClockState(source="hpet")}, WARNING, "hpet"),
     ("services", {"services": (Service("munged", False),)}, CRITICAL, "munged"),
     ("services", {"services": (Service("munged", None),)}, UNKNOWN, "munged"),
-    ("version_drift", {"versions": {"driver": "1"}, "expected": Expected(versions={"driver": "2"})}, CRITICAL, "the fleet has 2"),
+    (
+        "version_drift",
+        {"versions": {"driver": "1"}, "expected": Expected(versions={"driver": "2"})},
+        CRITICAL,
+        "the fleet has 2",
+    ),
     ("version_drift", {"expected": Expected(versions={"driver": "2"})}, UNKNOWN, "could not be read"),
     ("blocked_processes", {"processes": (Process(7, "cp", "D", 5.0),)}, None, ""),
-    ("blocked_processes", {"processes": (Process(7, "cp", "D", 5.0, "nfs_wait"),), "blocked_before": ((7, 5.0),)}, WARNING, "nfs_wait"),
-    ("blocked_processes", {"processes": (Process(7, "nvidia-smi", "D", 5.0),), "blocked_before": ((7, 5.0),)}, CRITICAL, "nvidia"),
+    (
+        "blocked_processes",
+        {"processes": (Process(7, "cp", "D", 5.0, "nfs_wait"),), "blocked_before": ((7, 5.0),)},
+        WARNING,
+        "nfs_wait",
+    ),
+    (
+        "blocked_processes",
+        {"processes": (Process(7, "nvidia-smi", "D", 5.0),), "blocked_before": ((7, 5.0),)},
+        CRITICAL,
+        "nvidia",
+    ),
     ("blocked_processes", {"processes": (Process(7, "cp", "D", 6.0),), "blocked_before": ((7, 5.0),)}, None, ""),
     ("zombies", {"processes": tuple(Process(pid, "z", "Z") for pid in range(1000))}, WARNING, "1000 zombie"),
     ("system_limits", {"process_count": 90, "process_limit": 100}, WARNING, "90 processes"),
@@ -143,8 +206,12 @@ def test_limits_per_model_name_real_checks_and_limits() -> None:
     known = {check.name: set(check.limits) for check in load_checks()}
     models = json.loads((ROOT / "healthchecks/limits.json").read_text())["models"]
 
-    assert [] == [(model["match"], name) for model in models for name, limits in model["limits"].items()
-                  if not set(limits) <= known.get(name, set())]
+    assert [] == [
+        (model["match"], name)
+        for model in models
+        for name, limits in model["limits"].items()
+        if not set(limits) <= known.get(name, set())
+    ]
 
 
 def test_an_empty_reading_gives_no_finding() -> None:
@@ -155,7 +222,9 @@ def test_an_empty_reading_gives_no_finding() -> None:
     assert [] == [finding for level, finding in verdict.findings if level is not Level.SKIP]
 
 
-@pytest.mark.parametrize(("mode", "level"), [("OFF", None), ("OBSERVE", Level.OBSERVE), ("WARN", Level.WARN), ("DRAIN", Level.DRAIN)])
+@pytest.mark.parametrize(
+    ("mode", "level"), [("OFF", None), ("OBSERVE", Level.OBSERVE), ("WARN", Level.WARN), ("DRAIN", Level.DRAIN)]
+)
 def test_a_mode_says_how_far_a_check_may_go(mode: str, level: Level | None) -> None:
     """The same critical finding is nothing, a note, a warning or a drain, as the site says."""
     rules = Rules(modes={"disk_space": Mode[mode]})
@@ -189,7 +258,9 @@ def test_a_check_that_raises_is_unknown() -> None:
 def test_a_long_reason_is_cut_and_counts_the_rest() -> None:
     """A drain reason begins with our prefix, is short enough for Slurm and says how many more findings there are."""
     broken = tuple(fs(mount=f"/m{'x' * 300}{number}", available_bytes=0, inodes=0) for number in range(3))
-    verdict = judge(reading(file_systems=broken), choose(load_checks(), ["disk_space"]), Rules(modes={"disk_space": Mode.DRAIN}))
+    verdict = judge(
+        reading(file_systems=broken), choose(load_checks(), ["disk_space"]), Rules(modes={"disk_space": Mode.DRAIN})
+    )
 
     assert verdict.reason.startswith("hpctrain: disk_space: ")
     assert verdict.reason.endswith("(+2 more)")
@@ -198,11 +269,17 @@ def test_a_long_reason_is_cut_and_counts_the_rest() -> None:
 
 def test_critical_beats_unknown_beats_warning() -> None:
     """A known fault outranks doubt, doubt outranks a warning, and what is skipped counts as fine."""
+
     def of(*severities: Severity) -> Severity:
         return worst(Finding("c", severity, "e", "m") for severity in severities)
 
     assert (CRITICAL, UNKNOWN, WARNING, Severity.OK, Severity.OK) == (
-        of(UNKNOWN, CRITICAL, WARNING), of(WARNING, UNKNOWN), of(WARNING, Severity.OK), of(Severity.SKIPPED), of())
+        of(UNKNOWN, CRITICAL, WARNING),
+        of(WARNING, UNKNOWN),
+        of(WARNING, Severity.OK),
+        of(Severity.SKIPPED),
+        of(),
+    )
 
 
 def test_a_prolog_runs_fewer_checks_than_the_periodic_look() -> None:
@@ -226,7 +303,8 @@ def test_a_sites_check_is_loaded_and_a_broken_one_is_named(tmp_path: Path, monke
     (tmp_path / "our_site_checks.py").write_text(
         "from hpctrain.health.finding import Check\n"
         "MINE = Check('mine', 'w', 'y', 'r', 'f', {}, lambda reading, limits: [])\n"
-        "TAKEN = Check('clock', 'w', 'y', 'r', 'f', {}, lambda reading, limits: [])\n")
+        "TAKEN = Check('clock', 'w', 'y', 'r', 'f', {}, lambda reading, limits: [])\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     problems: list[str] = []
     checks = load_checks(["our_site_checks:MINE", "our_site_checks:TAKEN", "no_such_module:X"], problems)

@@ -41,7 +41,9 @@ def test_one_of_each_class_in_every_context(name: str, context: str, node: Simul
 
 @pytest.mark.parametrize("context", ["prolog", "periodic"])
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_healthy_gpu_of_any_kind_gives_no_alarm(profile: str, context: str, make_node: Callable[..., SimulatedNode]) -> None:
+def test_a_healthy_gpu_of_any_kind_gives_no_alarm(
+    profile: str, context: str, make_node: Callable[..., SimulatedNode]
+) -> None:
     """What a model or an old driver does not support is skipped: nothing above observe, on every profile."""
     verdict = make_node(profile=profile).check(context).verdict
 
@@ -60,8 +62,16 @@ def test_a_node_without_gpus_and_infiniband_gives_no_alarm(make_node: Callable[.
 
 def test_a_busy_node_gives_no_alarm(node: SimulatedNode) -> None:
     """Power cap, clocks below the maximum, processes of jobs and high temperatures are what work looks like."""
-    busy = {"power_mw": 699_000, "field.185": 698_000, "temperature_c": 79, "clock_reasons": 4, "utilization_percent": 100,
-            "memory_used_bytes": 79 * 2**30, "clock_sm_mhz": 1600, "field.82": 92}
+    busy = {
+        "power_mw": 699_000,
+        "field.185": 698_000,
+        "temperature_c": 79,
+        "clock_reasons": 4,
+        "utilization_percent": 100,
+        "memory_used_bytes": 79 * 2**30,
+        "clock_sm_mhz": 1600,
+        "field.82": 92,
+    }
     from hpctrain.devcluster.faults import Changes
 
     node.files.inject(Changes(gpus={f"gpu.{gpu}.{key}": value for gpu in range(8) for key, value in busy.items()}))

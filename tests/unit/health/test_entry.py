@@ -1,0 +1,237 @@
+"""``python -m hpctrain.health`` and the scripts that Slurm runs: verdicts are passed on, our own failures never are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpctrain import process
+from hpctrain.devcluster.faults import FAULTS, Changes
+from hpctrain.health.__main__ import DRAIN
+from hpctrain.process import Result
+from tests.source_tree import ROOT
+from tests.unit.health.conftest import SimulatedNode
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_UID": "1000", "SLURM_JOB_GPUS": "0-7"}
+
+
+def environment(node: SimulatedNode, **more: str) -> dict[str, str]:
+    """What Slurm gives a prolog: no PATH, no HOME; the configuration is where the site says."""
+    config = node.directory.parent / "health.json"
+    config.write_text(json.dumps(node.document))
+    return {"SLURMD_NODENAME": node.name, "HPCTRAIN_HEALTH_CONFIG": str(config), **JOB, **more}
+
+
+def run(node: SimulatedNode, context: str = "prolog", **more: str) -> Result:
+    return process.run(
+        [sys.executable, "-m", "hpctrain.health", context], timeout_s=60, env=environment(node, **more), cwd=str(ROOT)
+    )
+
+
+def events(node: SimulatedNode) -> list[dict[str, Any]]:
+    path = node.state_dir / f"{node.name}.events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_healthy_node_lets_the_job_start(node: SimulatedNode) -> None:
+    """Exit 0, nothing printed, and the verdict is on record with the job it was made for."""
+    result = run(node)
+
+    assert (0, "", "") == (result.returncode, result.stdout, result.stderr)
+    assert [("health", "7", "ok")] == [(event["kind"], event["job"], event["level"]) for event in events(node)]
+    assert 0o600 == (node.state_dir / "n1.state.json").stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("context", ["prolog", "epilog"])
+def test_a_fault_drains_with_its_reason(context: str, node: SimulatedNode) -> None:
+    """The exit code is the one that means a drain, and slurmd's log gets the reason."""
+    node.files.inject(FAULTS["row-remap-failed"].make(2))
+    result = run(node, context)
+
+    assert DRAIN == result.returncode
+    assert "hpctrain: gpu_row_remap: GPU 2: a memory row could not be remapped" in result.stderr
+    assert "drain" == events(node)[-1]["level"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda node: node.document.update(state_dir="/proc/nowhere"), ""),
+        (lambda node: node.document.update(budget_s="soon", modes={"xid": "loud"}, colour="red"), "cannot be 'loud'"),
+        (lambda node: node.document["roots"].update(kernel_log="/no/such/log"), ""),
+        (lambda node: node.document["roots"].update(nvml="/no/such/library"), ""),
+        (lambda node: node.document.update(site_checks=["no_such_module:X"]), "no_such_module"),
+        (lambda node: node.document.update(expected={"mounts": {"/x": 1}}), "texts only"),
+    ],
+    ids=["state", "nonsense", "no-log", "no-library", "site-check", "expected"],
+)
+def test_a_bad_configuration_drains_nothing(damage: Any, words: str, node: SimulatedNode) -> None:
+    """Whatever is wrong with the configuration, the job starts, and the log says what is wrong."""
+    node.document["expected"] = {}
+    damage(node)
+    result = run(node)
+
+    assert 0 == result.returncode
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "nul\0l", '{"version": 1, "roots": 3}'])
+def test_an_unreadable_configuration_drains_nothing(text: str, node: SimulatedNode) -> None:
+    """A torn or foreign file means the defaults."""
+    env = environment(node)
+    Path(env["HPCTRAIN_HEALTH_CONFIG"]).write_text(text)
+    env["HPCTRAIN_HEALTH_BUDGET_S"] = "4"
+    result = process.run([sys.executable, "-m", "hpctrain.health", "prolog"], timeout_s=60, env=env, cwd=str(ROOT))
+
+    assert 0 == result.returncode
+
+
+def test_a_missing_configuration_is_said(node: SimulatedNode) -> None:
+    """A configuration that was named and is not there is our failure, not the node's."""
+    result = run(node, HPCTRAIN_HEALTH_CONFIG="/no/such/health.json")
+
+    assert 0 == result.returncode
+    assert "there is no /no/such/health.json" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"version": 1}', "[1, 2]", '{"log": 3}'])
+def test_a_damaged_memory_is_no_memory(text: str, node: SimulatedNode) -> None:
+    """A state file that cannot be understood is replaced by a good one."""
+    node.state_dir.mkdir()
+    (node.state_dir / "n1.state.json").write_text(text)
+
+    assert 0 == run(node).returncode
+    assert "n1" == json.loads((node.state_dir / "n1.state.json").read_text())["verdict"]["node"]
+
+
+def test_a_wedged_driver_costs_the_deadline_only(node: SimulatedNode) -> None:
+    """An NVML call that never returns: the job starts within the budget, and the event names the call."""
+    node.files.inject(Changes(gpus={"init": "!hang"}))
+    node.document["budget_s"] = {"prolog": 3.0}
+    started = time.monotonic()
+    result = run(node)
+
+    assert 0 == result.returncode
+    assert 20 > time.monotonic() - started
+    assert "nvmlInit" in events(node)[-1]["evidence"][0]["message"]
+
+
+def test_a_check_that_is_killed_drains_nothing(node: SimulatedNode) -> None:
+    """SIGKILL in the middle of the work: exit 0, and the failure is logged and counted."""
+    node.files.inject(Changes(gpus={"init": "!hang"}))
+    supervisor = process.start([sys.executable, "-m", "hpctrain.health", "prolog"], env=environment(node), cwd=str(ROOT))
+    children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children")
+    until = time.monotonic() + 30
+    while not children.read_text().split() and time.monotonic() < until:
+        time.sleep(0.01)
+    worker = int(children.read_text().split()[0])
+    while len(_children(worker)) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    probes = _children(worker)
+    os.kill(worker, signal.SIGKILL)
+
+    assert 0 == supervisor.wait(timeout=30)
+    assert ["health_failure"] == [event["kind"] for event in events(node)]
+    assert 1 == json.loads((node.state_dir / "n1.state.json").read_text())["failures"]["count"]
+    for pid in probes:  # the hung probe is an orphan now, as it would be on a real node
+        if Path(f"/proc/{pid}").exists():
+            os.kill(pid, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+
+def test_too_small_a_budget_drains_nothing(node: SimulatedNode) -> None:
+    """A check that cannot finish in time is our failure."""
+    node.files.inject(FAULTS["gpu-lost"].make(0))
+    result = run(node, HPCTRAIN_HEALTH_BUDGET_S="0.51")
+
+    assert 0 == result.returncode
+
+
+def test_nothing_holds_slurms_pipe(node: SimulatedNode) -> None:
+    """A probe that hangs for ever holds none of the descriptors that slurmd waits on: the pipe closes with the supervisor."""
+    node.files.inject(Changes(gpus={"init": "!hang"}))
+    node.document["budget_s"] = {"prolog": 1.5}
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as pipe:
+        started = process.start(
+            [sys.executable, "-m", "hpctrain.health", "prolog"],
+            env=environment(node),
+            cwd=str(ROOT),
+            stdout=pipe,
+            stderr=pipe,
+        )
+    begun = time.monotonic()
+    with os.fdopen(reader, "rb") as pipe:
+        pipe.read()
+
+    assert 0 == started.wait(timeout=30)
+    assert 20 > time.monotonic() - begun
+
+
+def script(name: str, node: SimulatedNode, **more: str) -> Result:
+    settings = node.directory.parent / "health.env"
+    env = environment(node)
+    lines = [
+        f"HPCTRAIN_PYTHON={more.pop('python', sys.executable)}",
+        f"export HPCTRAIN_HEALTH_CONFIG={env['HPCTRAIN_HEALTH_CONFIG']}",
+    ]
+    settings.write_text("\n".join(lines) + "\n")
+    path = ROOT / "slurm_scripts" / name
+    return process.run(
+        ["/bin/sh", str(path)],
+        timeout_s=60,
+        env={**JOB, "SLURMD_NODENAME": node.name, "HPCTRAIN_HEALTH_SETTINGS": str(settings), **more},
+    )
+
+
+@pytest.mark.parametrize(("name", "code"), [("prolog.sh", 1), ("epilog.sh", 1), ("health_program.sh", 0)])
+def test_scripts_pass_on_a_drain(name: str, code: int, node: SimulatedNode) -> None:
+    """Prolog and epilog exit 1 for a drain; Slurm ignores the health program's exit code, which stays 0."""
+    assert 0 == script(name, node).returncode
+    node.document["drain_via"] = "exit" if code else "controller"
+    node.files.inject(FAULTS["gpu-lost"].make(0))
+
+    assert code == script(name, node).returncode
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false", "/bin/true", str(ROOT / "README.md")])
+def test_a_wrong_python_drains_nothing(python: str, node: SimulatedNode) -> None:
+    """No Python, a program that is none, one that fails: the job starts."""
+    assert 0 == script("prolog.sh", node, python=python).returncode
+
+
+def test_the_prolog_imports_only_what_it_needs(node: SimulatedNode) -> None:
+    """Nothing heavy is on the path: no click, pydantic, yaml, torch, and no subprocess on a healthy node."""
+    listing = (
+        "import sys; sys.argv = ['x', 'prolog']\nfrom hpctrain.health import supervise\n"
+        "import os\nfrom hpctrain.health.probe_child import Report\n"
+        "class Silent(Report):\n    def __init__(self): pass\n    def step(self, text): pass\n    def emit(self, **record): pass\n"
+        "supervise.check('prolog', dict(os.environ), 5.0, Silent())\nprint(','.join(sorted(sys.modules)))\n"
+    )
+    result = process.run([sys.executable, "-c", listing], timeout_s=60, env=environment(node), cwd=str(ROOT))
+    found = {name.partition(".")[0] for name in result.stdout.strip().split(",")}
+
+    assert "hpctrain" in found
+    assert set() == found & {
+        "click",
+        "pydantic",
+        "yaml",
+        "torch",
+        "jinja2",
+        "subprocess",
+        "asyncio",
+        "numpy",
+        "pynvml",
+        "ctypes",
+    }
