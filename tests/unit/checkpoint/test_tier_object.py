@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -46,7 +47,10 @@ def through(
     def make(limits: Limits) -> ObjectTier:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
         tier = ObjectTier(url, limits=limits, part_bytes=PART_BYTES)
-        tier.entries()  # it connects now, with this endpoint
+        for _ in range(50):  # it connects now, with this endpoint; on a busy machine not within short limits at once
+            with contextlib.suppress(OSError):
+                tier.entries()
+                break
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3_port}")
         return tier
 
@@ -116,7 +120,7 @@ def test_a_server_that_hangs_is_given_up(
     """A request that is never answered ends in an error after a bounded time, in a save as in a restore."""
     save(direct, ONE)
     stored = direct.open(ONE)[1].shards[0]
-    tier = through(Limits(call_s=0.3, patience_s=0.2, first_wait_s=0.05, slowest_bytes_per_s=10**9))
+    tier = through(Limits(call_s=1.0, patience_s=0.2, first_wait_s=0.05, slowest_bytes_per_s=10**9))
     proxy.begin(lambda _request: "hang")
     started = time.monotonic()
     with pytest.raises((OSError, StorageError), match="in time"):
@@ -124,7 +128,7 @@ def test_a_server_that_hangs_is_given_up(
     with pytest.raises(DamagedError, match="in time"):
         tier.reader(ONE).read_into(stored, memoryview(bytearray(stored.size_bytes)))
 
-    assert time.monotonic() - started < 30  # a hang would be forever
+    assert time.monotonic() - started < 120  # a hang would be forever
     assert "hang" in proxy.hit
 
 
