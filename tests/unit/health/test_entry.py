@@ -159,7 +159,7 @@ def test_too_small_a_budget_drains_nothing(node: SimulatedNode) -> None:
 
 
 def test_nothing_holds_slurms_pipe(node: SimulatedNode) -> None:
-    """A probe that hangs for ever holds none of the descriptors that slurmd waits on: the pipe closes with the supervisor."""
+    """A probe that hangs holds none of the descriptors that slurmd waits on: the pipe closes with the supervisor."""
     node.files.inject(Changes(gpus={"init": "!hang"}))
     node.document["budget_s"] = {"prolog": 1.5}
     reader, writer = os.pipe()
