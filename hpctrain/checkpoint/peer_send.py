@@ -31,6 +31,7 @@ class SendResult:
     """How a part went to the peer.
 
     Attributes:
+        size_bytes: that crossed the network; 0 when the peer had the part already.
         seconds: of the transfer, from the first byte until the peer had committed it.
         interface: through which it left; "" if that cannot be told.
         address: of the peer.
@@ -101,21 +102,23 @@ def _send(
         started = time.monotonic()
         line.send({"rank": rank, "header": header.to_bytes().hex(), "keep": [[one.incarnation, one.step] for one in keep]})
         line.expect(header.size_bytes)  # the peer may have to find memory first
-        _check(line.receive(has_to_work=True), where)
-        line.expect(header.size_bytes)
-        line.send_block(handle, HEADER_BYTES, header.size_bytes)
-        _check(line.receive(), where)
+        answer, size_bytes = _checked(line.receive(has_to_work=True), where), 0
+        if not answer.get("have"):
+            line.expect(header.size_bytes)
+            line.send_block(handle, HEADER_BYTES, header.size_bytes)
+            _checked(line.receive(), where)
+            size_bytes = header.size_bytes
         seconds = time.monotonic() - started
-        return SendResult(header.size_bytes, seconds, interface_of(str(sock.getsockname()[0])), where[5:])
+        return SendResult(size_bytes, seconds, interface_of(str(sock.getsockname()[0])), where.removeprefix("peer "))
     except WireError as error:
         raise PeerError(f"rank {rank} is not copied: {error}", where=where) from error
     finally:
         line.close()
 
 
-def _check(answer: dict[str, object], where: str) -> None:
+def _checked(answer: dict[str, object], where: str) -> dict[str, object]:
     if "error" not in answer:
-        return
+        return answer
     if answer.get("kind") == "overtaken":
         raise PeerOvertakenError(str(answer["error"]), where=where)
     raise PeerError(str(answer["error"]), where=where)

@@ -37,7 +37,7 @@ from hpctrain.errors import StorageError
 MESSAGE_BYTES = 64 * 1024
 """Longest message: a stranger must not make us wait for, or hold, more."""
 
-CHUNK_BYTES = 4 * 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 _NONCE_BYTES = 16
 
 

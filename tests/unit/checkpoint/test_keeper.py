@@ -18,10 +18,11 @@ xxhash = pytest.importorskip("xxhash")
 
 from hpctrain import process  # noqa: E402 - after the check that xxhash is there
 from hpctrain.checkpoint import keeper_wire  # noqa: E402
-from hpctrain.checkpoint.arena_memory import make_block  # noqa: E402
-from hpctrain.checkpoint.keeper import Keeper, NoMemoryError  # noqa: E402
+from hpctrain.checkpoint.arena_memory import BlockError, make_block  # noqa: E402
+from hpctrain.checkpoint.keeper import Keeper  # noqa: E402
 from hpctrain.checkpoint.keeper_client import KeeperClient, make_secret, shared_secret, start_keeper  # noqa: E402
 from hpctrain.checkpoint.keeper_slots import OvertakenError, RefusedError  # noqa: E402
+from hpctrain.checkpoint.keeper_store import NoMemoryError  # noqa: E402
 from hpctrain.checkpoint.keeper_wire import WireError  # noqa: E402
 from hpctrain.checkpoint.memory_budget import Limit  # noqa: E402
 from hpctrain.errors import StorageError  # noqa: E402
@@ -256,6 +257,91 @@ def test_memory_that_runs_short_meanwhile_is_refused() -> None:
     answer, _ = keeper.handle(1, {"op": "begin", "size_bytes": 1})
     assert answer["kind"] == "memory" and "the node has room for 0 B" in answer["error"]
     assert issubclass(NoMemoryError, RefusedError)
+
+
+def save(keeper: Keeper, step: int, *, need: int = 1, store: str = "own") -> dict[str, object]:
+    """One save of rank 0 on connection 1; returns the answer to its begin."""
+    answer, handle = keeper.handle(1, {"op": "begin", "size_bytes": need, "store": store})
+    if handle is not None:
+        os.close(handle)
+    if "error" not in answer:
+        empty = {"meta_bytes": 0, "shard_count": 0, "seal_offset": 4096, "data_offset": 4096, "size_bytes": 4096,
+                 "meta_xxh3": "00" * 16}
+        done, _ = keeper.handle(1, {"op": "commit", "slot": answer["slot"], "name": [0, step], "world_size": 1,
+                                    "store": store, **empty})
+        assert {} == done
+    return answer
+
+
+def held(keeper: Keeper, store: str = "own") -> list[int]:
+    return [step for _, step, _ in keeper.handle(9, {"op": "holdings"})[0][store].get("0", [])]
+
+
+def test_history_is_as_long_as_memory_allows() -> None:
+    """Slots beyond the two that a rank needs are used while there is memory; without it, older ones are overwritten."""
+    limits = [Limit("the node", 16 * GIB, 8 * GIB)]
+    keeper = Keeper(lambda: limits, make_block)
+    keeper.handle(1, {"op": "join", "rank": 0, "incarnation": 0, "slots": 6})
+    for step in (1, 2, 3):
+        save(keeper, step)
+    limits[0] = Limit("the node", 16 * GIB, 0)
+    for step in (4, 5, 6):
+        assert "error" not in save(keeper, step)
+    assert [4, 5, 6] == held(keeper)
+    limits[0] = Limit("the node", 16 * GIB, 8 * GIB)
+    save(keeper, 7)
+    assert [4, 5, 6, 7] == held(keeper)
+
+
+def test_memory_that_ends_while_it_is_taken_shortens_the_history() -> None:
+    """An allocation of a third block that the system refuses half way is no error either; one of the first two is."""
+    limits, left = [Limit("the node", 16 * GIB, 8 * GIB)], [2]
+
+    def make(size: int, objection: Callable[[int], str]) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise BlockError("not enough memory")
+        return make_block(size, objection)
+
+    keeper = Keeper(lambda: limits, make)
+    keeper.handle(1, {"op": "join", "rank": 0, "incarnation": 0, "slots": 4, "spares": 1})
+    assert ["error" in save(keeper, step) for step in (1, 2, 3, 4)] == [False] * 4
+    assert [3, 4] == held(keeper)
+    grown = save(keeper, 5, need=4 << 20)
+    assert (grown["kind"], grown["error"], held(keeper)) == ("memory", "not enough memory", [4])
+
+
+def test_copies_are_kept_apart() -> None:
+    """A copy of another node's rank and an own part of the same rank and step are two things, dropped one by one."""
+    keeper = Keeper(lambda: [], make_block)
+    for store in ("own", "peer"):
+        keeper.handle(1, {"op": "join", "rank": 0, "incarnation": 0, "slots": 2, "store": store})
+        save(keeper, 1, store=store)
+    assert [1] == held(keeper) == held(keeper, "peer")
+    keeper.handle(1, {"op": "drop", "rank": 0, "incarnation": 0, "name": [0, 1], "store": "peer"})
+    assert ([1], []) == (held(keeper), held(keeper, "peer"))
+    answer, _ = keeper.handle(1, {"op": "persist", "tier": "shared", "store": "peer", "rank": 0, "incarnation": 0,
+                                  "name": [0, 1], "task": {}})
+    assert "rank 0 has no complete" in answer["error"]
+    assert "there is no store 'other'" in keeper.handle(1, {"op": "join", "rank": 0, "incarnation": 0, "slots": 2,
+                                                            "store": "other"})[0]["error"]
+
+
+def test_orders_say_where_the_part_lies() -> None:
+    """An order for a copy is taken with its store, by the tier that it is for; reports can be had for all tiers at once."""
+    keeper = Keeper(lambda: [], make_block)
+    keeper.handle(1, {"op": "join", "rank": 0, "incarnation": 0, "slots": 2, "store": "peer"})
+    save(keeper, 1, store="peer")
+    order = {"op": "persist", "tier": "shared", "store": "peer", "rank": 0, "incarnation": 0, "name": [0, 1],
+             "task": {"root": "/x"}}
+    assert {"replaced": None} == keeper.handle(1, order)[0]
+    assert {} == keeper.handle(2, {"op": "take", "tier": "local", "wait_s": 0})[0]
+    assert {"tier": "shared", "rank": 0, "name": [0, 1], "task": {"root": "/x"}, "store": "peer"} == keeper.handle(
+        2, {"op": "take", "tier": "shared", "wait_s": 0})[0]
+    keeper.handle(2, {"op": "finish", "tier": "shared", "rank": 0, "result": {"seconds": 1}})
+    report = {"waiting": None, "working": None, "result": {"name": [0, 1], "seconds": 1}}
+    assert {"shared": report} == keeper.handle(1, {"op": "persisted", "rank": 0})[0]
+    assert report == keeper.handle(1, {"op": "persisted", "rank": 0, "tier": "shared"})[0]
 
 
 def test_old_incarnation_cannot_commit(secret: bytes) -> None:
