@@ -29,7 +29,7 @@ from hpctrain.checkpoint.restore_sources import (
     manifest_digests,
     manifest_parts,
 )
-from hpctrain.checkpoint.restore_threads import Limits, Pulse, bounded
+from hpctrain.checkpoint.restore_threads import Limits, Pulse, ReadCrew, bounded
 from hpctrain.checkpoint.shards import StoredShard
 from hpctrain.checkpoint.share import Share
 from hpctrain.checkpoint.store import Store
@@ -95,9 +95,10 @@ class Attempt:
 
     def __init__(
         self, candidate: Candidate, ranks: Ranks, stores: Sequence[Store], tiers: Mapping[str, PartTier], *,
-        limits: Limits, pulse: Pulse,
+        limits: Limits, crew: ReadCrew, pulse: Pulse,
     ) -> None:
         self._candidate, self._ranks, self._stores, self._limits, self._pulse = candidate, ranks, stores, limits, pulse
+        self._crew = crew
         self._places = Places(candidate.name, tiers, stores, limits)
 
     def run(
@@ -262,7 +263,7 @@ class Attempt:
         stores = {index: Origin(self._stores[index].tier, "", ALL_PARTS, index) for index in decision.manifests}
         origins = {origin: self._candidate.origins[origin] for origin in decision.agreement.origins}
         options = Options(origins, list(stores.values()), self._ranks.world_size)
-        load = Load(plan, self._places, options, self._ranks, limits=self._limits, pulse=self._pulse)
+        load = Load(plan, self._places, options, self._ranks, crew=self._crew, pulse=self._pulse)
         pinned: tuple[CheckpointName, ...] = ()
         if before_touch is not None:
             # Nothing newer is given up for a checkpoint that turns out to be damaged.

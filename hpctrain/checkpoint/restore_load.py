@@ -7,7 +7,6 @@ fails, by another one or from another place, until none is left.
 from __future__ import annotations
 
 import array
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,9 +19,8 @@ from hpctrain.checkpoint.restore_options import Failure, Options, Place
 from hpctrain.checkpoint.restore_places import Places
 from hpctrain.checkpoint.restore_plan import MissingError, Piece
 from hpctrain.checkpoint.restore_sources import Origin
-from hpctrain.checkpoint.restore_threads import Limits, Pulse, Read, ReadCrew
+from hpctrain.checkpoint.restore_threads import Pulse, Read, ReadCrew
 
-_THREADS = max(1, min(4, os.cpu_count() or 1))
 _IN_MEMORY = ("ram", "peer")
 _SMALL_BYTES = 1024 * 1024
 
@@ -52,14 +50,15 @@ class Load:
     Args:
         plan: what this rank needs.
         options: where it can be had.
+        crew: reads; it remembers what hangs.
         pulse: told the bytes that this rank has, and needs.
     """
 
     def __init__(
-        self, plan: FillPlan, places: Places, options: Options, ranks: Ranks, *, limits: Limits, pulse: Pulse
+        self, plan: FillPlan, places: Places, options: Options, ranks: Ranks, *, crew: ReadCrew, pulse: Pulse
     ) -> None:
         self._plan, self._places, self._options, self._ranks, self._pulse = plan, places, options, ranks, pulse
-        self._crew = ReadCrew(_THREADS, limits)
+        self._crew = crew
         self._scratch = _Scratch()
         self._undelivered = ""
         self._order = {place_of(stored): number for number, stored in enumerate(plan.stored)}

@@ -12,6 +12,7 @@ Every rank asks its own node's tiers; rank 0 asks the stores, decides, and tells
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,13 +24,14 @@ from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.checkpoint.restore_attempt import Attempt, Loaded
 from hpctrain.checkpoint.restore_report import Restored, steps_lost
 from hpctrain.checkpoint.restore_sources import Candidate, Sight, candidates
-from hpctrain.checkpoint.restore_threads import HungError, Limits, Pulse, bounded
+from hpctrain.checkpoint.restore_threads import HungError, Limits, Pulse, ReadCrew, bounded
 from hpctrain.checkpoint.store import Store
 from hpctrain.checkpoint.torch_state import RandomState, Stateful
 from hpctrain.clock import Clock
 from hpctrain.errors import CheckpointError, StorageError
 
 Items = Mapping[str, Stateful]
+_THREADS = max(1, min(4, os.cpu_count() or 1))
 Tell = Callable[[str, str, int, Mapping[str, Any]], None]
 """Told of an event's kind, reason, step and evidence."""
 
@@ -54,6 +56,7 @@ class Search:
         self._ranks, self._stores, self._clock, self._tell = ranks, list(stores), clock, tell
         self._tiers = {tier.tier: tier for tier in tiers}
         self._progress, self._limits = progress, limits or Limits()
+        self._crew = ReadCrew(_THREADS, self._limits)
         self._node = socket.gethostname() if node is None else node
 
     def restore(
@@ -77,6 +80,7 @@ class Search:
             LostRanksError: another rank is gone, or does not answer in time.
         """
         started = self._clock.monotonic()
+        self._crew = ReadCrew(_THREADS, self._limits)  # for all tries: what hangs once is not asked again
         with (Pulse(self._progress, self._limits.ranks_s) as pulse,
               self._ranks.patience(self._limits.ranks_s, "a checkpoint was restored")):
             heard, deaf = self._hear()
@@ -138,7 +142,8 @@ class Search:
         # The parts on nodes alone first: they are faster, and a store that hangs is then not asked. What a store has
         # committed is asked for only where they are not enough.
         for with_stores in [False] * (not candidate.lacking) + [True] * bool(candidate.stores):
-            attempt = Attempt(candidate, self._ranks, self._stores, self._tiers, limits=self._limits, pulse=pulse)
+            attempt = Attempt(candidate, self._ranks, self._stores, self._tiers, limits=self._limits, crew=self._crew,
+                              pulse=pulse)
             prepare = None if rewind is None else lambda: self._abandon(rewind)
             loaded = attempt.run(items, rng, with_stores=with_stores, before_touch=prepare)
             if isinstance(loaded, Loaded):

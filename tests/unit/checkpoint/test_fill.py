@@ -26,7 +26,7 @@ from hpctrain.checkpoint.restore_load import Load  # noqa: E402
 from hpctrain.checkpoint.restore_options import Options  # noqa: E402
 from hpctrain.checkpoint.restore_places import Places  # noqa: E402
 from hpctrain.checkpoint.restore_sources import ALL_PARTS, Origin, as_part, manifest_parts  # noqa: E402
-from hpctrain.checkpoint.restore_threads import Limits, Pulse  # noqa: E402
+from hpctrain.checkpoint.restore_threads import Limits, Pulse, ReadCrew  # noqa: E402
 from hpctrain.checkpoint.share import Share  # noqa: E402
 from hpctrain.checkpoint.write import check_shares, merge, write_share  # noqa: E402
 
@@ -59,7 +59,8 @@ def load(folder: Path, manifest: Manifest, targets: Mapping[str, Any], progress:
     places.use({0: manifest})
     table = by_name(stored for rank, shards in manifest_parts(manifest).items() for stored in as_part(shards, rank))
     options = Options({}, [Origin("shared", "", ALL_PARTS, 0)], 1)
-    loading = Load(FillPlan(targets, table, 1), places, options, Ranks(), limits=Limits(), pulse=Pulse(progress, 60))
+    crew, pulse = ReadCrew(2, Limits()), Pulse(progress, 60)
+    loading = Load(FillPlan(targets, table, 1), places, options, Ranks(), crew=crew, pulse=pulse)
     assert "" == loading.run()[1]
     places.close()
 

@@ -289,13 +289,14 @@ def test_read_that_comes_to_itself_late_changes_nothing() -> None:
     world.limits = Limits(list_s=5, open_s=5, read_s=0.3, round_s=5, ranks_s=20)
     (part,) = in_memory(world, 7, ranks=1, tier="local")
     store_it(world.stores[0], name(7), [part])
-    late = []
+    begun, late = [], []
     read = part.read_into
 
     def hang(stored: Any, target: memoryview) -> None:
         if stored.shard.name != "box.b":  # whose bytes lie in the tensor as they are stored
             read(stored, target)
             return
+        begun.append(stored)
         time.sleep(1)
         target[:] = b"\xff" * len(target)
         late.append(stored)
@@ -303,11 +304,10 @@ def test_read_that_comes_to_itself_late_changes_nothing() -> None:
     part.read_into = hang
     results, boxes = world.restore()
     deadline = time.monotonic() + 10
-    while not late and time.monotonic() < deadline:
+    while len(late) < len(begun) and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.1)
 
-    assert late and 7 == results[0].step
+    assert late and len(late) == len(begun) and 7 == results[0].step
     assert boxes[0].equals(7)
 
 
