@@ -20,7 +20,6 @@ from hpctrain.agent.rank_result import NodeOutcome, NodeResult
 from hpctrain.agent.tier_processes import TierProcesses, helpers
 from hpctrain.checkpoint.keeper_client import shared_secret
 from hpctrain.checkpoint.pairing import pair
-from hpctrain.checkpoint.tier_shared import SharedTier
 from hpctrain.clock import Clock
 from hpctrain.errors import StorageError
 from hpctrain.ids import NodeName
@@ -123,6 +122,8 @@ class NodeTiers:
         )
 
     def _durable(self) -> Name | None:
+        from hpctrain.checkpoint.tier_shared import SharedTier  # not before it is needed: each start would wait for it
+
         try:
             names = SharedTier(Path(self._plan.checkpoint.values["root"])).checkpoints(committed=True)
         except (OSError, StorageError):
