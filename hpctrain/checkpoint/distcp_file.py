@@ -20,8 +20,9 @@ from hpctrain.checkpoint.manifest import FileEntry
 from hpctrain.checkpoint.shards import Shard, StoredShard
 from hpctrain.files import PRIVATE_FILE
 
-CHUNK_BYTES = 1024 * 1024
-"""Hashed twice and written while it is still in the processor's cache."""
+CHUNK_BYTES = 256 * 1024
+"""Hashed twice and written while it is still in the processor's cache, also where that is shared with training's threads: of
+1 MiB a busy machine has lost much before the second hash, and takes twice the processor time."""
 
 _SMALL_BYTES = 64 * 1024
 

@@ -19,6 +19,7 @@ from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.records import entry_of
 from hpctrain.checkpoint.shards import Shard, check_cover, with_aliases
 from hpctrain.checkpoint.share import Share
+from hpctrain.errors import StorageError
 from hpctrain.files import write_atomic
 
 
@@ -47,12 +48,14 @@ def write_share(
 
 
 def _write_tensors(folder: Path, file: str, tensors: Iterable[tuple[Shard, Any]]) -> Written:
-    """By rename, like everything: a second writer of the same share that comes late, because it hung, then puts the same
-    bytes in place of the same bytes, and never removes what was committed meanwhile.
+    """By rename, like everything: a second writer of the same share that comes late, because it hung, puts nothing in the
+    place of what was committed meanwhile, or, in the moment after it has looked, the same bytes in place of the same bytes.
     """
     draft = folder / f".{file}.{secrets.token_hex(4)}"
     try:
         written = write_distcp_to(NewFile(draft), file, tensors)
+        if (folder / names.COMMIT).exists():
+            raise StorageError("the checkpoint was committed by somebody else meanwhile", where=str(folder))
         draft.replace(folder / file)
     except BaseException:
         with contextlib.suppress(OSError):

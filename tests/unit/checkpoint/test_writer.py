@@ -14,6 +14,7 @@ from hpctrain.checkpoint.commit import claim
 from hpctrain.checkpoint.names import COMMIT, CheckpointName, failed_file, share_file, tensor_file
 from hpctrain.checkpoint.shards import Shard
 from hpctrain.checkpoint.tier_shared import SharedTier
+from hpctrain.errors import StorageError
 from tests.unit.checkpoint.memory_node import Item, Node, claimed, work_off
 from tests.unit.checkpoint.test_crash_points import NEW, OLD, content, own, restored
 
@@ -227,9 +228,12 @@ def test_late_writer_does_not_break_what_was_committed(root: Path) -> None:
         node.order("shared", rank, NEW, root, world_size=2)
     work_off(node.worker("shared"))
     tier = SharedTier(root)
-    tier.write_share(NEW, 1, part(NEW, 1), own(NEW, 1))
+    before = sorted((path.name, path.stat().st_ino) for path in tier.folder(NEW).iterdir())
+    with pytest.raises(StorageError, match="committed by somebody else"):
+        tier.write_share(NEW, 1, part(NEW, 1), own(NEW, 1))
 
     assert [NEW] == restored(tier)
+    assert before == sorted((path.name, path.stat().st_ino) for path in tier.folder(NEW).iterdir())
 
 
 def test_retention_and_remains(root: Path) -> None:
