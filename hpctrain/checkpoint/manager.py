@@ -35,7 +35,7 @@ from hpctrain.checkpoint.manager_sync import SyncWriter
 from hpctrain.checkpoint.parts import PartTier
 from hpctrain.checkpoint.ranks import Ranks, error_of
 from hpctrain.checkpoint.restore_search import Search
-from hpctrain.checkpoint.schedule_cost import FailureRate
+from hpctrain.checkpoint.schedule_cost import PLANNED, FailureRate, RunHistory
 from hpctrain.checkpoint.store import Store
 from hpctrain.checkpoint.tier_local import LocalTier
 from hpctrain.checkpoint.tier_ram_saves import RamSaves, open_ram
@@ -130,7 +130,9 @@ class Checkpointer:
         is_durable = restored is not None and "shared" in restored.stores
         if self._ram is not None and restored is not None:
             self._ram.complete = restored.name  # kept until a newer one is complete
-        self._rounds.start(self._step, durable=self._step if is_durable else None)
+        history = None if restored is None else RunHistory.continued(
+            restored.world, restored.cause, by_new_start=restored.name.incarnation < self.incarnation)
+        self._rounds.start(self._step, durable=self._step if is_durable else None, history=history)
         return self._step
 
     def step(self, step: int, metrics: Mapping[str, Any] | None = None, *, stopping: bool = False) -> SaveResult | None:
@@ -145,7 +147,7 @@ class Checkpointer:
         """
         self._step = step
         if stopping:
-            return self._rounds.save_now(step, "stop was requested", metrics or {})
+            return self._rounds.save_now(step, PLANNED[0], metrics or {})
         if step < self._rounds.meeting.step:
             return None
         return self._rounds.attend(step, metrics or {})

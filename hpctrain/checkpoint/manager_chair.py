@@ -15,6 +15,7 @@ from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.orders import Order, Report, Settled, is_late, settle
 from hpctrain.checkpoint.ranks import lowest_error
 from hpctrain.checkpoint.schedule import span
+from hpctrain.checkpoint.schedule_cost import RunHistory
 from hpctrain.checkpoint.tier_ram_saves import Staged
 from hpctrain.clock import Clock
 
@@ -84,8 +85,9 @@ class Chair:
         self.durable = durable
         return self.adjourn(step)
 
-    def arrive(self, step: int) -> None:
-        """The ranks meet."""
+    def arrive(self, step: int, history: RunHistory) -> None:
+        """The ranks meet; what the run has lived through counts for how often it is expected to fail."""
+        self._agenda.rate = replace(self._agenda.rate, failures=history.failures, observed_s=history.seconds)
         self._agenda.arrive(step, self._clock.monotonic())
 
     def adjourn(self, step: int) -> Meeting:

@@ -8,7 +8,7 @@ broadcast carry everything, and between meetings nobody communicates.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hpctrain.checkpoint.agenda import Meeting
@@ -19,6 +19,7 @@ from hpctrain.checkpoint.manager_sync import Collect, SyncWriter
 from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.checkpoint.schedule import span
+from hpctrain.checkpoint.schedule_cost import PLANNED, RunHistory
 from hpctrain.checkpoint.tier_ram_saves import RamSaves, Staged
 from hpctrain.clock import Clock
 
@@ -82,12 +83,14 @@ class Rounds:
     def __init__(self, desk: Desk, chair: Chair, ranks: Ranks, incarnation: int, *, clock: Clock, tell: Tell) -> None:
         self._desk, self._chair, self._ranks, self._incarnation = desk, chair, ranks, incarnation
         self._clock, self._tell = clock, tell
+        self._history, self._began_s = RunHistory(), clock.monotonic()
         self._metrics: Mapping[str, Any] = {}  # of the newest checkpoint in memory
         self.durable: int | None = None
         self.meeting = Meeting(0)
 
-    def start(self, step: int, *, durable: int | None = None) -> None:
+    def start(self, step: int, *, durable: int | None = None, history: RunHistory | None = None) -> None:
         """Count from here: the ranks begin, or have restored this step."""
+        self._history, self._began_s = history or RunHistory(), self._clock.monotonic()
         self.meeting = self._ranks.broadcast(self._chair.restart(step, durable))
         self.durable = durable
 
@@ -97,7 +100,7 @@ class Rounds:
         Raises:
             FencedError: a newer incarnation has taken over: these ranks must end.
         """
-        self._chair.arrive(step)
+        self._chair.arrive(step, self._lived())
         if self.meeting.certain:
             plan = Plan(memory=True, reason=self.meeting.reason)
         else:
@@ -135,7 +138,7 @@ class Rounds:
         deadline = self._clock.monotonic() + self._desk.patience_s
         is_ours = newest is not None and newest.incarnation == self._incarnation
         if newest is not None and is_ours and self._wait(SHARED, deadline) and newest.step != self.durable:
-            self._meet(newest.step, None, name=newest, force={SHARED: "the ranks end"}, metrics=self._metrics)
+            self._meet(newest.step, None, name=newest, force={SHARED: PLANNED[1]}, metrics=self._metrics)
         for tier in self._desk.orders.tiers:
             if tier != PEER:
                 self._wait(tier, deadline)
@@ -221,4 +224,8 @@ class Rounds:
         return SaveResult(step, first, next(iter(tiers)))
 
     def _about(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self._desk.world, **({"metrics": dict(metrics)} if metrics else {})}
+        about = {**self._desk.world, "run": self._lived().to_json()}
+        return {**about, "metrics": dict(metrics)} if metrics else about
+
+    def _lived(self) -> RunHistory:
+        return replace(self._history, seconds=self._history.seconds + self._clock.monotonic() - self._began_s)

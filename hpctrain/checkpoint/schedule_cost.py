@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 NODE_FAILURES_PER_DAY = 6.5 / 1000
 """Of one node: what a large research cluster has published (Kokolis et al. 2024, RSC-1): a prior."""
@@ -71,6 +73,41 @@ class CostMeter:
         if not self._stalls:
             return None
         return Cost(statistics.median(self._stalls), statistics.median(self._persists or [0.0]))
+
+
+PLANNED = ("stop was requested", "the ranks end")
+"""Why the last checkpoint of a start was saved that ended in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunHistory:
+    """What a run has lived through up to a checkpoint; it travels in the checkpoint's ``world["run"]``.
+
+    Attributes:
+        failures: starts that did not end in order.
+        seconds: of training, all starts together.
+    """
+
+    failures: int = 0
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``world["run"]``."""
+        return {"failures": self.failures, "seconds": round(self.seconds, 1)}
+
+    @classmethod
+    def continued(cls, world: Mapping[str, Any], cause: str, *, by_new_start: bool) -> RunHistory:
+        """Of a run that continues from a checkpoint; nothing is known from one that says nothing.
+
+        Args:
+            world: of the checkpoint.
+            cause: why it was saved.
+            by_new_start: the ranks were started again since; a rewind within one start is no failure.
+        """
+        run = world.get("run")
+        known = run if isinstance(run, Mapping) else {}
+        failed = by_new_start and cause not in PLANNED
+        return cls(int(known.get("failures", 0)) + failed, float(known.get("seconds", 0.0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from hpctrain.checkpoint.manager_chair import Chair, Outcome
 from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.checkpoint.orders import LATE_S, Order, Report, read_report, settle
 from hpctrain.checkpoint.schedule import TierSchedule
-from hpctrain.checkpoint.schedule_cost import FailureRate
+from hpctrain.checkpoint.schedule_cost import FailureRate, RunHistory
 from hpctrain.checkpoint.tier_ram_saves import Staged
 
 NAME = CheckpointName(0, 4)
@@ -40,7 +40,7 @@ class Meetings:
 
     def meet(self, step: int, *reports: Mapping[str, Report], copies: tuple[Staged, ...] = (Staged(), Staged())) -> Outcome:
         self.clock.advance(1)
-        self.chair.arrive(step)
+        self.chair.arrive(step, RunHistory())
         told = reports or ({}, {})
         return self.chair.conclude(step, list(zip(copies, told, strict=True)), CheckpointName(0, step), {})
 

@@ -358,7 +358,7 @@ def test_record_explains_itself(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "step-00000001.i000" / "commit.json").read_text())
 
     assert (1, 0, "every step") == (record["step"], record["incarnation"], record["reason"])
-    assert {"world_size": 1, "parallelism": "ddp"} == record["world"]
+    assert {"world_size": 1, "parallelism": "ddp", "run": {"failures": 0, "seconds": 0.0}} == record["world"]
 
 
 def flip_tensor(folder: Path, byte: int) -> None:

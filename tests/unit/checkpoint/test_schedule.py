@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpctrain.checkpoint.schedule import Interval, TierSchedule, auto_interval, retry_delay_s, span
-from hpctrain.checkpoint.schedule_cost import Cost, CostMeter, FailureRate, daly_s, waste, young_s
+from hpctrain.checkpoint.schedule_cost import Cost, CostMeter, FailureRate, RunHistory, daly_s, waste, young_s
 
 HOUR = 3600.0
 STALLS = (120.0, 13.0, 6.3, 1.0, 0.2, 0.04)
@@ -130,6 +130,15 @@ def test_failure_rate_learns() -> None:
     assert FailureRate(128, failures=1).mean_time_s() == pytest.approx(prior / 2)
     assert FailureRate(128, failures=0, observed_s=prior).mean_time_s() == pytest.approx(2 * prior)
     assert FailureRate(128, failures=99, observed_s=99 * 600).mean_time_s() == pytest.approx((prior + 99 * 600) / 100)
+
+
+def test_run_remembers_its_failures() -> None:
+    """A start that follows an end out of order counts as a failure; a stop, and a rewind within one start, do not."""
+    world = {"run": RunHistory(2, 3600.0).to_json()}
+    assert RunHistory(3, 3600.0) == RunHistory.continued(world, "every 10 steps", by_new_start=True)
+    assert RunHistory(2, 3600.0) == RunHistory.continued(world, "stop was requested", by_new_start=True)
+    assert RunHistory(2, 3600.0) == RunHistory.continued(world, "every 10 steps", by_new_start=False)
+    assert RunHistory(1, 0.0) == RunHistory.continued({}, "every 10 steps", by_new_start=True)
 
 
 def test_retries_back_off() -> None:

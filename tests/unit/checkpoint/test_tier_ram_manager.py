@@ -229,6 +229,17 @@ def test_memory_that_is_not_there_is_refused_with_arithmetic(agent: Agent, tmp_p
     assert "kept free" in session.events[0][1] and "GiB left of" in session.events[0][1]
 
 
+def test_run_counts_its_failures(agent: Agent, tmp_path: Path) -> None:
+    """Each start that was not stopped in order is one more failure in what later checkpoints say of the run."""
+    for start in range(3):
+        session = Session(tmp_path)
+        step = session.checkpointer.restore()
+        session.train(step + 1, step + 1)
+        assert session.checkpointer.save_now("test").ok
+        record = json.loads((tmp_path / f"step-{step + 1:08d}.i{start:03d}" / "commit.json").read_text())
+        assert start == record["world"]["run"]["failures"]
+
+
 def test_rewind_skips_data(agent: Agent, tmp_path: Path) -> None:
     """restore(before=, skip_data=) continues before a step with data moved on, and what was newer never comes back."""
     first = Session(tmp_path, ram=RamConfig(TierSchedule(every_steps=1), history=3))
