@@ -75,6 +75,7 @@ class Chair:
     ) -> None:
         self._agenda, self._behind, self._stores, self._clock, self._tell = agenda, behind, stores, clock, tell
         self._open: dict[str, Order] = {}
+        self._unserved: set[str] = set()  # stores whose last order no writer has taken
         self._attempts = 0
         self._told_intervals: dict[str, float] = {}
         self.durable: int | None = None
@@ -135,8 +136,10 @@ class Chair:
             if copies:
                 self._memory_saved(step, copies, now)
             wanted = {**due, **force} if copies else dict(force)
-            orders = self._order({tier: why for tier, why in wanted.items() if tier in self._behind}, name, copies, now)
-            sync = {tier: why for tier, why in wanted.items() if tier in self._stores and tier not in self._behind}
+            # Where there is no writer, ranks write every other time, and ask again in between whether there is one.
+            behind = {tier for tier in self._behind if tier not in self._unserved}
+            orders = self._order({tier: why for tier, why in wanted.items() if tier in behind}, name, copies, now)
+            sync = {tier: why for tier, why in wanted.items() if tier in self._stores and tier not in behind}
         self._tell_intervals(step)
         return Outcome(error, overtaken, orders, sync, self.adjourn(step), self.durable)
 
@@ -162,13 +165,15 @@ class Chair:
         """All ranks have written a store themselves, or failed to."""
         now = self._clock.monotonic()
         turn = self._agenda.turns[tier]
+        self._unserved.discard(tier)
         if error:
             turn.failed(now)
             evidence = {"cause": reason, "tier": tier}
             self._tell("checkpoint.failed", f"step {name.step} was not saved: {error}", name.step, evidence)
             return
         turn.saved(name.step, now)
-        turn.succeeded()
+        if turn.succeeded() and tier in self._behind:
+            self._tell("checkpoint.recovered", f"{tier}: {name} is saved, by the ranks", name.step, {"tier": tier})
         turn.meter.stalled(now - started_s)
         self._saved(tier, name, reason, now - started_s, size_bytes)
 
@@ -214,6 +219,8 @@ class Chair:
         order, turn = settled.order, self._agenda.turns[settled.order.tier]
         step, evidence = order.name.step, {"checkpoint": str(order.name), "tier": order.tier, "cause": order.reason}
         turn.busy = False
+        if settled.untaken and order.tier in self._stores:
+            self._unserved.add(order.tier)
         if settled.error:
             if turn.failed(now):
                 text = f"{order.tier}: step {step} was not saved, and is tried again: {settled.error}"

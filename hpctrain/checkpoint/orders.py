@@ -53,12 +53,14 @@ class Settled:
     Attributes:
         error: of the lowest rank that had one; "" when all went well.
         seconds: that the slowest writer took; bytes are those of all ranks.
+        untaken: there is no writer on some node.
     """
 
     order: Order
     error: str
     size_bytes: int
     seconds: float
+    untaken: bool = False
 
 
 def read_report(answer: Mapping[str, Any], name: CheckpointName) -> Report:
@@ -96,7 +98,8 @@ def settle(order: Order, reports: Sequence[Report | None], now_s: float, usual_s
         return Settled(order, "", sum(report.size_bytes for report in known), seconds)
     if is_late(order, now_s, usual_s) and any(report.state == "waiting" for report in known):
         rank = [report.state for report in known].index("waiting")
-        return Settled(order, f"rank {rank}: no writer has taken it for {now_s - order.posted_s:.0f} s", 0, 0.0)
+        error = f"rank {rank}: no writer has taken it for {now_s - order.posted_s:.0f} s"
+        return Settled(order, error, 0, 0.0, untaken=True)
     return None
 
 

@@ -100,6 +100,18 @@ def test_late_order_is_told_and_lost_writer_is_not_waited_for() -> None:
     assert ["recovered shared 4", "saved shared 4", "recovered local 5", "saved local 5"] == meetings.told[2:]
 
 
+def test_without_a_writer_ranks_write_every_other_time() -> None:
+    """A store whose order nobody takes is written by the ranks, then ordered again; a local tier is only ordered again."""
+    meetings = Meetings()
+    meetings.meet(4)
+    meetings.clock.advance(LATE_S)
+    first = meetings.meet(5, *both(WAITING))
+    assert ({"shared"}, {"local"}) == (set(first.sync), set(first.orders))
+    meetings.chair.written("shared", CheckpointName(0, 5), "test", "", size_bytes=1, started_s=meetings.clock.now)
+    assert "recovered shared 5" in meetings.told
+    assert {"shared", "local"} == set(meetings.meet(8, *both(DONE)).orders)
+
+
 def test_memory_that_fails_makes_ranks_write_what_is_due() -> None:
     """Without a copy in memory a due store is written by the ranks; one that is not due waits; trouble is told once."""
     meetings = Meetings()
