@@ -38,6 +38,8 @@ PUBLISH_PATIENCE_S = 120.0
 """Longest wait for a control file that another process writes before or right after we start."""
 DRAIN_S = 3.0
 """Longest wait for the output of dead ranks, which a surviving grandchild may hold open."""
+FIRST_PATIENCE_S = 10.0
+"""Longest wait for the coordinator to see the failure of another node."""
 SAVE_AFTER_TERM_S = 20.0
 """Slurm's KillWait is 30 s by default: then everything is killed."""
 UNKILLABLE_S = 10.0
@@ -159,6 +161,7 @@ class NodeAgent:
             self._report.tell(result)
             if tiers is not None:
                 tiers.finish(result, self._aborted, lambda deadline: self._pause(deadline, wakeup, relay))
+            self._let_failed_go_first(result, wakeup, relay)
             return result
         finally:
             for running in self._ranks:
@@ -179,6 +182,17 @@ class NodeAgent:
             aborted=bool(self._aborted),
         )
         return NodeResult(self.node, outcome, exits)
+
+    def _let_failed_go_first(self, result: NodeResult, wakeup: Wakeup, relay: Relay) -> None:
+        """When ranks of another node have failed, that node's result must be the first that the coordinator hears of.
+
+        srun ends all other agents as soon as one exits with an error, with the SIGTERM that otherwise means the job.
+        """
+        limit = self._clock.monotonic() + FIRST_PATIENCE_S
+        while (result.outcome is NodeOutcome.ABORTED and relay.abort_reason is None and self._term_deadline is None
+               and self._clock.monotonic() < limit):
+            wakeup.wait(0.1)
+            self._take_term(wakeup, relay)
 
     def _pause(self, deadline: Deadline, wakeup: Wakeup, relay: Relay) -> None:
         """Wait a moment for the checkpoint tiers; less time is left once Slurm ends the step."""
