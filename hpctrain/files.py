@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,6 +64,8 @@ def write_atomic(path: Path, data: str | bytes, *, mode: int = PRIVATE_FILE, dur
     Raises:
         StorageError: no space, no permission, read-only file system.
     """
+    import tempfile  # here, as it brings in random and hashlib, and a prolog has no time to waste
+
     payload = data.encode() if isinstance(data, str) else data
     with storage_errors(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

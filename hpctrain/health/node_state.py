@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import StorageError
-from hpctrain.files import append_jsonl, make_private_dir, write_atomic
+from hpctrain.files import append_jsonl, make_private_dir, storage_errors
 from hpctrain.health.kernel_log import LogMemory
 from hpctrain.health.reading import KernelEvent, Sample
 
@@ -67,7 +67,13 @@ class NodeFiles:
         """Replace the memory. Raises StorageError."""
         make_private_dir(self._directory)
         document = {"version": 1, "time": time.time(), **asdict(state)}
-        write_atomic(self.state, json.dumps(document, separators=(",", ":")), durable=False)
+        draft = self.state.with_name(f".{self.state.name}.{os.getpid()}")
+        with storage_errors(draft):
+            # Not files.write_atomic: its temporary names cost a prolog the import of random and hashlib.
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write(json.dumps(document, separators=(",", ":")))
+            draft.replace(self.state)
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add one event, and turn the log over when it is long. Raises StorageError."""

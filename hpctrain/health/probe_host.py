@@ -5,7 +5,6 @@ What cannot be read is left out, and is then None in the reading.
 
 from __future__ import annotations
 
-import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -126,6 +125,8 @@ def ask_time(server: str, timeout_s: float = 1.0) -> float | None:
     Args:
         server: ``host`` or ``host:port``.
     """
+    import socket  # here, as most sites and every prolog do without
+
     host, _, port = server.partition(":")
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:

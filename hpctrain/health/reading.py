@@ -1,20 +1,21 @@
 """What was measured on one node at one moment (pure).
 
 A check sees nothing but a Reading, so a recorded one replays exactly. A value that could not be read is None or absent:
-a check treats it as unknown, never as zero.
+a check treats it as unknown, never as zero. The small things are named tuples, which take an eighth of the time to define:
+a prolog pays for every class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hpctrain.health.gpu import Gpu
 from hpctrain.health.gpu_fields import COUNTERS
 
 
-@dataclass(frozen=True, slots=True)
-class FileSystem:
+class FileSystem(NamedTuple):
     """One mounted file system.
 
     Attributes:
@@ -40,8 +41,7 @@ class FileSystem:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PciDevice:
+class PciDevice(NamedTuple):
     """One PCI device from sysfs: a GPU, an NVSwitch or a network adapter.
 
     Attributes:
@@ -68,8 +68,7 @@ class PciDevice:
     errors_correctable: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(NamedTuple):
     """One port of an InfiniBand or RoCE adapter.
 
     Attributes:
@@ -86,7 +85,7 @@ class Port:
     physical: str = ""
     rate_gbps: float | None = None
     pci_bus: str = ""
-    counters: Mapping[str, int] = field(default_factory=dict)
+    counters: Mapping[str, int] = {}
 
     @property
     def entity(self) -> str:
@@ -94,8 +93,7 @@ class Port:
         return f"{self.device}/{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class NetInterface:
+class NetInterface(NamedTuple):
     """One network interface that is hardware or a bond.
 
     Attributes:
@@ -116,8 +114,7 @@ class NetInterface:
     bond_members_up: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A process that stands out: blocked in the kernel, or a zombie.
 
     Attributes:
@@ -160,8 +157,7 @@ class KernelEvent:
     detail: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class ClockState:
+class ClockState(NamedTuple):
     """What the kernel thinks of its own clock.
 
     Attributes:
@@ -177,8 +173,7 @@ class ClockState:
     source: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(NamedTuple):
     """A disk or array that says something about itself.
 
     Attributes:
@@ -192,8 +187,7 @@ class Disk:
     missing: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(NamedTuple):
     """A service this node needs.
 
     Attributes:
@@ -254,8 +248,7 @@ class Sample:
     counters: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeState:
+class ProbeState(NamedTuple):
     """How a probe fared.
 
     Attributes:
@@ -320,7 +313,7 @@ class Reading:
     files_open: int | None = None
     files_limit: int | None = None
     services: tuple[Service, ...] = ()
-    clock: ClockState = ClockState()
+    clock: ClockState = ClockState()  # noqa: RUF009 - a tuple, which nothing can change
     kernel_events: tuple[KernelEvent, ...] = ()
     # memory of earlier readings
     samples: tuple[Sample, ...] = ()

@@ -20,7 +20,6 @@ from hpctrain.health.config import Config
 from hpctrain.health.finding import Check, Finding
 from hpctrain.health.node_state import NodeFiles, NodeState, add_sample
 from hpctrain.health.reading import Job, Process, Reading, Sample
-from hpctrain.health.registry import choose, for_context, load_checks, with_model
 from hpctrain.health.verdict import Level, Verdict, judge
 
 RESERVE_S = {"prolog": 1.5, "epilog": 1.5, "periodic": 15.0}
@@ -92,6 +91,8 @@ def check_node(config: Config, problems: Sequence[str], look: Look, tools: Tools
         state = files.load()
         checks, taken = _take(config, look, state, notes)
         reading = replace(taken.reading, leftovers=survivors)
+        from hpctrain.health.registry import with_model
+
         rules = with_model(config.rules, (gpu.text("name") for gpu in reading.gpus))
         verdict = judge(reading, checks, rules)
         if look.remember:
@@ -106,12 +107,28 @@ def check_node(config: Config, problems: Sequence[str], look: Look, tools: Tools
 
 def _take(config: Config, look: Look, state: NodeState, notes: list[str]) -> tuple[tuple[Check, ...], take.Taken]:
     """Start the probes and load the checks at the same time; with names of checks, only the probes that those need."""
-    checks = choose(load_checks(config.site_checks, notes), look.only) if look.only else ()
-    probes = tuple(name for name in take.PROBES if not look.only or any(name in check.needs for check in checks))
-    if look.job is not None and look.job.gpus == ():
-        probes = tuple(name for name in probes if name != "nvml")
+    taking = None if look.only else take.begin(config, _request(config, look, state, _probes(look, ())))
+    from hpctrain.health.registry import choose, for_context, load_checks  # while the probes run
+
+    checks = load_checks(config.site_checks, notes)
+    if taking is None:
+        checks = choose(checks, look.only)
+        taking = take.begin(config, _request(config, look, state, _probes(look, checks)))
+    else:
+        checks = for_context(checks, look.context)
+    return checks, taking.finish()
+
+
+def _probes(look: Look, checks: Sequence[Check]) -> tuple[str, ...]:
+    """The probes that are needed: those of these checks, or all; a job without GPUs needs no NVML."""
+    found = tuple(name for name in take.PROBES if not look.only or any(name in check.needs for check in checks))
+    no_gpus = look.job is not None and look.job.gpus == ()
+    return tuple(name for name in found if not (no_gpus and name == "nvml"))
+
+
+def _request(config: Config, look: Look, state: NodeState, probes: Sequence[str]) -> take.Request:
     whole_s = config.budget_s.get(look.context, 30.0) if look.budget_s is None else look.budget_s
-    request = take.Request(
+    return take.Request(
         look.node,
         look.context,
         probes,
@@ -123,10 +140,6 @@ def _take(config: Config, look: Look, state: NodeState, notes: list[str]) -> tup
         blocked_before=state.blocked,
         stuck={name: str(one.get("since", "?")) for name, one in state.stuck.items() if _still_stuck(one)},
     )
-    taking = take.begin(config, request)
-    if not look.only:
-        checks = for_context(load_checks(config.site_checks, notes), look.context)
-    return checks, taking.finish()
 
 
 def _still_stuck(child: Mapping[str, Any]) -> bool:

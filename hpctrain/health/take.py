@@ -15,7 +15,6 @@ from hpctrain.health.assemble import assemble, make
 from hpctrain.health.config import Config
 from hpctrain.health.kernel_log import LogMemory, remember
 from hpctrain.health.probe_child import Answer, Probe, Report, run_probes, start_probes
-from hpctrain.health.probe_host import read_host
 from hpctrain.health.probe_mounts import STEP, mount_table, read_mounts, silent
 from hpctrain.health.reading import Job, KernelEvent, ProbeState, Reading, Sample
 from hpctrain.health.sysfs import real, text
@@ -104,6 +103,8 @@ class Taking:
 
     def _read_host(self, report: Report) -> None:
         roots = self._config.roots
+        from hpctrain.health.probe_host import read_host
+
         server = self._config.time_server if self._request.thorough else ""
         read_host(report, proc=roots.proc, sys=roots.sys, clock=roots.clock, time_server=server)
 
