@@ -240,7 +240,7 @@ def test_killed_writer_is_replaced(node: Node, tmp_path: Path) -> None:
     start.wait()
     client = KeeperClient(node.secret)
     (name, *_) = reversed(node.held()[0])
-    order = {"folder": str(tmp_path)}
+    order = {"root": str(tmp_path / "checkpoints"), "attempt": 1, "commit": None}
     client.request("persist", tier="shared", rank=0, incarnation=0, name=[name.incarnation, name.step], task=order)
     first = KeeperClient(node.secret)
     assert first.request("take", tier="shared")["rank"] == 0
@@ -251,7 +251,7 @@ def test_killed_writer_is_replaced(node: Node, tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert result["name"] == [name.incarnation, name.step] and "error" not in result
-    assert (tmp_path / "__0_0.distcp").stat().st_size > 8 * sum(SIZES)
+    assert (tmp_path / "checkpoints" / str(name) / "__0_0.distcp").stat().st_size > 8 * sum(SIZES)
     node.stop()
     with pytest.raises(WireError):
         client.request("holdings")
