@@ -3,7 +3,8 @@
     python scripts/generate_docs.py            # write them
     python scripts/generate_docs.py --check    # exit 1 if one is out of date
 
-Pages: docs/exit-codes.md from hpctrain.errors, docs/cli.md from --help, docs/recipe.md from the recipe schema.
+Pages: docs/exit-codes.md from hpctrain.errors, docs/cli.md from --help, docs/recipe.md from the recipe schema,
+docs/health-checks.md from the checks and the Xid table.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def recipe() -> str:
     schema = Recipe.model_json_schema()
     parts = [
         "# Recipe reference", NOTICE,
-        "Every key a recipe may have. `hpctrain validate RECIPE --resolved` shows the values of one recipe and where each",
+        "Every key a recipe may have. `hpctrain validate RECIPE --resolved` shows the values of one",
+        "recipe and where each",
         "came from; `hpctrain recipes schema` prints this as JSON Schema for editors.", "",
     ]
     parts += _section("", schema, schema.get("$defs", {}), seen=set())
@@ -136,7 +138,66 @@ def _sentence(cls: type) -> str:
     return _line((inspect.getdoc(cls) or "").split("\n")[0])
 
 
-PAGES = {"exit-codes.md": exit_codes, "cli.md": commands, "recipe.md": recipe}
+_HEALTH_INTRODUCTION = """
+Slurm runs them through `slurm_scripts/prolog.sh`, `epilog.sh` and `health_program.sh`; `hpctrain health check` runs them by
+hand and drains nothing. A check judges facts only; its mode says how far that may go: `off`, `observe` (recorded), `warn`
+(recorded and reported) or `drain` (a critical finding takes the node out of service). What a GPU, a driver or a node does
+not have is skipped; what cannot be read is *unknown*, which never drains. A check of ours that crashes or hangs is unknown,
+too, and the job starts.
+
+A site changes modes and limits, and adds checks of its own under the entry point group `hpctrain.healthchecks`: an object
+`Check` of `hpctrain.health.finding`, whose `run` is a pure function from a `Reading` and limits to findings.
+"""
+_XID_INTRODUCTION = """
+What one line alone asks for. The driver's recovery action comes first, then an Xid 154 in the log, then hard flags of the
+GPU, then this table; sub-codes of 74 and 144 to 150 are decoded; `hpctrain health explain xid NUMBER` tells all of it.
+"""
+
+
+def _paragraphs(text: str) -> list[str]:
+    return text.strip().split("\n")
+
+
+def health_checks() -> str:
+    """Every health check in one form, then the Xid policy, from the checks and the table that decide."""
+    from hpctrain.health.registry import load_checks
+    from hpctrain.health.xid_table import XIDS
+
+    checks = load_checks()
+    parts = [
+        "# Health checks", NOTICE,
+        *_paragraphs(_HEALTH_INTRODUCTION), "",
+        "| check | mode | contexts | usual remedy | looks at |", "|---|---|---|---|---|",
+        *(
+            f"| [`{check.name}`](#{check.name}) | {check.mode.name.lower()} | {', '.join(check.contexts)} "
+            f"| {check.action.value} | {_line(check.what)} |" for check in checks
+        ),
+        "",
+    ]
+    for check in checks:
+        limits = ", ".join(f"`{name}` = {value:g}" for name, value in check.limits.items()) or "none"
+        parts += [
+            f"## {check.name}", "", check.what, "",
+            f"- **Why it hurts training:** {check.why}", f"- **Remedy:** {check.remedy}",
+            f"- **Known false alarms:** {check.false_alarms}",
+            f"- **Defaults:** mode `{check.mode.name.lower()}`; limits: {limits}; contexts: {', '.join(check.contexts)}.",
+            "",
+        ]
+    return "\n".join([*parts, *_xids(list(XIDS.values()))])
+
+
+def _xids(entries: list[Any]) -> Iterator[str]:
+    from hpctrain.health.explain import SOURCES
+
+    yield from ("## Xid policy", "", *_paragraphs(_XID_INTRODUCTION), "")
+    yield from ("| Xid | means | asks for | whose fault | sources |", "|---|---|---|---|---|")
+    for entry in sorted(entries, key=lambda entry: entry.number):
+        sources = ", ".join(SOURCES[letter] for letter in entry.sources)
+        yield f"| {entry.number} | {_line(entry.title)} | {entry.action.value} | {entry.blame.value} | {sources} |"
+    yield ""
+
+
+PAGES = {"exit-codes.md": exit_codes, "cli.md": commands, "recipe.md": recipe, "health-checks.md": health_checks}
 
 
 def main(arguments: list[str]) -> int:

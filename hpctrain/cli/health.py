@@ -117,12 +117,17 @@ def _documented(check: Check, mode: str) -> dict[str, Any]:
 
 @health.command("explain")
 @click.argument("words", nargs=-1, required=True)
-def explain_(words: tuple[str, ...]) -> None:
+@output_option
+def explain_(words: tuple[str, ...], output: str) -> None:
     """Say what an Xid, an SXid, a check or a line of the kernel log means.
 
     Examples: hpctrain health explain xid 79; hpctrain health explain gpu_row_remap
     """
-    click.echo(explain(words, load_checks()))
+    answer = explain(words, load_checks())
+    if output == "json":
+        print_json("explanation", {"asked": " ".join(words), "answer": answer})
+        return
+    click.echo(answer)
 
 
 @health.command("history")
