@@ -74,8 +74,8 @@ class Search:
             reached: the last step that is known to have been completed; it only serves the report.
 
         Raises:
-            CheckpointError: there are checkpoints, but none can be used, or a place that may hold one cannot be asked; or
-                one does not fit what is registered, or none is older than ``before``.
+            CheckpointError: a store has committed checkpoints, but none can be used, or a store cannot be asked; or one
+                does not fit what is registered, or none is older than ``before``.
             StorageError: what is newer could not be abandoned; the state is untouched.
             LostRanksError: another rank is gone, or does not answer in time.
         """
@@ -203,10 +203,13 @@ class Search:
     def _check_nothing(
         self, older: Sequence[Candidate], passed: Sequence[tuple[CheckpointName, str]], deaf: Sequence[str]
     ) -> None:
-        """Nothing was restored: starting from step 0 is right only if there is nothing that could be mended."""
+        """Nothing was restored: starting from step 0 is right only if there is nothing that could be mended.
+
+        Parts on nodes alone hold nobody up: those of a save that a failure cut short never were a whole checkpoint.
+        """
         where = ", ".join(store.where for store in self._stores)
         why = [f"{name}: {reason}" for name, reason in passed] + list(deaf)
-        if deaf or any(one.survives_memory for one in older):
+        if deaf or any(one.is_committed for one in older):
             count = "there is 1 checkpoint" if len(passed) == 1 else f"there are {len(passed)} checkpoints"
             raise CheckpointError(
                 f"{count} and none can be used: {'; '.join(why)}" if passed else

@@ -81,9 +81,9 @@ class Candidate:
         return nowhere(self.world_size, {origin.part for origin in self.origins})
 
     @property
-    def survives_memory(self) -> bool:
-        """Some of it is on a disk: when all cannot be restored now, somebody may be able to mend that."""
-        return bool(self.stores) or any(origin.tier == "local" for origin in self.origins)
+    def is_committed(self) -> bool:
+        """A store lists it, so it was whole once: when it cannot be restored now, somebody may be able to mend that."""
+        return bool(self.stores)
 
     def opener(self, origin: Origin) -> int:
         """The rank that reads what is said of a part: its own one if that sees it."""

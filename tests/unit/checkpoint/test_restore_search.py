@@ -128,13 +128,29 @@ def test_memory_that_is_incomplete_and_all_there_was_is_no_error() -> None:
         [event[:2] for event in world.events]
 
 
-def test_disk_of_a_lost_node_is_an_error() -> None:
-    """Parts on disks of which one is away are not given up silently: the node may come back."""
-    world = World(nodes=2, ranks=2)
-    in_memory(world, 7, ranks=2, tier="local")
-    world.nodes[1]["local"].parts.clear()
+@pytest.mark.parametrize("tier", ["local", "peer", "ram"])
+def test_parts_on_nodes_that_are_no_whole_checkpoint_hold_nobody_up(tier: str) -> None:
+    """Only some ranks had written their part when memory was lost, and no store has anything: training starts from step 0."""
+    world = World(nodes=2, ranks=4)
+    in_memory(world, 7, tier=tier)
+    del world.nodes[0][tier].parts[name(7)]
+    results, _ = world.restore()
 
-    assert all("part of rank 1 is nowhere" in str(result) for result in world.restore()[0])
+    assert [None] * 4 == results
+    assert ["step-00000007.i000 is passed over: parts of ranks 0, 1 are nowhere"] == \
+        [text for kind, text, *_ in world.events if kind == "checkpoint.skipped"]
+
+
+def test_parts_on_nodes_do_not_excuse_a_committed_one() -> None:
+    """A newer step is incomplete on the disks and the committed one is damaged: that is an error, not a start from 0."""
+    world = World(nodes=2, ranks=2)
+    in_memory(world, 9, ranks=2, tier="local")
+    world.nodes[1]["local"].parts.clear()
+    store_it(world.stores[0], name(7), parts_of(7, 2))
+    world.stores[0].broken.add(names.MANIFEST)
+
+    assert all("there are 2 checkpoints and none can be used: step-00000009.i000: part of rank 1 is nowhere; step-00000007"
+               in str(result) for result in world.restore()[0])
 
 
 # ---------------------------------------------------------------- what is passed over
