@@ -65,7 +65,8 @@ def test_stop_on_request_and_continue_on_fewer_ranks(trainers: WarmRanks, tmp_pa
 
     assert list(range(1, 13)) == [line["step"] for line in metric_lines(stopped)]
     assert losses(calm) == pytest.approx(losses(stopped), rel=1e-4)
-    assert ["data.prepared", "trainer.started", "step.first", "checkpoint.saved"] == event_kinds(stopped)[:4]
+    kinds = [kind for kind in event_kinds(stopped) if kind != "checkpoint.schedule"]
+    assert ["data.prepared", "trainer.started", "step.first", "checkpoint.saved"] == kinds[:4]
     assert {"checkpoint.restored", "trainer.finished", "model.saved"} <= set(event_kinds(stopped))
 
 
