@@ -31,15 +31,15 @@ def run(reading: Reading, limits: Limits) -> Iterator[Finding]:  # noqa: ARG001 
         severity = _SEVERITY.get(decision.action, Severity.OK)
         if decision.rule == "unlisted":
             severity = Severity.WARNING
-        age_min = max(0.0, reading.time - decision.newest) / 60
         yield CHECK.found(
             severity,
             gpu.entity if gpu else decision.entity,
-            f"{where}: {decision.reason} ({age_min:.0f} min ago)",
+            f"{where}: {decision.reason}",
             action=decision.action,
             blame=decision.blame,
             rule=decision.rule,
             xids=list(decision.numbers),
+            newest=decision.newest,
         )
 
 

@@ -9,13 +9,15 @@ from hpctrain import process
 from hpctrain.health.verdict import PREFIX
 
 _REASON = re.compile(r"\bReason=(.*?)(?: \[[^\]]*@[^\]]*\])?(?:\s+\w+=|\s*$)", re.DOTALL)
+_DRAINED = re.compile(r"\bState=\S*DRAIN")
 _TIMEOUT_S = 3.0
 
 
 def drain(node: str, reason: str, *, scontrol: str, slurm_conf: str) -> str:
     """Set the node to drain with this reason; return "" if that was done, else why not, in one sentence.
 
-    A reason that is not ours belongs to a person or to Slurm itself: it is left as it is, and so is the node's state.
+    A reason that is not ours belongs to a person or to Slurm itself: it is left as it is, and so is the node's state. A node
+    that we have drained already keeps its reason, too.
     """
     environment = {"PATH": "/usr/bin:/bin", **({"SLURM_CONF": slurm_conf} if slurm_conf else {})}
     environment |= {key: value for key, value in os.environ.items() if key == "SLURM_CONF" and not slurm_conf}
@@ -26,8 +28,8 @@ def drain(node: str, reason: str, *, scontrol: str, slurm_conf: str) -> str:
     old = match.group(1).strip() if match else ""
     if old and old.lower() != "none" and not old.startswith(PREFIX):
         return f"the node has the reason of somebody else: '{old}'"
-    if old == reason:
-        return ""
+    if old and _DRAINED.search(shown.stdout):
+        return ""  # drained by us already: the first reason says since when, and a new one would reset that
     update = [scontrol, "update", f"NodeName={node}", "State=DRAIN", f"Reason={reason}"]
     done = process.run(update, timeout_s=_TIMEOUT_S, env=environment)
     return "" if done.ok else f"scontrol refused: {(done.stderr or 'timeout').strip()[:200]}"

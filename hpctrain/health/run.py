@@ -107,23 +107,28 @@ def check_node(config: Config, problems: Sequence[str], look: Look, tools: Tools
 
 def _take(config: Config, look: Look, state: NodeState, notes: list[str]) -> tuple[tuple[Check, ...], take.Taken]:
     """Start the probes and load the checks at the same time; with names of checks, only the probes that those need."""
-    taking = None if look.only else take.begin(config, _request(config, look, state, _probes(look, ())))
+    taking = None if look.only else take.begin(config, _request(config, look, state, _probes(config, look, ())))
     from hpctrain.health.registry import choose, for_context, load_checks  # while the probes run
 
     checks = load_checks(config.site_checks, notes)
     if taking is None:
         checks = choose(checks, look.only)
-        taking = take.begin(config, _request(config, look, state, _probes(look, checks)))
+        taking = take.begin(config, _request(config, look, state, _probes(config, look, checks)))
     else:
         checks = for_context(checks, look.context)
     return checks, taking.finish()
 
 
-def _probes(look: Look, checks: Sequence[Check]) -> tuple[str, ...]:
-    """The probes that are needed: those of these checks, or all; a job without GPUs needs no NVML."""
-    found = tuple(name for name in take.PROBES if not look.only or any(name in check.needs for check in checks))
-    no_gpus = look.job is not None and look.job.gpus == ()
-    return tuple(name for name in found if not (no_gpus and name == "nvml"))
+def _probes(config: Config, look: Look, checks: Sequence[Check]) -> tuple[str, ...]:
+    """The probes that are needed: those of these checks, or all that the context has use for."""
+    if look.only:
+        return tuple(name for name in take.PROBES if any(name in check.needs for check in checks))
+    spared = set()
+    if look.job is not None and look.job.gpus == ():
+        spared.add("nvml")
+    if look.context in ("prolog", "epilog") and not config.expected.services:
+        spared.add("processes")  # thousands of small files on a large node, for checks that only the periodic look has
+    return tuple(name for name in take.PROBES if name not in spared)
 
 
 def _request(config: Config, look: Look, state: NodeState, probes: Sequence[str]) -> take.Request:
