@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -68,14 +69,12 @@ class ArenaCheckpoint:
             "open", rank=rank, name=[name.incarnation, name.step], wait_s=wait_s, extra_s=wait_s, store=store
         )
         self._pin: int | None = answer["pin"]
+        self._handle, self._lock = handle, threading.Lock()
         self._map: mmap.mmap | None = None
         try:
             if handle is None:
                 raise ValueError("the keeper sent no memory")
-            try:
-                self._open(handle, name)
-            finally:
-                os.close(handle)
+            self._open(handle, name)
         except BaseException:
             self.close()
             raise
@@ -88,7 +87,6 @@ class ArenaCheckpoint:
         digests = arena_memory.read_seal(handle, header)
         self.own_state, self.world, self.reason, self.share = meta.own_state, meta.world, meta.reason, meta.share
         self.header: Header = header
-        self._map = arena_memory.map_block(handle, writable=False)
         self.shards = [
             StoredShard(shard, FILE, offset, shard.nbytes, digest.hex())
             for shard, offset, digest in zip(meta.shards, layout.shard_offsets, digests, strict=True)
@@ -108,9 +106,16 @@ class ArenaCheckpoint:
 
     def data(self, stored: StoredShard) -> memoryview:
         """The raw bytes of a shard, not copied; release the view before :meth:`close`."""
-        if self._map is None:
+        with self._lock:
+            if self._map is None:
+                self._map = arena_memory.map_block(self._open_handle, writable=False)
+            return memoryview(self._map)[stored.offset_bytes:stored.offset_bytes + stored.size_bytes]
+
+    @property
+    def _open_handle(self) -> int:
+        if self._handle is None:
             raise ValueError("the checkpoint is closed")
-        return memoryview(self._map)[stored.offset_bytes:stored.offset_bytes + stored.size_bytes]
+        return self._handle
 
     @property
     def world_size(self) -> int:
@@ -123,12 +128,16 @@ class ArenaCheckpoint:
         Raises:
             DamagedError: it is not what was committed.
         """
-        digest = xxhash.xxh3_128()
-        with self.data(stored) as data:
-            for start in range(0, stored.size_bytes, _CHUNK_BYTES):
-                end = min(start + _CHUNK_BYTES, stored.size_bytes)
-                target[start:end] = data[start:end]
-                digest.update(target[start:end])
+        digest, handle, done = xxhash.xxh3_128(), self._open_handle, 0
+        # Read, not mapped: mapping page after page costs as much as copying it. Neither call holds the interpreter's lock,
+        # and what has just arrived is hashed from the cache.
+        while done < stored.size_bytes:
+            with target[done:done + _CHUNK_BYTES] as chunk:
+                count = os.preadv(handle, [chunk], stored.offset_bytes + done)
+                digest.update(chunk[:count])
+            if not count:
+                raise DamagedError(f"{self._what} is damaged: it ends inside {stored.shard.name}")
+            done += count
         if digest.hexdigest() != stored.xxh3:
             raise DamagedError(f"{self._what} is damaged: {stored.shard.name} has not the xxh3 hash that was committed")
 
@@ -143,6 +152,9 @@ class ArenaCheckpoint:
             with contextlib.suppress(BufferError):  # somebody still looks; then it ends with the last view
                 self._map.close()
             self._map = None
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
         if self._pin is not None:
             pin, self._pin = self._pin, None
             with contextlib.suppress(WireError, RefusedError):  # a keeper that is gone has let go already

@@ -47,6 +47,7 @@ class FillPlan:
     def __init__(self, targets: Mapping[str, torch.Tensor], table: Table, world_size: int) -> None:
         self.stored = restore_plan.distinct(table)
         self._copies: dict[Place, list[tuple[Copy, torch.Tensor]]] = {}
+        self._own: dict[Place, torch.Tensor | None] = {}
         for name, tensor in targets.items():
             if name not in table:
                 raise ValueError(f"{name} is not in the checkpoint")
@@ -71,11 +72,16 @@ class FillPlan:
 
     def in_place(self, stored: StoredShard) -> torch.Tensor | None:
         """The bytes of the target that are those of a piece, if they lie in it as they are stored."""
-        copies = self._copies.get(place_of(stored), [])
-        return _in_place(*copies[0]) if len(copies) == 1 else None
+        place = place_of(stored)
+        if place not in self._own:  # asked twice per piece, and most pieces are small
+            copies = self._copies.get(place, [])
+            self._own[place] = _in_place(*copies[0]) if len(copies) == 1 else None
+        return self._own[place]
 
     def deliver(self, stored: StoredShard, data: torch.Tensor) -> None:
         """Copy the bytes of a piece to where they belong."""
+        if self.in_place(stored) is data:
+            return
         for copy, local in self._copies[place_of(stored)]:
             own = _in_place(copy, local)
             if own is None or own.data_ptr() != data.data_ptr():
@@ -136,11 +142,13 @@ def _in_place(copy: Copy, local: torch.Tensor) -> torch.Tensor | None:
         return None
     if copy.shape != shard.shape or local.is_conj() or local.is_neg():
         return None
+    flat: Any = local.reshape(-1).view(torch.uint8)
+    if shard.shape == tuple(local.shape):
+        return torch.as_tensor(flat)
     runs = list(islice(byte_runs(copy, tuple(local.shape)), 2))
     if len(runs) != 1:
         return None
     _, start, count = runs[0]
-    flat: Any = local.reshape(-1).view(torch.uint8)
     return torch.as_tensor(flat[start:start + count])
 
 

@@ -146,6 +146,9 @@ def fill_plan(wanted: Shard, stored: Iterable[StoredShard]) -> list[Copy]:
         ValueError: of another data type or shape, or a part of the box is stored nowhere.
     """
     copies, missing = [], wanted.numel
+    stored = tuple(stored)
+    if len(stored) == 1 and stored[0].shard == wanted:  # as most are
+        return [Copy(stored[0], (0,) * len(wanted.shape), (0,) * len(wanted.shape), wanted.shape)] if missing else []
     for source in stored:
         shard = source.shard
         if (shard.dtype, shard.global_shape) != (wanted.dtype, wanted.global_shape):
@@ -183,6 +186,8 @@ def check_cover(shards: Sequence[Shard]) -> None:
     if not shards:
         raise ValueError("a tensor is not stored at all")
     first = shards[0]
+    if len(shards) == 1 and first.is_whole:
+        return
     for shard in shards:
         if (shard.name, shard.dtype, shard.global_shape) != (first.name, first.dtype, first.global_shape):
             raise ValueError(f"{first.name} is {first.dtype} {first.global_shape} in one shard and "
