@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from hpctrain.checkpoint.schedule import Decision, Interval, TierSchedule, retry_delay_s
+from hpctrain.checkpoint.schedule import LONGEST_AUTO_S, Decision, Interval, TierSchedule, retry_delay_s
 from hpctrain.checkpoint.schedule_cost import Cost, CostMeter, FailureRate
 
 CLOSE_S = 10.0
@@ -44,6 +44,7 @@ class Turn:
         failures: saves in a row that failed.
         not_before_s: no save before this time,
         insists: except at the multiples of an interval in steps, which are tried in any case.
+        longest_s: that ``auto`` waits.
     """
 
     tier: str
@@ -55,6 +56,7 @@ class Turn:
     failures: int = 0
     not_before_s: float = float("-inf")
     insists: bool = False
+    longest_s: float = LONGEST_AUTO_S
 
     def saved(self, step: int, now_s: float) -> None:
         """A save of this step has begun, and nothing is wrong so far."""
@@ -177,7 +179,7 @@ class Agenda:
         if cost is not None and turn.schedule.is_auto:
             # Training also pays for what is written beside it, in steps that take longer.
             cost = Cost(cost.stall_s + self._pace.inflation * cost.persist_s, cost.persist_s)
-        return turn.schedule.interval(cost, self.rate.mean_time_s(), self._cap)
+        return turn.schedule.interval(cost, self.rate.mean_time_s(), self._cap, turn.longest_s)
 
 
 class _Pace:

@@ -35,6 +35,7 @@ from hpctrain.checkpoint.manager_sync import SyncWriter
 from hpctrain.checkpoint.parts import PartTier
 from hpctrain.checkpoint.ranks import Ranks, error_of
 from hpctrain.checkpoint.restore_search import Search
+from hpctrain.checkpoint.schedule import LONGEST_AUTO_S, LONGEST_MEMORY_S
 from hpctrain.checkpoint.schedule_cost import PLANNED, FailureRate, RunHistory
 from hpctrain.checkpoint.store import Store
 from hpctrain.checkpoint.tier_local import LocalTier
@@ -132,7 +133,8 @@ class Checkpointer:
             self._ram.complete = restored.name  # kept until a newer one is complete
         history = None if restored is None else RunHistory.continued(
             restored.world, restored.cause, by_new_start=restored.name.incarnation < self.incarnation)
-        self._rounds.start(self._step, durable=self._step if is_durable else None, history=history)
+        self._rounds.start(self._step, durable=self._step if is_durable else None, history=history,
+                           restored=None if restored is None else restored.name)
         return self._step
 
     def step(self, step: int, metrics: Mapping[str, Any] | None = None, *, stopping: bool = False) -> SaveResult | None:
@@ -222,10 +224,11 @@ class Checkpointer:
         if config.object is not None:
             turns.append(Turn("object", config.object.schedule, insists=True))
         if self._ram is not None and config.ram is not None:
-            turns.insert(0, Turn("ram", config.ram.schedule))
+            turns.insert(0, Turn("ram", config.ram.schedule, longest_s=LONGEST_MEMORY_S))
             for tier, settings in (("peer", config.peer), ("local", config.local)):
                 if settings is not None:
-                    turns.append(Turn(tier, settings.schedule, insists=True))
+                    longest_s = LONGEST_MEMORY_S if tier == "peer" else LONGEST_AUTO_S
+                    turns.append(Turn(tier, settings.schedule, insists=True, longest_s=longest_s))
         return Agenda(turns, FailureRate(max(1, len(set(nodes))), config.mttf_s), config.overhead_cap)
 
     def _tell(self, kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:

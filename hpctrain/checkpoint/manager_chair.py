@@ -23,6 +23,7 @@ Tell = Callable[[str, str, int, Mapping[str, Any]], None]
 """Told of an event's kind, reason, step and evidence; on rank 0."""
 
 RAM, PEER, SHARED = "ram", "peer", "shared"
+_OF_NODES = (PEER, "local")
 _NEWS = 4.0
 
 
@@ -49,6 +50,7 @@ class Outcome:
         error: why there is no copy in memory.
         orders: to the writer, tier -> (number of the attempt, reason).
         sync: tiers that all ranks must write now, since no writer does it.
+        keep: newest checkpoint of a tier of nodes that is whole there; it must stay until a newer one is.
         durable: newest step known to be in the shared tier.
     """
 
@@ -58,6 +60,7 @@ class Outcome:
     sync: Mapping[str, str]
     meeting: Meeting
     durable: int | None
+    keep: Mapping[str, CheckpointName] = field(default_factory=dict)
 
 
 class Chair:
@@ -78,10 +81,13 @@ class Chair:
         self._unserved: set[str] = set()  # stores whose last order no writer has taken
         self._attempts = 0
         self._told_intervals: dict[str, float] = {}
+        self._whole: dict[str, CheckpointName] = {}  # tier of nodes -> newest that all ranks have there
         self.durable: int | None = None
 
-    def restart(self, step: int, durable: int | None) -> Meeting:
+    def restart(self, step: int, durable: int | None, restored: CheckpointName | None = None) -> Meeting:
         """Count from this step; the first meeting."""
+        # Whoever does not hold it has nothing to keep.
+        self._whole = {} if restored is None else dict.fromkeys(_OF_NODES, restored)
         self._agenda.restart(step, self._clock.monotonic())
         self.durable = durable
         return self.adjourn(step)
@@ -141,7 +147,7 @@ class Chair:
             orders = self._order({tier: why for tier, why in wanted.items() if tier in behind}, name, copies, now)
             sync = {tier: why for tier, why in wanted.items() if tier in self._stores and tier not in behind}
         self._tell_intervals(step)
-        return Outcome(error, overtaken, orders, sync, self.adjourn(step), self.durable)
+        return Outcome(error, overtaken, orders, sync, self.adjourn(step), self.durable, dict(self._whole))
 
     def settle(self, reports: Sequence[Mapping[str, Report]]) -> Collection[str]:
         """Learn what has become of the orders; the tiers that still have one."""
@@ -227,6 +233,8 @@ class Chair:
                 self._tell("checkpoint.degraded", text, step, evidence)
             return
         turn.meter.persisted(settled.seconds)
+        if order.tier in _OF_NODES:
+            self._whole[order.tier] = order.name
         recovered = turn.succeeded()
         if recovered or order.late:
             self._tell("checkpoint.recovered", f"{order.tier}: {order.name} is saved", step, evidence)

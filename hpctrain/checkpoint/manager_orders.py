@@ -36,7 +36,8 @@ class Orders:
         return tuple(self._roots)
 
     def post(
-        self, tier: str, name: CheckpointName, attempt: int, *, reason: str, time: float, world: Mapping[str, Any]
+        self, tier: str, name: CheckpointName, attempt: int, *, reason: str, time: float, world: Mapping[str, Any],
+        keep: CheckpointName | None = None,
     ) -> None:
         """Order a checkpoint that all ranks have in memory; what goes wrong is told by :meth:`reports`.
 
@@ -44,13 +45,15 @@ class Orders:
             attempt: the same number on every rank.
             time: of the checkpoint, seconds since the epoch.
             world: for its commit record.
+            keep: what must stay in the tier until this order is done on all ranks.
         """
         assert self._ram is not None  # noqa: S101 - for the type checker: without it there are no tiers
         commit = None
         if tier in _STORES and self._ranks.is_first:
             commit = {"world_size": self._ranks.world_size, "world": dict(world), "time": time, "reason": reason,
                       "retention": self._retention[tier], "patience_s": self._patience_s}
-        task = {"root": self._roots[tier], "attempt": attempt, "commit": commit, "retention": self._retention.get(tier)}
+        task = {"root": self._roots[tier], "attempt": attempt, "commit": commit, "retention": self._retention.get(tier),
+                "keep": [] if keep is None else [[keep.incarnation, keep.step]]}
         error = self._ram.post(tier, name, task)
         self._posted[tier] = (name, Report("lost", error) if error else None)
         if not error:

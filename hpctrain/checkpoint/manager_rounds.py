@@ -88,10 +88,13 @@ class Rounds:
         self.durable: int | None = None
         self.meeting = Meeting(0)
 
-    def start(self, step: int, *, durable: int | None = None, history: RunHistory | None = None) -> None:
+    def start(
+        self, step: int, *, durable: int | None = None, history: RunHistory | None = None,
+        restored: CheckpointName | None = None,
+    ) -> None:
         """Count from here: the ranks begin, or have restored this step."""
         self._history, self._began_s = history or RunHistory(), self._clock.monotonic()
-        self.meeting = self._ranks.broadcast(self._chair.restart(step, durable))
+        self.meeting = self._ranks.broadcast(self._chair.restart(step, durable, restored))
         self.durable = durable
 
     def attend(self, step: int, metrics: Mapping[str, Any]) -> SaveResult | None:
@@ -171,7 +174,7 @@ class Rounds:
         if name is not None:
             for tier, (attempt, reason) in outcome.orders.items():
                 self._desk.orders.post(tier, name, attempt, reason=reason, time=self._clock.time(),
-                                       world=self._about(metrics or {}))
+                                       world=self._about(metrics or {}), keep=outcome.keep.get(tier))
         return outcome
 
     def _write_behind(self, step: int, reason: str, metrics: Mapping[str, Any]) -> str:

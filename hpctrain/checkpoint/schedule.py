@@ -22,6 +22,10 @@ BUSY_CAP = 0.25
 LONGEST_AUTO_S = 600.0
 """``auto`` saves at least so often: a failure rate is an estimate, and programs fail more often than machines."""
 
+LONGEST_MEMORY_S = 60.0
+"""The same for tiers in memory: what costs training milliseconds need not be spared, and a rank that dies of its own bug is
+in no failure rate of machines."""
+
 _RETRY_LIMIT_S = 60.0
 
 
@@ -88,23 +92,28 @@ class TierSchedule:
                 raise ValueError(f"{number!r} in a schedule is not a number of {'steps' if number is steps else 'seconds'}")
         return cls(steps, None if seconds is None else float(seconds))
 
-    def interval(self, cost: Cost | None, mttf_s: float, overhead_cap: float = OVERHEAD_CAP) -> Interval:
+    def interval(
+        self, cost: Cost | None, mttf_s: float, overhead_cap: float = OVERHEAD_CAP, longest_s: float = LONGEST_AUTO_S,
+    ) -> Interval:
         """How far saves are apart now.
 
         Args:
             cost: of a save to this tier; None before it was measured.
             mttf_s: mean time between failures of this job.
             overhead_cap: share of training time that the saves may cost; counts for ``auto`` only.
+            longest_s: that ``auto`` waits, however rare failures are; only the caps make it wait longer.
         """
         if self.every_steps is not None:
             reason = "every step" if self.every_steps == 1 else f"every {self.every_steps} steps"
             return Interval(self.every_steps, reason=reason)
         if self.every_s is not None:
             return Interval(seconds=self.every_s, reason=f"every {span(self.every_s)}")
-        return auto_interval(cost, mttf_s, overhead_cap)
+        return auto_interval(cost, mttf_s, overhead_cap, longest_s)
 
 
-def auto_interval(cost: Cost | None, mttf_s: float, overhead_cap: float = OVERHEAD_CAP) -> Interval:
+def auto_interval(
+    cost: Cost | None, mttf_s: float, overhead_cap: float = OVERHEAD_CAP, longest_s: float = LONGEST_AUTO_S,
+) -> Interval:
     """The interval with the least expected loss that keeps below the caps; see :meth:`TierSchedule.interval`."""
     if cost is None:
         return Interval(reason="auto: now, to measure what it costs")
@@ -115,8 +124,8 @@ def auto_interval(cost: Cost | None, mttf_s: float, overhead_cap: float = OVERHE
         (cost.persist_s / BUSY_CAP, f"{span(cost.persist_s)} of writing take {100 * BUSY_CAP:.3g} % of the time"),
     ]
     seconds, why = max(choices, key=lambda choice: choice[0])
-    if seconds > LONGEST_AUTO_S and why == choices[0][1]:
-        seconds, why = max(LONGEST_AUTO_S, choices[1][0], choices[2][0]), f"the longest that auto waits ({why})"
+    if seconds > longest_s and why == choices[0][1]:
+        seconds, why = max(longest_s, choices[1][0], choices[2][0]), f"the longest that auto waits ({why})"
     return Interval(seconds=seconds, reason=f"auto: every {span(seconds)} = {why}")
 
 

@@ -68,6 +68,16 @@ def test_save_is_told_when_every_rank_is_done() -> None:
     assert ["saved local 4", "saved shared 4"] == meetings.told
 
 
+def test_what_is_whole_stays_until_the_next_is() -> None:
+    """A tier of nodes is told to keep what all ranks have there: what was restored at first, then what the last order made."""
+    meetings = Meetings()
+    restored = CheckpointName(0, 2)
+    meetings.chair.restart(2, None, restored)
+    assert restored == meetings.meet(4).keep["local"]
+    assert restored == meetings.meet(5, *({"local": DONE}, {"local": WORKING})).keep["local"]
+    assert NAME == meetings.meet(6, *({"local": DONE}, {"local": DONE})).keep["local"]
+
+
 def test_busy_tier_is_not_ordered_again() -> None:
     """While an order is under way its tier gets no other one, the tier beside it does."""
     meetings = Meetings()

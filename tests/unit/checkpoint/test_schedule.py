@@ -67,6 +67,8 @@ def test_auto_says_what_decides() -> None:
     rare = auto_interval(Cost(0.02), 1e9)
     assert 600 == rare.seconds
     assert rare.reason.startswith("auto: every 10 min = the longest that auto waits (Daly for")
+    assert 60 == auto_interval(Cost(0.02), 1e9, longest_s=60).seconds
+    assert 500 == auto_interval(Cost(5.0), 1e9, longest_s=60).seconds
 
 
 @given(st.floats(0, 100), st.floats(0, 1000), st.floats(1, 1e9), st.floats(0.001, 0.5))
