@@ -57,10 +57,11 @@ def cluster() -> None:
 @click.option(
     "--gpus-per-node", type=click.IntRange(0, 64), default=None, help=f"Simulated GPUs.  [default: {DEFAULT_GPUS_PER_NODE}]"
 )
+@click.option("--health", is_flag=True, help="Simulate GPUs and kernels of the nodes, and let Slurm check them.")
 @_name_option
 @_dry_run_option
 @output_option
-def up(nodes: int | None, gpus_per_node: int | None, name: str, dry_run: bool, output: str) -> None:
+def up(nodes: int | None, gpus_per_node: int | None, *, health: bool, name: str, dry_run: bool, output: str) -> None:
     """Start the cluster, or whatever of it does not run.
 
     Safe to repeat: a cluster that runs is left alone, a killed daemon or a reboot is repaired, and the queue is kept.
@@ -75,6 +76,12 @@ def up(nodes: int | None, gpus_per_node: int | None, name: str, dry_run: bool, o
         return
     begun = time.monotonic()
     info = clusters.up(name, nodes, gpus_per_node)
+    if health:
+        from hpctrain.devcluster.health_setup import enable_health
+        from hpctrain.devcluster.state import layout_of
+
+        spec = _running(name, info.nodes[0])
+        enable_health(layout_of(spec), spec)
     size = f"{_count(len(info.nodes), 'node')} x {_count(info.gpus_per_node, 'simulated GPU')}"
     say(f"cluster '{name}' is up: {size} ({time.monotonic() - begun:.1f} s)")
     if output == "json":
@@ -170,6 +177,49 @@ def kill_node(node: str, silent: bool, name: str, dry_run: bool, output: str) ->
         say(f"killed {_processes(killed)} on node {node}{'; Slurm does not know yet' if silent else ', which is DOWN now'}")
     if output == "json":
         print_json("killed", [_process(member) for member in killed])
+
+
+@cluster.command()
+@click.argument("node")
+@click.argument("kind", required=False)
+@click.option("--gpu", "number", type=click.IntRange(0, 63), default=0, show_default=True, help="Which GPU, or which port.")
+@click.option("--heal", "healing", is_flag=True, help="Undo all faults of the node, as a repair and a reboot would.")
+@_name_option
+@_dry_run_option
+@output_option
+def fault(node: str, kind: str | None, *, number: int, healing: bool, name: str, dry_run: bool, output: str) -> None:
+    """Break a node's simulated hardware on purpose; without KIND, list what can be broken.
+
+    The cluster has to be made with 'hpctrain cluster up --health'.
+    Examples: hpctrain cluster fault n1 row-remap-failed --gpu 3; hpctrain cluster fault n1 --heal
+    """
+    from hpctrain.devcluster import health_setup
+    from hpctrain.devcluster.faults import FAULTS, fault_named
+    from hpctrain.devcluster.state import layout_of
+
+    spec = _running(name, node)
+    layout = layout_of(spec)
+    told: dict[str, Any] = {"node": node}
+    if healing:
+        if not dry_run:
+            health_setup.heal(layout, spec, node)
+        say(f"{'would heal' if dry_run else 'healed'} node {node}")
+        say(f"if it was drained: scontrol update nodename={node} state=undrain")
+    elif kind is None:
+        told["faults"] = [
+            {"name": one.name, "what": one.what, "found_by": one.check, "drains": one.drains} for one in FAULTS.values()
+        ]
+        if output == "text":
+            for one in FAULTS.values():
+                click.echo(f"{one.name:<22} {one.what} (found by {one.check}{', drains' if one.drains else ''})")
+    else:
+        chosen = fault_named(kind)
+        if not dry_run:
+            health_setup.inject(layout, spec, node, chosen, number)
+        told |= {"fault": chosen.name, "gpu": number, "found_by": chosen.check}
+        say(f"{'would break' if dry_run else 'broke'} node {node}: {chosen.what}; the check '{chosen.check}' should find it")
+    if output == "json":
+        print_json("fault", told)
 
 
 @cluster.command("start-node")

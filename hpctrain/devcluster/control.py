@@ -74,6 +74,10 @@ class Control:
         """Declare a node dead. Raises ClusterError."""
         self._run("scontrol", "update", f"NodeName={node}", "State=DOWN", f"Reason={reason}")
 
+    def reconfigure(self) -> None:
+        """Let all daemons read slurm.conf again. Raises ClusterError."""
+        self._run("scontrol", "reconfigure")
+
     def resume(self, nodes: Iterable[str]) -> None:
         """Put nodes back into service. Raises ClusterError."""
         if names := ",".join(nodes):

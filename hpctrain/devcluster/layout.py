@@ -58,6 +58,16 @@ class Layout:
         return self.state_dir / "conf" / "slurm.conf"
 
     @property
+    def health_conf(self) -> Path:
+        """The part of slurm.conf that runs health checks; empty but for a remark while there are none."""
+        return self.state_dir / "conf" / "health.conf"
+
+    @property
+    def health_dir(self) -> Path:
+        """Scripts, settings and verdicts of health checks, and the simulated kernel of each node."""
+        return self.state_dir / "health"
+
+    @property
     def munge_key(self) -> Path:
         """The cluster's own munge key."""
         return self.state_dir / "munge.key"

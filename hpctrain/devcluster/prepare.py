@@ -64,6 +64,8 @@ def write_files(spec: Spec, layout: Layout) -> None:
     write_atomic(layout.slurm_conf, render_slurm_conf(spec, layout, host), durable=False)
     write_atomic(conf / "gres.conf", render_gres_conf(spec, layout), durable=False)
     write_atomic(conf / "cgroup.conf", render_cgroup_conf(host), durable=False)
+    if not layout.health_conf.exists():
+        write_atomic(layout.health_conf, "# 'hpctrain cluster up --health' fills this file.\n", durable=False)
     if not layout.munge_key.exists():
         write_atomic(layout.munge_key, secrets.token_bytes(128), durable=False)
     with storage_errors(layout.gpus):

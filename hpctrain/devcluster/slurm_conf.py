@@ -62,6 +62,7 @@ ReturnToService=1
 {gres_types}NodeName={nodes} NodeHostname=localhost NodeAddr=127.0.0.1 Port={slurmd_ports} \
 CPUs={cpus} RealMemory={memory_mib}{gres} State=UNKNOWN
 PartitionName={partition} Nodes={nodes} Default=YES DefaultTime=60 MaxTime=UNLIMITED State=UP
+Include {health_conf}
 """
 
 
@@ -99,6 +100,7 @@ def render_slurm_conf(spec: Spec, layout: Layout, host: Host) -> str:
         memory_mib=MEMORY_PER_NODE_MIB,
         gres=f" Gres=gpu:sim:{gpus}" if gpus else "",
         partition=PARTITION,
+        health_conf=layout.health_conf,
     )
 
 
@@ -118,6 +120,15 @@ def render_cgroup_conf(host: Host) -> str:
     """
     disabled = host.slurm_version >= CGROUP_PLUGIN_CAN_BE_DISABLED
     return f"CgroupPlugin={'disabled' if disabled else 'cgroup/v1'}\n"
+
+
+def render_health_conf(layout: Layout, interval_s: int) -> str:
+    """The part of slurm.conf that checks nodes before and after jobs, and from time to time."""
+    scripts = layout.health_dir
+    return (
+        f"Prolog={scripts}/prolog.sh\nEpilog={scripts}/epilog.sh\nPrologFlags=Alloc\n"
+        f"HealthCheckProgram={scripts}/health_program.sh\nHealthCheckInterval={interval_s}\nHealthCheckNodeState=ANY\n"
+    )
 
 
 def parse_version(text: str) -> tuple[int, int]:

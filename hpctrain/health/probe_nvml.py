@@ -6,12 +6,13 @@ call is named before it is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pynvml as nvml
 
-from hpctrain.health.gpu_fields import IMPLAUSIBLE, plausible
+from hpctrain.health.gpu_fields import IMPLAUSIBLE
+from hpctrain.health.gpu_reader import GpuReader, Lost, bus_address, plain, scaled
 from hpctrain.health.probe_child import Report
 from hpctrain.health.probe_processes import describe_process
 
@@ -28,19 +29,6 @@ _ABSENT = {
     nvml.NVML_ERROR_NO_DATA,
 }
 _NAMES = {value: name[len("NVML_ERROR_") :].lower() for name, value in vars(nvml).items() if name.startswith("NVML_ERROR_")}
-OF_THE_GPU = frozenset(
-    {
-        "gpu_is_lost",
-        "reset_required",
-        "irq_issue",
-        "insufficient_power",
-        "gpu_not_found",
-        "lib_rm_version_mismatch",
-        "driver_not_loaded",
-        "uninitialized",
-    }
-)
-"""Errors that say something about the GPU as a whole, whichever call returned them."""
 
 _FIELDS: dict[str, tuple[int, ...]] = {
     "memory_temperature_c": (82,),
@@ -127,57 +115,10 @@ def _cuda(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-class _Lost(Exception):  # noqa: N818 - control flow within this file
-    """Nothing more can be asked of this GPU."""
-
-
-class _GpuReader:
-    def __init__(self, report: Report, index: int) -> None:
-        self.report, self.index = report, index
-        self.values: dict[str, float | int | str] = {}
-        self.errors: dict[str, str] = {}
-
-    def ask(self, names: str, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Make one call; on an error note it for all the names it would have answered, and return None."""
-        self.report.step(f"{getattr(call, '__name__', names)} of GPU {self.index}")
-        try:
-            return call(*arguments)
-        except Exception as error:  # noqa: BLE001 - NVMLError, or bytes that are no text: both are an answer
-            name = _error_name(error)
-            for field in names.split():
-                self.errors[field] = name
-            if name in OF_THE_GPU:
-                self.errors.setdefault("handle", name)
-            if name == "gpu_is_lost":
-                raise _Lost from None
-            return None
-
-    def put(self, field: str, value: Any) -> None:
-        """Keep a value, if it can be true."""
-        kept = plausible(field, value)
-        if kept is None:
-            self.errors[field] = IMPLAUSIBLE
-        else:
-            self.values[field] = kept
-
-    def one(self, field: str, call: Callable[..., Any], *arguments: Any, scale: float = 1) -> None:
-        """A call with one answer."""
-        value = self.ask(field, call, *arguments)
-        if value is not None:
-            self.put(field, value / scale if scale != 1 else _text_of(value))
-
-    def several(self, fields: str, call: Callable[..., Any], *arguments: Any) -> None:
-        """A call with an answer for each of these names."""
-        values = self.ask(fields, call, *arguments)
-        if values is not None:
-            for field, value in zip(fields.split(), values, strict=False):
-                self.put(field, value)
-
-
 def _read_gpu(
     report: Report, index: int, minors: tuple[int, ...] | None, thorough: bool, proc: str
 ) -> dict[str, Any] | None:
-    reader = _GpuReader(report, index)
+    reader = GpuReader(report, index, _error_name)
     gpu: dict[str, Any] = {"index": index, "values": reader.values, "errors": reader.errors}
     try:
         handle = reader.ask("handle", nvml.nvmlDeviceGetHandleByIndex, index)
@@ -186,32 +127,21 @@ def _read_gpu(
         reader.one("minor", nvml.nvmlDeviceGetMinorNumber, handle)
         if minors is not None and reader.values.get("minor", index) not in minors:
             return None
-        gpu["uuid"] = _plain(reader.ask("uuid", nvml.nvmlDeviceGetUUID, handle))
+        gpu["uuid"] = plain(reader.ask("uuid", nvml.nvmlDeviceGetUUID, handle))
         pci = reader.ask("pci", nvml.nvmlDeviceGetPciInfo, handle)
-        gpu["pci_bus"] = _bus(pci.busId) if pci is not None else ""
+        gpu["pci_bus"] = bus_address(pci.busId) if pci is not None else ""
         _read_identity(reader, handle, thorough)
         _read_memory(reader, handle)
         _read_heat_and_power(reader, handle)
         _read_fields(reader, handle)
         _read_links(reader, handle)
         gpu["processes"] = list(_processes(reader, handle, proc))
-    except _Lost:
+    except Lost:
         pass
     return gpu
 
 
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) and value.isprintable() and len(value) < 100 else ""
-
-
-def _bus(raw: Any) -> str:
-    """``00000000:3B:00.0`` as the kernel writes it: ``0000:3b:00.0``."""
-    text = (raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)).lower()
-    domain, _, rest = text.partition(":")
-    return f"{domain[-4:].zfill(4)}:{rest}" if rest else ""
-
-
-def _read_identity(reader: _GpuReader, handle: Any, thorough: bool) -> None:
+def _read_identity(reader: GpuReader, handle: Any, thorough: bool) -> None:
     reader.one("name", nvml.nvmlDeviceGetName, handle)
     reader.one("serial", nvml.nvmlDeviceGetSerial, handle)
     reader.one("vbios", nvml.nvmlDeviceGetVbiosVersion, handle)
@@ -227,7 +157,7 @@ def _read_identity(reader: _GpuReader, handle: Any, thorough: bool) -> None:
             reader.put("inforom_valid", 1)
 
 
-def _read_memory(reader: _GpuReader, handle: Any) -> None:
+def _read_memory(reader: GpuReader, handle: Any) -> None:
     reader.several("memory_total_bytes memory_used_bytes memory_reserved_bytes", _memory, handle)
     if "memory_used_bytes" not in reader.values:
         reader.several("memory_total_bytes memory_used_bytes", _memory_v1, handle)
@@ -306,7 +236,7 @@ def _unrepairable(handle: Any) -> int:
     return int(status.unrepairableMemory)
 
 
-def _read_heat_and_power(reader: _GpuReader, handle: Any) -> None:
+def _read_heat_and_power(reader: GpuReader, handle: Any) -> None:
     reader.one("temperature_c", nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU)
     reader.one(
         "temperature_slowdown_c", nvml.nvmlDeviceGetTemperatureThreshold, handle, nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
@@ -326,7 +256,7 @@ def _read_heat_and_power(reader: _GpuReader, handle: Any) -> None:
         reader.put("utilization_percent", utilization.gpu)
 
 
-def _read_fields(reader: _GpuReader, handle: Any) -> None:
+def _read_fields(reader: GpuReader, handle: Any) -> None:
     ids = [number for numbers in _FIELDS.values() for number in numbers] + [_LINK_COUNT_FIELD]
     answers = reader.ask(" ".join(_FIELDS), nvml.nvmlDeviceGetFieldValues, handle, ids)
     if answers is None:
@@ -335,7 +265,7 @@ def _read_fields(reader: _GpuReader, handle: Any) -> None:
     for field, numbers in _FIELDS.items():
         codes = {by_id[number].nvmlReturn for number in numbers}
         if codes == {0}:
-            reader.put(field, _scaled(field, sum(_value(by_id[number]) for number in numbers)))
+            reader.put(field, scaled(field, sum(_value(by_id[number]) for number in numbers)))
         else:
             bad = max(codes - {0})
             reader.errors[field] = NOT_SUPPORTED if bad in _ABSENT else _NAMES.get(bad, f"error_{bad}")
@@ -344,28 +274,13 @@ def _read_fields(reader: _GpuReader, handle: Any) -> None:
         reader.put("nvlinks", _value(links))
 
 
-def _text_of(value: Any) -> Any:
-    """Most texts come as str, some as bytes or as the buffer itself."""
-    raw = getattr(value, "value", value)
-    return raw.decode(errors="replace") if isinstance(raw, bytes) else raw
-
-
-def _scaled(field: str, value: float) -> float:
-    if field == "power_average_w":
-        return value / 1000
-    # Offsets below zero come in fields that some drivers declare unsigned.
-    if field == "margin_slowdown_c" and value >= 2**31:
-        return value - (2**64 if value >= 2**63 else 2**32)
-    return value
-
-
 def _value(answer: Any) -> float | int:
     kind = answer.valueType
     value: float | int = getattr(answer.value, _UNION[kind if 0 <= kind < len(_UNION) else 3])
     return value
 
 
-def _read_links(reader: _GpuReader, handle: Any) -> None:
+def _read_links(reader: GpuReader, handle: Any) -> None:
     reader.one("pcie_width", nvml.nvmlDeviceGetCurrPcieLinkWidth, handle)
     reader.one("pcie_width_max", nvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
     reader.one("pcie_generation", nvml.nvmlDeviceGetCurrPcieLinkGeneration, handle)
@@ -378,7 +293,7 @@ def _read_links(reader: _GpuReader, handle: Any) -> None:
             reader.put(field, value)
 
 
-def _read_nvlinks(reader: _GpuReader, handle: Any) -> None:
+def _read_nvlinks(reader: GpuReader, handle: Any) -> None:
     states: list[int] = []
     most = int(reader.values.get("nvlinks", _MOST_LINKS))
     for link in range(min(most, _MOST_LINKS)):
@@ -407,7 +322,7 @@ def _fabric(handle: Any) -> tuple[int, int, int]:
     return info.state, info.status, info.healthMask
 
 
-def _processes(reader: _GpuReader, handle: Any, proc: str) -> Iterator[dict[str, Any]]:
+def _processes(reader: GpuReader, handle: Any, proc: str) -> Iterator[dict[str, Any]]:
     found: Iterable[Any] = reader.ask("processes", _process_list, handle) or ()
     for process in list(found)[:256]:
         about = describe_process(proc, process.pid)

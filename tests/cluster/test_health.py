@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,16 +15,15 @@ import pytest
 from hpctrain import process
 from hpctrain.devcluster.cluster import Clusters
 from hpctrain.devcluster.faults import FAULTS
+from hpctrain.devcluster.health_setup import enable_health
 from hpctrain.devcluster.node_files import NodeFiles
-from hpctrain.devcluster.nvml_library import build_nvml
-from hpctrain.devcluster.simulated_node import NodeKind, health_config
+from hpctrain.devcluster.simulated_node import NodeKind
+from hpctrain.devcluster.state import layout_of, load_spec
 from tests.cluster.conftest import require_slurm
-from tests.source_tree import ROOT
 
 pytestmark = pytest.mark.cluster
 
 KIND = NodeKind(gpus=8)
-SCRIPTS = {"Prolog": "prolog", "Epilog": "epilog", "HealthCheckProgram": "health_program"}
 
 
 @dataclass
@@ -50,7 +48,7 @@ class HealthCluster:
         return state.rstrip("*"), reason
 
     def events(self, node: str) -> list[dict[str, Any]]:
-        path = self.directory / "health" / f"{node}.events.jsonl"
+        path = self.directory / "verdicts" / f"{node}.events.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def submit(self, text: str, *options: str) -> str:
@@ -73,29 +71,13 @@ def cluster(cluster_state_dir: Path) -> Iterator[HealthCluster]:
     require_slurm()
     clusters = Clusters(cluster_state_dir / "clusters", say=print)
     name = f"health-{os.getpid()}"
-    directory = cluster_state_dir / "health-nodes"
-    directory.mkdir()
     try:
         info = clusters.up(name, nodes=2)
-        conf = Path(info.env["SLURM_CONF"])
-        made = HealthCluster(directory, conf)
-        library = build_nvml(directory)
-        for node in info.nodes:
-            made.files(node).create(library)
-        config = health_config(str(directory / "nodes"), kind=KIND, state_dir=str(directory / "health"))
-        (directory / "health.json").write_text(json.dumps({**config, "drain_via": "scontrol"}))
-        (directory / "health.env").write_text(
-            f"HPCTRAIN_PYTHON={sys.executable}\nexport HPCTRAIN_HEALTH_CONFIG={directory}/health.json SLURM_CONF={conf}\n")
-        lines = ["PrologFlags=Alloc", "HealthCheckInterval=2", "HealthCheckNodeState=ANY"]
-        for key, script in SCRIPTS.items():
-            wrapper = directory / f"{script}.sh"
-            wrapper.write_text(f"#!/bin/sh\nexport HPCTRAIN_HEALTH_SETTINGS={directory}/health.env\n"
-                               f"exec /bin/sh {ROOT}/slurm_scripts/{script}.sh\n")
-            wrapper.chmod(0o755)
-            lines.append(f"{key}={wrapper}")
-        with conf.open("a") as file:
-            file.write("\n".join(lines) + "\n")
-        made.slurm("scontrol", "reconfigure")
+        spec = load_spec(info.state_dir)
+        assert spec is not None
+        layout = layout_of(spec, cluster_state_dir / "clusters")
+        enable_health(layout, spec, interval_s=2)
+        made = HealthCluster(layout.health_dir, layout.slurm_conf)
         yield made
     finally:
         clusters.down(name)
