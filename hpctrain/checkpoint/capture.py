@@ -7,8 +7,9 @@ byte is written once, and replicated tensors are spread over the ranks that hold
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class Box:
     holders: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Capture:
     """What one rank writes.
 
@@ -56,10 +57,73 @@ class Capture:
         """Every piece with its bytes, brought from the GPU one at a time."""
         return ((shard, raw_bytes(tensor)) for shard, tensor in self.pieces)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Stands for :attr:`replicated`: ranks that differ do not hold one state."""
         return hashlib.sha256(repr(self.replicated).encode()).hexdigest()
+
+    def but_with(self, pieces: list[tuple[Shard, torch.Tensor]]) -> Capture:
+        """The same with other tensors."""
+        found = replace(self, pieces=pieces)
+        vars(found)["fingerprint"] = self.fingerprint
+        return found
+
+
+class Captures:
+    """Captures the state of one rank again and again: as long as its tensors lie where they lay, nothing is worked out anew.
+
+    Holds on to no tensor between two calls.
+
+    Args:
+        limit_bytes: of a piece.
+    """
+
+    def __init__(self, limit_bytes: int = PIECE_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._key: Any = None
+        self._shards: list[tuple[Shard, int]] = []
+        self._like = Capture()
+
+    def __call__(self, tensors: Mapping[str, torch.Tensor], rank: int, world_size: int) -> Capture:
+        """See :func:`capture`."""
+        local = {name: _local(tensor) for name, tensor in tensors.items()}
+        key = (rank, world_size, [_identity(name, tensor, local[name]) for name, tensor in tensors.items()])
+        if key == self._key:
+            return self._like.but_with(_again(self._shards, local))
+        self._key = None
+        found = capture(tensors, rank, world_size, self._limit_bytes)
+        if all(map(_is_plain, local.values())):  # what must be brought into order first is no run of its elements
+            self._shards = [(shard, _first(piece, local[shard.name])) for shard, piece in found.pieces]
+            self._like, self._key = found.but_with([]), key
+        return found
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def _identity(name: str, tensor: torch.Tensor, local: torch.Tensor) -> tuple[Any, ...]:
+    """All that :func:`capture` looks at: tensors of which it is the same are captured alike."""
+    where = (tensor.shape, tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else ()
+    return (name, local.data_ptr(), local.dtype, local.shape, local.stride(), local.device, local.layout, local.is_conj(),
+            local.is_neg(), where)
+
+
+def _is_plain(local: torch.Tensor) -> bool:
+    return local.layout == torch.strided and local.is_contiguous() and not local.is_conj() and not local.is_neg()
+
+
+def _again(shards: Sequence[tuple[Shard, int]], local: Mapping[str, torch.Tensor]) -> list[tuple[Shard, torch.Tensor]]:
+    flat = {shard.name: local[shard.name].reshape(-1) for shard, _ in shards}
+    return [(shard, flat[shard.name] if first < 0 else flat[shard.name][first:first + shard.numel])
+            for shard, first in shards]
+
+
+def _first(piece: torch.Tensor, local: torch.Tensor) -> int:
+    """Where a piece begins in a rank's local elements; -1 when it is all of them."""
+    if piece.numel() == local.numel():
+        return -1
+    return (piece.data_ptr() - local.data_ptr()) // local.element_size()
 
 
 def capture(tensors: Mapping[str, torch.Tensor], rank: int, world_size: int, limit_bytes: int = PIECE_BYTES) -> Capture:

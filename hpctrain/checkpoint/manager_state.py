@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from hpctrain.checkpoint import codec, torch_state
-from hpctrain.checkpoint.capture import Capture, capture
+from hpctrain.checkpoint.capture import Capture, Captures
 from hpctrain.errors import UsageError
 
 
@@ -17,6 +17,7 @@ class Registered:
         self.items: dict[str, torch_state.Stateful] = {}
         self.rng: torch_state.RandomState | None = None
         self._data: Any = None
+        self._captures = Captures()
 
     def add(self, model: Any, optimizer: Any, *, rng: bool, more: dict[str, Any]) -> None:
         """See :meth:`hpctrain.checkpoint.manager.Checkpointer.register`."""
@@ -44,7 +45,7 @@ class Registered:
         tree = {key: torch_state.split(item.state_dict(), key, tensors) for key, item in self.items.items()}
         if self.rng is not None:
             tree["rng"] = self.rng.state_dict()
-        return capture(tensors, rank, world_size), json.dumps(codec.encode(tree), separators=(",", ":"))
+        return self._captures(tensors, rank, world_size), json.dumps(codec.encode(tree), separators=(",", ":"))
 
     def check_skip(self) -> None:
         """Make sure that data can be skipped.

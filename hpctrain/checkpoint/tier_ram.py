@@ -67,6 +67,7 @@ class _Plan:
     text: bytes
     layout: Layout
     room_bytes: int
+    data_bytes: int
 
 
 class RamTier:
@@ -132,8 +133,7 @@ class RamTier:
             self._degrade(error)
             return StageResult(name, self._clock.monotonic() - started, 0, self.error)
         self.error, self._failures = "", 0
-        size_bytes = sum(shard.nbytes for shard, _ in items)
-        return StageResult(name, self._clock.monotonic() - started, size_bytes, allocated=allocated)
+        return StageResult(name, self._clock.monotonic() - started, plan.data_bytes, allocated=allocated)
 
     def complete_steps(self) -> list[CheckpointName]:
         """What this rank has complete in memory, oldest first; nothing when the tier is degraded."""
@@ -243,7 +243,8 @@ class RamTier:
         meta = write_meta(text)
         if plan is None or plan.shards != shards or len(meta) > plan.room_bytes:
             room = arena.meta_room(len(meta))
-            plan = _Plan(shards, text, arena.plan([shard.nbytes for shard in shards], room), room)
+            sizes = [shard.nbytes for shard in shards]
+            plan = _Plan(shards, text, arena.plan(sizes, room), room, sum(sizes))
             self._plan = plan
         return plan, meta
 
@@ -261,7 +262,9 @@ class RamTier:
                 # The old mapping first: two would count twice against an address-space limit.
                 if slot in self._blocks:
                     self._blocks.pop(slot)[1].close()
-                self._blocks[slot] = (generation, ArenaBlock(arena_memory.map_block(handle, writable=True)))
+                mapping = arena_memory.map_block(handle, writable=True)
+                arena_memory.touch(mapping, 0, len(mapping))
+                self._blocks[slot] = (generation, ArenaBlock(mapping))
             finally:
                 os.close(handle)
         return slot, self._blocks[slot][1], handle is not None

@@ -1,6 +1,6 @@
 """Tensors into shared memory, as fast as memory goes (adapter over ``torch``).
 
-Memory that is mapped and touched already is written at the machine's memcpy rate, by all threads that torch may use. On a
+Memory that is mapped and touched already is written at the machine's memcpy rate, by as many threads as torch may use. On a
 GPU the memory is registered with the driver once, and copied to on a stream of its own.
 """
 
@@ -13,9 +13,13 @@ from typing import Any
 
 import torch
 
+from hpctrain.checkpoint import memory_copy
+from hpctrain.checkpoint.memory_copy import Move
 from hpctrain.checkpoint.shards import Shard
 
 _FAST = {"float64", "float32", "bfloat16", "float16", "int64", "int32"}
+_THREADS = 8
+"""More do not copy faster."""
 
 
 class ArenaBlock:
@@ -32,6 +36,7 @@ class ArenaBlock:
         self._offsets: tuple[int, ...] = ()
         self._targets: list[torch.Tensor] = []
         self._typed: list[torch.Tensor | None] = []
+        self._places: list[tuple[int, int]] = []  # address and bytes
         self._stream: Any = None
         self._registered = False
 
@@ -52,22 +57,41 @@ class ArenaBlock:
             self._targets = [
                 self._bytes[offset:offset + shard.nbytes] for shard, offset in zip(shards, offsets, strict=True)
             ]
+            base = self._bytes.data_ptr()
+            self._places = [(base + offset, shard.nbytes) for shard, offset in zip(shards, offsets, strict=True)]
             self._typed = [_typed(shard, target) for shard, target in zip(shards, self._targets, strict=True)]
         with torch.no_grad():
             if any(tensor.is_cuda for tensor in tensors):
                 self._copy_from_gpu(shards, tensors)
             else:
-                self._copy_all(shards, tensors)
+                self._copy_plain(shards, tensors)
+
+    def _copy_plain(self, shards: Sequence[Shard], tensors: Sequence[torch.Tensor]) -> None:
+        """From the CPU: bytes as they lie, several threads at once; what does not lie so is left to torch."""
+        moves: list[Move] = []
+        others: list[int] = []
+        for index, ((address, size_bytes), source) in enumerate(zip(self._places, tensors, strict=True)):
+            if source.nbytes != size_bytes or not _lies_plain(source):
+                others.append(index)
+            elif size_bytes:
+                moves.append((address, source.data_ptr(), size_bytes))
+        memory_copy.move(moves, min(torch.get_num_threads(), _THREADS))
+        for index in others:
+            self._copy_one(shards[index], self._targets[index], tensors[index])
 
     def _copy_all(self, shards: Sequence[Shard], tensors: Sequence[torch.Tensor]) -> None:
         for shard, target, typed, source in zip(shards, self._targets, self._typed, tensors, strict=True):
             if typed is not None and source.dtype is typed.dtype and source.shape == typed.shape:
                 typed.copy_(source, non_blocking=True)
-                continue
-            if source.numel() != shard.numel or source.numel() * source.element_size() != shard.nbytes:
-                raise ValueError(f"{shard.name}: a tensor of {source.numel()} elements for a box of {shard.shape}")
-            if source.numel():
-                _copy(target, source)
+            else:
+                self._copy_one(shard, target, source)
+
+    @staticmethod
+    def _copy_one(shard: Shard, target: torch.Tensor, source: torch.Tensor) -> None:
+        if source.numel() != shard.numel or source.numel() * source.element_size() != shard.nbytes:
+            raise ValueError(f"{shard.name}: a tensor of {source.numel()} elements for a box of {shard.shape}")
+        if source.numel():
+            _copy(target, source)
 
     def _copy_from_gpu(self, shards: Sequence[Shard], tensors: Sequence[torch.Tensor]) -> None:
         self._register()
@@ -92,7 +116,7 @@ class ArenaBlock:
             _driver().cudaHostUnregister(self._bytes.data_ptr())
             self._registered = False
         # The mapping ends with the last tensor that looks at it.
-        self._targets, self._typed, self._shards = [], [], ()
+        self._targets, self._typed, self._places, self._shards = [], [], [], ()
         self._bytes = torch.empty(0, dtype=torch.uint8)
         with contextlib.suppress(BufferError):
             self._mapping.close()
@@ -111,6 +135,11 @@ def _typed(shard: Shard, target: torch.Tensor) -> torch.Tensor | None:
     if shard.dtype not in _FAST or not shard.numel:
         return None
     return target.view(getattr(torch, shard.dtype))
+
+
+def _lies_plain(source: torch.Tensor) -> bool:
+    """Its bytes in memory, one after the other, are its elements."""
+    return source.is_cpu and source.is_contiguous() and not source.is_conj() and not source.is_neg()
 
 
 def _driver() -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hpctrain.checkpoint.shards import Shard, StoredShard, with_aliases
 
 torch = pytest.importorskip("torch")
 
-from hpctrain.checkpoint.capture import capture  # noqa: E402 - after the check that torch is there
+from hpctrain.checkpoint.capture import Captures, capture  # noqa: E402 - after the check that torch is there
 from hpctrain.checkpoint.fill import FillPlan, load_tensors  # noqa: E402
 from hpctrain.checkpoint.names import CheckpointName  # noqa: E402
 from hpctrain.checkpoint.ranks import Ranks  # noqa: E402
@@ -238,3 +238,41 @@ def test_tied_bytes_are_read_once() -> None:
 
     assert ["a", "b"] == [item.shard.name for item in both]
     assert 1 == len(restore_plan.distinct({item.shard.name: [item] for item in both}))
+
+
+def test_capture_again_is_the_same_as_anew() -> None:
+    """A state is captured over and over: changed values, moved, replaced, tied and untied tensors are all noticed."""
+    again = [Captures(50), Captures(50)]
+    whole = torch.arange(60.0).reshape(6, 10)
+    state = {"a": whole, "b": torch.zeros(3), "c": torch.arange(4), "empty": torch.zeros(0), "scalar": torch.tensor(2.0)}
+
+    def check() -> None:
+        for rank in (0, 1):
+            found, anew = again[rank](state, rank, 2), capture(state, rank, 2, 50)
+            assert [shard for shard, _ in anew.pieces] == [shard for shard, _ in found.pieces]
+            assert all(torch.equal(one, other) for (_, one), (_, other) in zip(anew.pieces, found.pieces, strict=True))
+            assert (anew.aliases, anew.replicated, anew.fingerprint) == (found.aliases, found.replicated, found.fingerprint)
+
+    changes: list[Callable[[], Any]] = [
+        lambda: None, lambda: whole.add_(1), lambda: state.update(b=torch.ones(3)),
+        lambda: state.update(b=state["b"].double()), lambda: state.update(tied=whole), lambda: state.pop("tied"),
+        lambda: state.update(a=whole.t()), lambda: whole.mul_(2),
+        lambda: state.update(a=whole.reshape(10, 6)), lambda: state.update(b=torch.complex(whole, whole).conj()),
+        lambda: state.update(b=state["b"].conj()), lambda: state.pop("c"),
+    ]
+    for change in changes:
+        change()
+        check()
+        check()
+
+
+def test_capture_again_copies_no_piece() -> None:
+    """The pieces of a state that was captured before are the tensors' own memory, also those of a large one."""
+    again, large = Captures(limit_bytes=200), torch.arange(1000.0)
+    first = again({"large": large}, 0, 1)
+    assert 20 == len(first.pieces)
+    large.add_(1)
+    second = again({"large": large}, 0, 1)
+
+    assert [piece.data_ptr() for _, piece in first.pieces] == [piece.data_ptr() for _, piece in second.pieces]
+    assert torch.equal(large, torch.cat([piece for _, piece in second.pieces]))
