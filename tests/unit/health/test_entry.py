@@ -216,7 +216,8 @@ def test_the_prolog_imports_only_what_it_needs(node: SimulatedNode) -> None:
     listing = (
         "import sys; sys.argv = ['x', 'prolog']\nfrom hpctrain.health import supervise\n"
         "import os\nfrom hpctrain.health.probe_child import Report\n"
-        "class Silent(Report):\n    def __init__(self): pass\n    def step(self, text): pass\n    def emit(self, **record): pass\n"
+        "class Silent(Report):\n    def __init__(self): pass\n    def step(self, text): pass\n"
+        "    def emit(self, **record): pass\n"
         "supervise.check('prolog', dict(os.environ), 5.0, Silent())\nprint(','.join(sorted(sys.modules)))\n"
     )
     result = process.run([sys.executable, "-c", listing], timeout_s=60, env=environment(node), cwd=str(ROOT))

@@ -66,14 +66,14 @@ def test_a_probe_that_crashes_is_unknown(how: str) -> None:
 
 
 def test_a_probe_has_a_session_and_descriptors_of_its_own(tmp_path: Path) -> None:
-    """Nothing of the parent is open in the child but its pipe; its standard streams are /dev/null; its session is its own."""
+    """Nothing of the parent is open in the child but its pipe; its streams are /dev/null; its session is its own."""
 
     def look(report: Report) -> None:
-        links = {
-            int(fd): os.readlink(f"/proc/self/fd/{fd}")
-            for fd in os.listdir("/proc/self/fd")
-            if os.path.exists(f"/proc/self/fd/{fd}")
-        }
+        open_files = Path("/proc/self/fd")
+        links = {}
+        for entry in list(open_files.iterdir()):
+            if entry.exists() or entry.is_symlink():
+                links[int(entry.name)] = str(entry.readlink())
         report.emit(session=os.getsid(0), pid=os.getpid(), links=links)
 
     with (tmp_path / "open").open("w") as file:
@@ -89,7 +89,13 @@ def test_a_probe_has_a_session_and_descriptors_of_its_own(tmp_path: Path) -> Non
 def test_mounts_are_read_from_the_table(tmp_path: Path) -> None:
     """Local ones first, kernel file systems left out, blanks decoded, the last mount on a path counts."""
     (tmp_path / "self").mkdir()
-    table = "proc /proc proc rw 0 0\nnas:/x /data nfs4 rw 0 0\n/dev/a /my\\040disk ext4 ro,relatime 0 0\n/dev/b /data xfs rw 0 0\n"
+    lines = [
+        "proc /proc proc rw 0 0",
+        "nas:/x /data nfs4 rw 0 0",
+        "/dev/a /my\\040disk ext4 ro,relatime 0 0",
+        "/dev/b /data xfs rw 0 0",
+    ]
+    table = "\n".join(lines) + "\n"
     (tmp_path / "self/mounts").write_text(table)
 
     assert [Mount("/my disk", "ext4", True), Mount("/data", "xfs", False)] == mount_table(str(tmp_path))
