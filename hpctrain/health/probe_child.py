@@ -21,6 +21,7 @@ from typing import Any
 from hpctrain.health.reading import ProbeState
 
 _STEP_BYTES = 512
+_ORPHAN_S = 10.0
 _MAX_BYTES = 64 * 2**20
 """More than this from one probe is a fault of the probe, not a reading."""
 
@@ -154,6 +155,8 @@ def _be_child(probe: Probe, report: Report, writer: int) -> None:
     code = 1
     try:
         isolate(keep=writer)
+        # Nobody ends us if our parent is killed first.
+        signal.setitimer(signal.ITIMER_REAL, probe.deadline_s + _ORPHAN_S)
         probe.read(report)
         code = 0
     except BaseException as error:  # noqa: BLE001 - the child of a prolog must end here, whatever happened

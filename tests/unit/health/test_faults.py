@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -143,3 +146,22 @@ def test_a_repeated_look_counts_an_event_once(node: SimulatedNode) -> None:
         outcome = node.check()
 
     assert [1] == [event.count for event in outcome.reading.kernel_events]
+
+
+def test_a_driver_that_is_still_wedged_is_not_asked_again(node: SimulatedNode) -> None:
+    """While a child of an earlier look is blocked, no further one is sent after it, and the finding says since when."""
+    node.check("prolog")
+    state = json.loads((node.state_dir / "n1.state.json").read_text())
+    start = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    state["stuck"] = {"nvml": {"pid": os.getpid(), "start": start, "since": "yesterday"}}
+    (node.state_dir / "n1.state.json").write_text(json.dumps(state))
+
+    outcome = node.check("prolog", Job("7", 1000, (0,)))
+
+    assert not outcome.drain
+    assert "blocked since yesterday" in outcome.verdict.findings[0][1].message
+    assert () == outcome.reading.gpus
+
+    state["stuck"]["nvml"]["start"] = "1"  # another process has that number now
+    (node.state_dir / "n1.state.json").write_text(json.dumps(state))
+    assert 1 == len(node.check("prolog", Job("7", 1000, (0,))).reading.gpus)
