@@ -22,7 +22,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-ACCELERATOR = re.compile(r"^(nvidia|cuda|triton)(-|$)")
+ACCELERATOR = re.compile(r"^(nvidia(?!-ml-py)|cuda|triton)(-|$)")
+"""nvidia-ml-py is no accelerator library: a single file that asks a driver, if there is one."""
 OURS = "hpctrain"
 
 Pins = Mapping[str, str]

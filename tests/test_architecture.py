@@ -428,7 +428,7 @@ def test_packages_are_listed() -> None:
 
 
 def test_everything_that_is_installed_is_pinned() -> None:
-    """constraints.txt names every package that hpctrain[train,test,object] brings in, directly or not, but for accelerators."""
+    """constraints.txt names every package that hpctrain[train,test,object] brings in, but for accelerators."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.partition("==")[0] for line in lines if line and not line.startswith("#")}
     setup = configparser.ConfigParser()

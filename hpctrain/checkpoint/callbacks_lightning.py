@@ -23,7 +23,7 @@ from hpctrain.checkpoint.manager import Checkpointer
 from hpctrain.checkpoint.torch_state import OptimizerState
 
 
-class CheckpointCallback(Callback):
+class CheckpointCallback(Callback):  # type: ignore[misc,unused-ignore]  # without lightning it is of no known type
     """Saves after every optimizer step that is due, and restores when fitting begins.
 
     Args:

@@ -69,7 +69,7 @@ def test_save_is_told_when_every_rank_is_done() -> None:
 
 
 def test_what_is_whole_stays_until_the_next_is() -> None:
-    """A tier of nodes is told to keep what all ranks have there: what was restored at first, then what the last order made."""
+    """A tier of nodes must keep what all ranks have there: first what was restored, then what the last order made."""
     meetings = Meetings()
     restored = CheckpointName(0, 2)
     meetings.chair.restart(2, None, restored)

@@ -130,7 +130,7 @@ def test_memory_that_is_incomplete_and_all_there_was_is_no_error() -> None:
 
 @pytest.mark.parametrize("tier", ["local", "peer", "ram"])
 def test_parts_on_nodes_that_are_no_whole_checkpoint_hold_nobody_up(tier: str) -> None:
-    """Only some ranks had written their part when memory was lost, and no store has anything: training starts from step 0."""
+    """Only some ranks had written their part when memory was lost, and no store has one: training starts from step 0."""
     world = World(nodes=2, ranks=4)
     in_memory(world, 7, tier=tier)
     del world.nodes[0][tier].parts[name(7)]
