@@ -32,7 +32,9 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -53,6 +55,9 @@ KINDS: dict[str, type[RefusedError]] = {
     "overtaken": OvertakenError, "busy": BusyError, "memory": NoMemoryError, "refused": RefusedError,
 }
 """How a refusal is named on the wire."""
+
+_LET_PASS_S = 0.01
+"""What a rank still has to ask for after a commit is answered first: training waits for that, for hashes nobody does."""
 
 _NO_PEER: Message = {"node": "", "addr": "", "port": 0}
 
@@ -112,12 +117,11 @@ class Keeper:
 
     def seal_forever(self) -> None:
         """Hash what is committed, in the order of the commits; run this in a thread of its own."""
-        with suppress(OSError, AttributeError):
-            # Only this thread: training has the first claim on the cores.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        while True:
-            store, slot, epoch = self._to_seal.get()
-            store.seal(slot, epoch)
+        with ThreadPoolExecutor(1, "keeper-hash", _yield_cores) as hasher:
+            while True:
+                store, slot, epoch = self._to_seal.get()
+                time.sleep(_LET_PASS_S)
+                store.seal(slot, epoch, lambda view: hasher.submit(arena_memory.hash_range, view).result())
 
     # --- filling --------------------------------------------------------------------------------------------------
 
@@ -261,6 +265,14 @@ class Keeper:
         if store not in (OWN, PEER):
             raise RefusedError(f"there is no store {store!r}")
         return self._own if store == OWN else self._copies
+
+
+def _yield_cores() -> None:
+    """Training has the first claim on the cores. Only for a thread that does next to nothing with the interpreter's lock:
+    one that got no core while it holds that would keep every request waiting.
+    """
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _endpoint(message: Message, **more: str) -> Message:

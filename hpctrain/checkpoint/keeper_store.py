@@ -26,6 +26,10 @@ NEEDED_SLOTS = 2
 """Per rank: one to keep and one to fill. Without memory for more there is less history, but no error."""
 
 
+LARGE_BYTES = 1024 * 1024
+"""Hashing more than this is worth another thread's time."""
+
+
 class NoMemoryError(RefusedError):
     """The node has not got the memory; the message carries the arithmetic."""
 
@@ -168,8 +172,14 @@ class Store:
 
     # --- hashing --------------------------------------------------------------------------------------------------
 
-    def seal(self, slot: Slot, epoch: int) -> None:
-        """Hash what has been committed."""
+    def seal(
+        self, slot: Slot, epoch: int, hash_large: Callable[[memoryview], bytes] = arena_memory.hash_range
+    ) -> None:
+        """Hash what has been committed.
+
+        Args:
+            hash_large: for more than :data:`LARGE_BYTES`.
+        """
         with self.changed:
             if slot.epoch != epoch or slot.name is None:
                 return  # overwritten already: the newest is what counts
@@ -177,7 +187,7 @@ class Store:
         reason, digests, header = "", None, None
         try:
             header = arena_memory.read_header(handle)
-            digests = _hash(handle, header, lambda: slot.epoch == epoch)
+            digests = _hash(handle, header, lambda: slot.epoch == epoch, hash_large)
         except (ValueError, OSError) as error:
             reason = str(error)
         with self.changed:
@@ -230,7 +240,9 @@ class Store:
             os.close(handle)
 
 
-def _hash(handle: int, header: Header, is_wanted: Callable[[], bool]) -> list[bytes] | None:
+def _hash(
+    handle: int, header: Header, is_wanted: Callable[[], bool], hash_large: Callable[[memoryview], bytes]
+) -> list[bytes] | None:
     meta, layout = arena_memory.read_meta(handle, header)
     mapping = arena_memory.map_block(handle, writable=False)
     digests = []
@@ -238,6 +250,7 @@ def _hash(handle: int, header: Header, is_wanted: Callable[[], bool]) -> list[by
         for shard, offset in zip(meta.shards, layout.shard_offsets, strict=True):
             if not is_wanted():
                 return None
-            with view[offset:offset + shard.nbytes] as part:
-                digests.append(arena_memory.hash_range(part))
+            size_bytes = shard.nbytes
+            with view[offset:offset + size_bytes] as part:
+                digests.append(hash_large(part) if size_bytes > LARGE_BYTES else arena_memory.hash_range(part))
     return digests

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 Move = tuple[int, int, int]
 """Address to copy to, address to copy from, bytes."""
 
-STRETCH_BYTES = 2 * 1024 * 1024
-"""Copied by one thread at a time: some 200 microseconds."""
+STRETCH_BYTES = 4 * 1024 * 1024
+"""Copied by one thread at a time: some 400 microseconds."""
 
 LEAST_BYTES = 4 * 1024 * 1024
 """Less than this is copied before another thread has started."""
