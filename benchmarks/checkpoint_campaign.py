@@ -10,7 +10,8 @@ writer, a keeper, a whole node or both keepers (and then all ranks). The next ro
 What is there after a kill must be what is restored then, or something newer: the newest checkpoint of which every part is in
 a living keeper's memory, or that is committed in the shared directory, or that had been reported as saved in a tier that
 the kill has spared. Less counts as *lost*. A state that differs from the one that was saved in any element, a part that is
-found damaged, and a committed checkpoint that is not whole count as *corrupt*. Exit code 1 if there is any.
+found damaged, and a committed checkpoint that is not whole count as *corrupt*. Of memory that a kill takes while the ranks
+are restoring from it nothing is expected. Exit code 1 if there is any.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ VICTIMS = {"ranks": 11, "a writer": 3, "a keeper": 3, "a node": 2, "all keepers"
 """What is killed first, and how often of twenty times."""
 SURVIVORS = {"ranks": ("ram", "peer", "shared"), "a writer": ("ram", "peer", "shared"), "all keepers": ("shared",),
              "a keeper": ("shared",), "a node": ("shared",)}
-"""The tiers whose reported saves must survive. (Copies on peers are not reported: see :func:`available`.)"""
+"""The tiers whose reported saves must survive. (Copies on peers are not reported: see :func:`take_stock`.)"""
 NOTHING = CheckpointName(0, 0)
 LONGEST_S = 60
 """A round's ranks end themselves after this, should the campaign be gone."""
@@ -78,33 +79,70 @@ class Tally:
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Stock:
+    """What the last round has left.
+
+    Attributes:
+        memory: for each node, the ranks whose parts of each checkpoint its keeper holds.
+        promised: the newest that was reported as saved in memory, and that the kill has spared.
+        stored: the newest in the shared directory, there or reported as saved.
+    """
+
+    memory: dict[str, dict[CheckpointName, set[int]]] = field(default_factory=dict)
+    promised: CheckpointName = NOTHING
+    stored: CheckpointName = NOTHING
+
+    def newest(self, emptied: tuple[str, ...]) -> CheckpointName:
+        """The newest that a restore must be able to get at.
+
+        Args:
+            emptied: nodes whose memory went while the ranks were restoring: with luck they still had it, no more.
+        """
+        parts: dict[CheckpointName, set[int]] = {}
+        for node, held in self.memory.items():
+            for name, ranks in held.items() if node not in emptied else ():
+                parts.setdefault(name, set()).update(ranks)
+        whole = [name for name, ranks in parts.items() if ranks == set(range(RANKS))]
+        return max([self.stored, *whole, *([] if emptied else [self.promised])])
+
+
+@dataclass(frozen=True)
+class Blow:
+    """What was killed first, and the nodes whose memory went with it before the ranks had restored."""
+
+    victim: str
+    emptied: tuple[str, ...] = ()
+
+
 def play(place: Path, nodes: Nodes, rounds: int, dice: random.Random) -> Tally:
     """All rounds, in one directory; one more start at the end restores what the last kill left."""
     warm()
-    tally, expected = Tally(), NOTHING
+    tally, stock = Tally(), Stock()
     board = mmap.mmap(-1, mmap.PAGESIZE)
     for number in range(1, rounds + 2):
         nodes.start()
         pids = start(place, nodes, board, number)
-        victim = kill(nodes, pids, board, dice, tally) if number <= rounds else wait_for_restore(place, pids)
-        promised = judge(place, number, expected, victim, tally)
-        expected = max(promised, available(place, nodes))
+        blow = kill(nodes, pids, board, dice, tally) if number <= rounds else wait_for_restore(place, pids)
+        promised = judge(place, number, stock.newest(blow.emptied), blow.victim, tally)
+        stock = take_stock(place, nodes, promised)
         if number % REPORT_EVERY == 0:
             print(f"{number} rounds, {tally.lost} lost, {tally.corrupt} corrupt", file=sys.stderr, flush=True)
     return tally
 
 
-def available(place: Path, nodes: Nodes) -> CheckpointName:
-    """The newest checkpoint that a restore must be able to get at, now that all ranks are dead."""
+def take_stock(place: Path, nodes: Nodes, promised: dict[bool, CheckpointName]) -> Stock:
+    """What is there now that all ranks are dead."""
     from hpctrain.checkpoint.tier_shared import SharedTier
 
-    parts: dict[CheckpointName, dict[int, int]] = {}
+    memory: dict[str, dict[CheckpointName, set[int]]] = {}
     for node in nodes.names:
+        held = memory.setdefault(node, {})
         for tier in ("own", "peer"):
             for name, ranks in nodes.holdings(node, tier).items():
-                parts.setdefault(name, {}).update(ranks)
-    whole = [name for name, ranks in parts.items() if set(ranks) == set(range(RANKS))]
-    return max([NOTHING, *whole, *SharedTier(place / "checkpoints").checkpoints(committed=True)])
+                held.setdefault(name, set()).update(ranks)
+    stored = max([promised[False], *SharedTier(place / "checkpoints").checkpoints(committed=True)])
+    return Stock(memory, promised[True], stored)
 
 
 def warm() -> None:
@@ -148,27 +186,28 @@ def fork(rank: int, place: Path, nodes: Nodes, board: mmap.mmap, number: int) ->
         os._exit(1)
 
 
-def kill(nodes: Nodes, pids: list[int], board: mmap.mmap, dice: random.Random, tally: Tally) -> str:
-    """Kill something at a random time, and all ranks a moment later, as an agent would; returns what."""
+def kill(nodes: Nodes, pids: list[int], board: mmap.mmap, dice: random.Random, tally: Tally) -> Blow:
+    """Kill something at a random time, and all ranks a moment later, as an agent would."""
     phase = dice.choice(("start", "restore", "save", "any", "any"))
     victim = dice.choices(list(VICTIMS), list(VICTIMS.values()))[0]
     if phase != "any":
         wait_for_phase(phase, board, pids)
     time.sleep(dice.uniform(0, {"any": 1.0, "start": 0.3, "restore": 0.03, "save": 0.05}[phase]))
-    tally.phases[PHASES[board[0]]] += 1
+    phase = PHASES[board[0]]
+    tally.phases[phase] += 1
     tally.victims[victim] += 1
-    strike(victim, nodes, pids, dice)
+    emptied = strike(victim, nodes, pids, dice)
     time.sleep(dice.uniform(0, 0.05) if victim in ("ranks", "a node") else dice.uniform(0, 0.5))
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         tally.kills += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     tally.rounds += 1
-    return victim
+    return Blow(victim, emptied if phase in ("start", "restore") else ())
 
 
-def strike(victim: str, nodes: Nodes, pids: list[int], dice: random.Random) -> None:
-    """The first blow."""
+def strike(victim: str, nodes: Nodes, pids: list[int], dice: random.Random) -> tuple[str, ...]:
+    """The first blow; returns the nodes whose memory is gone."""
     node = dice.choice(NODES)
     doomed = dice.sample(range(RANKS), dice.choice((1, 1, 2, RANKS, RANKS))) if victim == "ranks" else []
     if victim == "a writer":
@@ -183,6 +222,7 @@ def strike(victim: str, nodes: Nodes, pids: list[int], dice: random.Random) -> N
         doomed = [rank for rank in range(RANKS) if node_of(rank) == node]
     for rank in doomed:
         os.kill(pids[rank], signal.SIGKILL)
+    return NODES if victim == "all keepers" else (node,) if victim in ("a keeper", "a node") else ()
 
 
 def wait_for_phase(phase: str, board: mmap.mmap, pids: list[int]) -> None:
@@ -192,7 +232,7 @@ def wait_for_phase(phase: str, board: mmap.mmap, pids: list[int]) -> None:
         time.sleep(0.0002)
 
 
-def wait_for_restore(place: Path, pids: list[int]) -> str:
+def wait_for_restore(place: Path, pids: list[int]) -> Blow:
     """Until the last start has restored; then it may go."""
     deadline = time.monotonic() + LONGEST_S
     while time.monotonic() < deadline and all(map(runs, pids)):
@@ -203,7 +243,7 @@ def wait_for_restore(place: Path, pids: list[int]) -> str:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    return "ranks"
+    return Blow("ranks")
 
 
 def runs(pid: int) -> bool:
@@ -211,9 +251,11 @@ def runs(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
-def judge(place: Path, number: int, expected: CheckpointName, victim: str, tally: Tally) -> CheckpointName:
-    """Compare what this round restored with what was there; returns the newest report that must hold."""
-    promised, source, restored_text = NOTHING, NOTHING, ""
+def judge(
+    place: Path, number: int, expected: CheckpointName, victim: str, tally: Tally
+) -> dict[bool, CheckpointName]:
+    """Compare what this round restored with what was there; returns the newest reports that must hold, by "in memory"."""
+    promised, source, restored_text = {True: NOTHING, False: NOTHING}, NOTHING, ""
     for record in read(place):
         kind, step, tier = record["kind"], int(record["step"]), record.get("tier", "")
         if kind == "checkpoint.restored":
@@ -228,7 +270,8 @@ def judge(place: Path, number: int, expected: CheckpointName, victim: str, tally
         elif kind == SAVED:
             tally.saved[tier] += 1
             if tier in SURVIVORS[victim]:
-                promised = max(promised, CheckpointName(number, step))
+                in_memory = tier != "shared"
+                promised[in_memory] = max(promised[in_memory], CheckpointName(number, step))
         elif kind == "corrupt" or (kind == "checkpoint.skipped" and "damage" in record["text"]):
             tally.corrupt += 1
             tally.problems.append(f"round {number}: {kind} {record['text']}")
