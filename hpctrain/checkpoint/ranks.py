@@ -8,10 +8,13 @@ over the connections that the job itself opened.
 from __future__ import annotations
 
 import contextlib
+import pickle
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
@@ -25,6 +28,10 @@ PATIENCE = timedelta(hours=12)
 """Longest wait for rank 0 (tokenising a large data set, a slow file system). A peer that *dies* is noticed at once."""
 
 
+_ROOM_BYTES = 8192
+"""What is said at a save fits: it takes one exchange, not one for the size and one for the rest."""
+
+_SIZE = struct.Struct("<Q")
 _LOST = ("Timed out", "timeout", "Connection", "connection")
 """How gloo's errors begin when another rank does not answer; they have no class of their own."""
 
@@ -60,18 +67,36 @@ class Ranks:
         """What rank 0 passed."""
         if self.world_size == 1:
             return value
-        box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0, group=self._group)
-        result: T = box[0]
+        data = pickle.dumps(value) if self.is_first else b""
+        head = _head(data)
+        dist.broadcast(head, src=0, group=self._group)
+        rest = _rest(data) if self.is_first else torch.empty(_missing(head), dtype=torch.uint8)
+        if rest.numel():
+            dist.broadcast(rest, src=0, group=self._group)
+        if self.is_first:
+            return value
+        result: T = _said(head, rest)
         return result
 
     def gather(self, value: T) -> list[T]:
         """What every rank passed, by rank, on rank 0; an empty list elsewhere."""
         if self.world_size == 1:
             return [value]
-        box: list[Any] | None = [None] * self.world_size if self.is_first else None
-        dist.gather_object(value, box, dst=0, group=self._group)
-        return box or []
+        data = b"" if self.is_first else pickle.dumps(value)
+        heads = [torch.empty(_ROOM_BYTES, dtype=torch.uint8) for _ in range(self.world_size)] if self.is_first else None
+        dist.gather(_head(data), heads, dst=0, group=self._group)
+        if heads is None:
+            rest = _rest(data)
+            if rest.numel():
+                dist.send(rest, dst=0, group=self._group)
+            return []
+        found = [value]
+        for rank in range(1, self.world_size):
+            rest = torch.empty(_missing(heads[rank]), dtype=torch.uint8)
+            if rest.numel():
+                dist.recv(rest, src=rank, group=self._group)
+            found.append(_said(heads[rank], rest))
+        return found
 
     def everyone(self, value: T) -> list[T]:
         """What every rank passed, by rank, on every rank."""
@@ -146,6 +171,28 @@ class Ranks:
         """The lowest rank's non-empty text, on every rank; "" when all passed "". A barrier, too."""
         gathered = self.gather(error)
         return self.broadcast(lowest_error(gathered))
+
+
+def _head(data: bytes) -> torch.Tensor:
+    """The size, and as much as there is room for."""
+    text = _SIZE.pack(len(data)) + data[:_ROOM_BYTES - _SIZE.size]
+    return torch.frombuffer(bytearray(text.ljust(_ROOM_BYTES, b"\0")), dtype=torch.uint8)
+
+
+def _rest(data: bytes) -> torch.Tensor:
+    rest = bytearray(data[_ROOM_BYTES - _SIZE.size:])
+    return torch.frombuffer(rest, dtype=torch.uint8) if rest else torch.empty(0, dtype=torch.uint8)
+
+
+def _missing(head: torch.Tensor) -> int:
+    """Bytes that there was no room for."""
+    size: int = _SIZE.unpack(bytes(head[:_SIZE.size].numpy()))[0]
+    return max(0, size - (_ROOM_BYTES - _SIZE.size))
+
+
+def _said(head: torch.Tensor, rest: torch.Tensor) -> Any:
+    data = bytes(head[_SIZE.size:].numpy()) + bytes(rest.numpy())
+    return pickle.loads(data)  # noqa: S301 - of a rank of this job, over the connections that the job itself opened
 
 
 def _portable(error: Exception | None) -> Exception | None:
