@@ -1,8 +1,8 @@
 """Writes one ``.distcp`` file from raw buffers, hashing on the way (adapter over the file system).
 
 Needs no torch and no process group. Each byte is read from memory once: hashed, for its shard and for the file, and
-written; nothing is read back. The file is forced to disk once, at its end. Where the bytes go is a :class:`Sink`: a new
-file, or what an object store makes of them.
+written; nothing is read back. The file is forced to disk once, at its end; by then most of it is there. Where the bytes go
+is a :class:`Sink`: a new file, or what an object store makes of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import xxhash
 
 from hpctrain.checkpoint.distcp import ALIGNMENT_BYTES, entry
+from hpctrain.checkpoint.distcp_writeback import WriteBack
 from hpctrain.checkpoint.manifest import FileEntry
 from hpctrain.checkpoint.shards import Shard, StoredShard
 from hpctrain.files import PRIVATE_FILE
@@ -133,11 +134,14 @@ class NewFile:
 
     def __init__(self, path: Path) -> None:
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+        self._write_back = WriteBack(self._handle)
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         rest = memoryview(data)
         while rest:
-            rest = rest[os.write(self._handle, rest):]
+            count = os.write(self._handle, rest)
+            self._write_back.wrote(count)
+            rest = rest[count:]
 
     def finish(self) -> None:
         os.fsync(self._handle)

@@ -16,6 +16,7 @@ import xxhash
 from hpctrain import process
 from hpctrain.checkpoint import distcp, pickle_text
 from hpctrain.checkpoint.distcp_file import write_distcp
+from hpctrain.checkpoint.distcp_writeback import WriteBack, begin_writing
 from hpctrain.checkpoint.shards import DTYPE_BYTES, Shard, StoredShard, pieces, start_in
 
 torch = pytest.importorskip("torch")
@@ -124,6 +125,22 @@ def test_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_distcp(tmp_path / "f", [])
     assert b"other" == (tmp_path / "f").read_bytes()
+
+
+def test_writing_begins_early(tmp_path: Path) -> None:
+    """The disk is asked to begin with every stretch once, in order, before the end; what it says to that changes nothing."""
+    begun: list[tuple[int, int]] = []
+    early = WriteBack(0, 100, lambda _, start, size: begun.append((start, size)))
+    for size in (60, 60, 99, 1, 250):
+        early.wrote(size)
+    with (tmp_path / "f").open("wb", buffering=0) as file:
+        handle = file.fileno()
+        file.write(b"content")
+        begin_writing(handle, 0, 7)
+    begin_writing(handle, 0, 7)  # there is no such descriptor any more
+
+    assert [(0, 120), (120, 100), (220, 250)] == begun
+    assert b"content" == (tmp_path / "f").read_bytes()
 
 
 VALUES: list[Any] = [
