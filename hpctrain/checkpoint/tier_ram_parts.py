@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from hpctrain.checkpoint.arena_reader import ArenaCheckpoint
 from hpctrain.checkpoint.keeper_client import KeeperClient
 from hpctrain.checkpoint.keeper_slots import RefusedError
 from hpctrain.checkpoint.keeper_wire import WireError
 from hpctrain.checkpoint.names import CheckpointName
+
+T = TypeVar("T")
 
 _TIERS = {"own": "ram", "peer": "peer"}
 
@@ -41,9 +44,8 @@ class MemoryParts:
     def holdings(self) -> Mapping[CheckpointName, Mapping[int, int]]:
         """By checkpoint, the ranks whose part is complete here, each with the size of the world that saved it."""
         try:
-            rows = self._connection().request("holdings")[self._store]
-        except (WireError, RefusedError) as error:
-            self._failed(error)
+            rows = self._ask(lambda client: client.request("holdings"))[self._store]
+        except (WireError, RefusedError):
             return {}
         found: dict[CheckpointName, dict[int, int]] = {}
         for rank, names in rows.items():
@@ -60,11 +62,7 @@ class MemoryParts:
             RefusedError: it is not here.
             WireError: the keeper is gone.
         """
-        try:
-            return ArenaCheckpoint(self._connection(), rank, name, verify=False, store=self._store)
-        except WireError as error:
-            self._failed(error)
-            raise
+        return self._ask(lambda client: ArenaCheckpoint(client, rank, name, verify=False, store=self._store))
 
     def drop(self, name: CheckpointName) -> None:
         """Forget every part of a checkpoint here, as far as that is possible."""
@@ -72,3 +70,19 @@ class MemoryParts:
             with contextlib.suppress(WireError, RefusedError):
                 self._connection().request("drop", rank=rank, incarnation=self._incarnation, store=self._store,
                                            name=[name.incarnation, name.step])
+
+    def _ask(self, question: Callable[[KeeperClient], T]) -> T:
+        """Ask again, once, over a new connection: a keeper on a busy node may be late, and what is not heard of counts as
+        lost. One that is gone refuses the new connection at once.
+        """
+        for last in (False, True):
+            try:
+                return question(self._connection())
+            except WireError as error:
+                self._failed(error)
+                if last:
+                    raise
+            except RefusedError as error:
+                self._failed(error)
+                raise
+        raise AssertionError("the second try returns or raises")

@@ -385,6 +385,31 @@ def test_writer_reports_what_it_cannot_write(node: Node, tmp_path: Path) -> None
     writer.wait(timeout=30)
 
 
+class LateOnce(KeeperClient):
+    """A connection over which the first answer to a question comes too late."""
+
+    late = ""
+
+    def request_handle(self, op: str, *, extra_s: float = 0.0, **fields: Any) -> tuple[dict[str, Any], int | None]:
+        if op == LateOnce.late:
+            LateOnce.late = ""
+            self.close()
+            raise WireError("the other end does not answer in time")
+        return super().request_handle(op, extra_s=extra_s, **fields)
+
+
+def test_late_answer_is_no_lost_checkpoint(node: Node) -> None:
+    """A keeper that answers too late once, on a busy node, is asked again: what it holds is heard of and opened."""
+    tier = RamTier(lambda: LateOnce(node.secret), rank=0, world_size=1, incarnation=0)
+    assert tier.stage(3, zoo(), "{}").ok
+    LateOnce.late = "holdings"
+    assert {CheckpointName(0, 3): {0: 1}} == tier.parts().holdings()
+    LateOnce.late = "open"
+    with tier.parts().open(CheckpointName(0, 3), 0) as part:
+        assert len(zoo()) == len(part.shards)
+    tier.close()
+
+
 def test_copy_runs_in_whole_words() -> None:
     """Copies of any size, at any source address, write exactly their bytes and not one beside them."""
     handle = make_block(1 << 16)
