@@ -68,7 +68,10 @@ class KeeperClient:
             RefusedError: it answers no; see :mod:`hpctrain.checkpoint.keeper_slots` for what kinds there are.
         """
         try:
-            self._sock.settimeout(self._timeout_s + extra_s)
+            try:
+                self._sock.settimeout(self._timeout_s + extra_s)
+            except OSError as error:
+                raise WireError("the connection to the keeper is closed") from error
             keeper_wire.send(self._sock, {"op": op, **fields})
             answer, handle = keeper_wire.receive(self._sock)
         except BaseException:

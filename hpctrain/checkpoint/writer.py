@@ -30,7 +30,9 @@ NICE = 10
 """Training has the first claim on the cores."""
 
 _IDLE_S = 5.0
-_POLL_FIRST_S, _POLL_LIMIT_S = 0.02, 1.0
+_POLL_FIRST_S, _POLL_LIMIT_S = 0.01, 1.0
+_POLL_GROWTH = 1.25
+"""An answer is seen late by a quarter of what it took, at most."""
 _AGAIN_S = 0.2
 
 
@@ -113,7 +115,7 @@ class TierWorker:
             self._pending.remove(pending)
             if self._finish(pending.order.rank, pending.order.name.step, result):
                 pending.after()
-        self._pause_s = min(2 * self._pause_s, _POLL_LIMIT_S) if self._pending else _POLL_FIRST_S
+        self._pause_s = min(_POLL_GROWTH * self._pause_s, _POLL_LIMIT_S) if self._pending else _POLL_FIRST_S
 
     def _finish(self, rank: int, step: int, result: dict[str, Any]) -> bool:
         try:
@@ -147,13 +149,21 @@ class Writer:
         self._receiver, self._source = receiver, source
         self._listens: tuple[str, int] | None = None
         self._ended, self._lock, self._tell = threading.Event(), threading.Lock(), notify
+        self._reason, self._fault = "", list[Exception]()
 
-    def run(self) -> None:
-        """Until the keeper is gone."""
+    def run(self) -> str:
+        """Until the keeper is gone; returns how that was noticed.
+
+        Raises:
+            Exception: a fault of our own ended a thread; whoever runs this starts it again.
+        """
         self._listen()
         for tier in TIERS:
             threading.Thread(target=self._serve, args=(tier,), name=f"writer-{tier}", daemon=True).start()
         self._ended.wait()
+        if self._fault:
+            raise self._fault[0]
+        return self._reason
 
     def _serve(self, tier: str) -> None:
         try:
@@ -166,8 +176,10 @@ class Writer:
                     while True:
                         worker.work_once()
                 time.sleep(_AGAIN_S)  # it may only have been too busy to answer
-        except WireError:
-            pass
+        except WireError as error:
+            self._reason = self._reason or str(error)
+        except Exception as error:  # noqa: BLE001 - it is told by run(), once, and not by each thread on its own
+            self._fault.append(error)
         finally:
             self._ended.set()
 
@@ -193,17 +205,14 @@ class Writer:
             self._tell(kind, reason, step, evidence)
 
 
-def run_writer(secret: bytes, node: str, notify: Notify, *, peer_bind: str | None = None) -> None:
-    """Work until the keeper is gone, with low priority.
+def run_writer(secret: bytes, node: str, notify: Notify, *, peer_bind: str | None = None) -> str:
+    """Work until the keeper is gone, with low priority; returns how that was noticed.
 
     Args:
         node: name of this node, where several share a host.
         peer_bind: address of this node for copies, those that it takes and those that it sends; None: it takes none.
-
-    Raises:
-        WireError: there is no keeper.
     """
     with contextlib.suppress(OSError):
-        os.nice(NICE)
+        os.nice(NICE)  # with it comes a low priority on disks whose scheduler knows any
     receiver = PeerReceiver(secret, node, peer_bind) if peer_bind is not None else None
-    Writer(lambda: KeeperClient(secret, node), secret, notify, receiver=receiver, source=peer_bind or "").run()
+    return Writer(lambda: KeeperClient(secret, node), secret, notify, receiver=receiver, source=peer_bind or "").run()

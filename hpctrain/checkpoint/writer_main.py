@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from hpctrain.checkpoint.keeper_wire import WireError, say_once
+from hpctrain.checkpoint.keeper_wire import say_once
 from hpctrain.checkpoint.writer import run_writer
 
 
@@ -26,8 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     secret = bytes.fromhex(sys.stdin.readline().strip())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     say_once("ready")
-    with contextlib.suppress(WireError):
-        run_writer(secret, options.node, _silent, peer_bind=options.peer_bind)
+    reason = run_writer(secret, options.node, _silent, peer_bind=options.peer_bind)
+    with contextlib.suppress(OSError):  # whoever started us may have closed it
+        os.write(2, f"hpctrain-writer: ends: {reason}\n".encode())
     return 0
 
 
@@ -36,5 +37,10 @@ def _silent(kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> N
 
 
 if __name__ == "__main__":
-    main()
-    os._exit(0)  # a thread that hangs in a file system must not keep the process
+    try:
+        code = main()
+    except Exception as error:  # noqa: BLE001 - a fault of our own: one line and an exit code, for whoever starts us again
+        code = 1
+        with contextlib.suppress(OSError):
+            os.write(2, f"hpctrain-writer: error: {type(error).__name__}: {error}\n".encode())
+    os._exit(code)  # a thread that hangs in a file system must not keep the process

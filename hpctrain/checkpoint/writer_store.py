@@ -8,6 +8,7 @@ with orders of other ranks of the node meanwhile. docs/checkpoint-format.md is t
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
@@ -25,7 +26,13 @@ from hpctrain.clock import Clock
 from hpctrain.errors import StorageError
 
 PROBES = 32
-"""Ranks asked for at most, each time that shares are looked for."""
+"""Ranks without an answer that are asked for at most, each time that shares are looked for."""
+
+TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR})
+"""What a network file system says when its server changes or blinks: a share is then written once more. A full, read-only or
+forbidden one stays so."""
+RETRY_S = 0.5
+"""Before that."""
 
 Result = dict[str, Any]
 
@@ -54,7 +61,7 @@ class StoreWriter:
             store = self._store(order.root)
             if _exists(store, order):
                 return done(seconds=0.0, size_bytes=0, committed=True)  # its writer died before it could tell
-            share = self._share(store, order)
+            share = self._share_with_retry(store, order)
         except FencedError as error:
             return failed(str(error), overtaken=True)
         except FAILURES as error:
@@ -63,6 +70,16 @@ class StoreWriter:
         if order.commit is not None:
             return Commit(store, order, order.commit, share, clock=self._clock, started_s=started, notify=self._notify)
         return done(seconds=self._clock.monotonic() - started, size_bytes=_size(share))
+
+    def _share_with_retry(self, store: Store, order: Order) -> Share:
+        """An object store has retried each request by itself when it gives up."""
+        try:
+            return self._share(store, order)
+        except (OSError, StorageError) as error:
+            if order.tier != "shared" or not _is_transient(error):
+                raise
+        self._clock.sleep(RETRY_S)
+        return self._share(store, order)
 
     def _share(self, store: Store, order: Order) -> Share:
         error = Committer(store, order.name.incarnation).fence_error()
@@ -164,7 +181,10 @@ class Commit:
 
     def _look(self) -> str:
         """The error of a rank, if one tells of one."""
-        for _ in range(min(PROBES, len(self._missing))):
+        misses = 0
+        for _ in range(len(self._missing)):
+            if misses == PROBES:
+                break
             rank = self._missing.popleft()
             try:
                 answer = self._answer_of(rank)
@@ -175,6 +195,7 @@ class Commit:
             if isinstance(answer, str):
                 return f"rank {rank}: {answer}"
             if answer is None:
+                misses += 1
                 self._missing.append(rank)
             else:
                 self._found[rank] = answer
@@ -204,6 +225,11 @@ class Commit:
 
     def _seconds(self) -> float:
         return self._clock.monotonic() - self._started_s
+
+
+def _is_transient(error: Exception) -> bool:
+    reason = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(reason, OSError) and reason.errno in TRANSIENT
 
 
 def _exists(store: Store, order: Order) -> bool:

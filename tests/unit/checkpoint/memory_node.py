@@ -25,7 +25,7 @@ from hpctrain.checkpoint.writer import TierWorker, Work
 from hpctrain.checkpoint.writer_local import LocalWriter
 from hpctrain.checkpoint.writer_order import STORES
 from hpctrain.checkpoint.writer_store import StoreWriter
-from hpctrain.clock import SystemClock
+from hpctrain.clock import Clock, SystemClock
 
 Item = tuple[Shard, bytes]
 
@@ -62,10 +62,11 @@ class Node:
     Attributes:
         events: what writers have told of.
         blocks: descriptor of the memory of each part that was staged.
+        clock: of writers in this process.
     """
 
-    def __init__(self) -> None:
-        self.keeper = Keeper(lambda: [])
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.keeper, self.clock = Keeper(lambda: []), clock or SystemClock()
         self.events: list[tuple[str, str, int, Mapping[str, Any]]] = []
         self._count = 0
         threading.Thread(target=self.keeper.seal_forever, daemon=True).start()
@@ -127,8 +128,8 @@ class Node:
     def work(self, tier: str, client: KeeperClient) -> Work:
         """What carries out its orders."""
         if tier in STORES:
-            return StoreWriter(client, open_store, SystemClock(), self.note)
-        return LocalWriter(client, SystemClock())
+            return StoreWriter(client, open_store, self.clock, self.note)
+        return LocalWriter(client, self.clock)
 
     def note(self, kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:
         """Remember an event."""
@@ -143,10 +144,10 @@ class RealNode(Node):
         self.keeper_process = start_keeper(self.secret, name)
         self.writer_process = self.start_writer()
 
-    def start_writer(self) -> process.Popen[bytes]:
+    def start_writer(self, stderr: int | None = None) -> process.Popen[bytes]:
         """As a launcher does where there is no agent."""
         argv = [sys.executable, "-m", "hpctrain.checkpoint.writer_main", "--node", self.name, "--peer-bind", "127.0.0.1"]
-        child = process.start(argv, stdin=process.PIPE, stdout=process.PIPE)
+        child = process.start(argv, stdin=process.PIPE, stdout=process.PIPE, stderr=stderr)
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.write(self.secret.hex().encode() + b"\n")

@@ -14,6 +14,7 @@ from hpctrain.checkpoint.commit import claim
 from hpctrain.checkpoint.names import COMMIT, CheckpointName, failed_file, share_file, tensor_file
 from hpctrain.checkpoint.shards import Shard
 from hpctrain.checkpoint.tier_shared import SharedTier
+from hpctrain.checkpoint.writer_store import PROBES
 from hpctrain.errors import StorageError
 from tests.unit.checkpoint.memory_node import Item, Node, claimed, work_off
 from tests.unit.checkpoint.test_crash_points import NEW, OLD, content, own, restored
@@ -79,6 +80,20 @@ def test_waiting_commit_holds_nobody_up(root: Path) -> None:
     other.order("shared", 2, NEW, root, world_size=3)
     work_off(worker, other.worker("shared"))
 
+    assert [NEW] == SharedTier(root).checkpoints(committed=True)
+
+
+def test_all_shares_are_found_at_once(root: Path) -> None:
+    """However many ranks there are, their shares are all found the first time that they are looked for."""
+    node, ranks = Node(), PROBES + 8
+    for rank in reversed(range(ranks)):
+        node.stage(rank, NEW, [(Shard("t", "uint8", (ranks,), (rank,), (1,)), bytes([rank]))], world_size=ranks)
+        node.order("shared", rank, NEW, root, world_size=ranks)
+    worker = node.worker("shared")
+    for _ in range(ranks):
+        assert worker.work_once(0.0)
+
+    assert not worker.waits
     assert [NEW] == SharedTier(root).checkpoints(committed=True)
 
 
