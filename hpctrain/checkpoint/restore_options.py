@@ -52,6 +52,7 @@ class Options:
         self._ranks, self._stores, self._everyone = dict(origins), list(stores), range(world_size)
         self._hung: set[tuple[Origin, int]] = set()
         self._bad: dict[tuple[Place, Origin], set[int]] = {}
+        self._whole: dict[str, list[Offer]] = {}  # of each part, as long as nothing has failed
         self.failures: list[Failure] = []
 
     def fail(self, failure: Failure) -> None:
@@ -63,6 +64,13 @@ class Options:
 
     def offers(self, stored: StoredShard) -> list[Offer]:
         """Where a piece may still be had, best first."""
+        if self.failures:
+            return self._left(stored)
+        if stored.file not in self._whole:
+            self._whole[stored.file] = self._left(stored)
+        return self._whole[stored.file]
+
+    def _left(self, stored: StoredShard) -> list[Offer]:
         place = stored.file, stored.offset_bytes
         found = []
         for origin in (*self._origins.get(stored.file, ()), *self._stores):
