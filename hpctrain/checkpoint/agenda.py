@@ -102,7 +102,8 @@ class Turn:
         if self.busy:
             # To hear soon how it went, but of a long write not too often.
             pause_s = max(_BUSY_AGAIN_S, (now_s - self.time_s) / 4)
-            return Meeting(step + (max(1, round(pause_s / step_s)) if step_s > 0 else 1))
+            steps = max(1, round(pause_s / step_s)) if step_s > 0 else 1
+            return Meeting(step + (steps if interval.steps is None else min(steps, interval.steps - step % interval.steps)))
         waits = self.failures > 0 or self.not_before_s > now_s
         multiple = None if interval.steps is None else (step // interval.steps + 1) * interval.steps
         if multiple is not None and not waits:
@@ -164,6 +165,14 @@ class Agenda:
                 if decision.save:
                     found[tier] = decision.reason
         return found
+
+    def missed(self, step: int) -> str:
+        """Why ``step`` was to be saved somewhere, in a tier that is still being written; "" if it was not."""
+        for turn in self.turns.values():
+            interval = self._interval(turn)
+            if turn.busy and interval.steps is not None and step % interval.steps == 0:
+                return interval.reason
+        return ""
 
     def next_meeting(self, step: int, now_s: float) -> Meeting:
         """The earliest meeting that any tier needs; far away when there is no tier."""

@@ -228,6 +228,10 @@ class SlotTable:
 
     def _precious(self, slots: list[Slot], keep: Collection[CheckpointName]) -> CheckpointName | None:
         newest = max((slot.name for slot in slots if slot.name is not None), default=None)
+        # Who says what to keep knows what all nodes have in common; what this node's ranks have in common may be newer, and
+        # protecting both would leave two slots with nothing to fill.
+        if any(slot.name in keep for slot in slots):
+            return None
         if self.of_copies:
             return None if keep else newest
         # Where the ranks have nothing in common yet, each one's newest is what they may come to have in common.

@@ -111,6 +111,10 @@ class Chair:
         due = self._agenda.due(step, now)
         if due and self._has_memory(now):
             return Plan(memory=True, reason="; ".join(dict.fromkeys(due.values())))
+        missed = self._agenda.missed(step)
+        if missed and self._has_memory(now):
+            # The tier is slower than its saves are frequent; what was asked for is safe from the death of ranks at least.
+            return Plan(memory=True, reason=missed)
         sync = {tier: why for tier, why in due.items() if tier in self._stores}
         if sync:
             return Plan(sync=sync)

@@ -68,6 +68,21 @@ def test_save_is_told_when_every_rank_is_done() -> None:
     assert ["saved local 4", "saved shared 4"] == meetings.told
 
 
+def test_step_that_a_slow_tier_misses_is_copied_into_memory() -> None:
+    """At a multiple at which the last save is still being written, ranks copy into memory all the same."""
+    clock = FakeClock()
+    agenda = Agenda([Turn("ram", TierSchedule(every_s=1000)), Turn("shared", TierSchedule(every_steps=4), insists=True)],
+                    FailureRate(), 0.01, now_s=clock.now)
+    chair = Chair(agenda, ("shared",), ("shared",), clock=clock, tell=lambda *_: None)
+    chair.restart(0, None)
+    assert chair.plan(4).memory
+    chair.conclude(4, [(Staged(), {})], NAME, {})
+    assert not chair.plan(7).memory
+    assert 8 >= chair.adjourn(7).step
+    assert chair.plan(8).memory
+    assert {} == chair.conclude(8, [(Staged(), {"shared": WORKING})], CheckpointName(0, 8), {}).orders
+
+
 def test_what_is_whole_stays_until_the_next_is() -> None:
     """A tier of nodes must keep what all ranks have there: first what was restored, then what the last order made."""
     meetings = Meetings()

@@ -52,6 +52,18 @@ def test_killed_writer_loses_only_its_own_attempt() -> None:
     assert save(table, 9, 3, 1) == 0
 
 
+def test_what_is_to_be_kept_counts_for_more_than_what_this_node_has_in_common() -> None:
+    """A save that failed on another node is overwritten by the next, even where memory is for two checkpoints only."""
+    table = table_of(ranks=2)
+    for rank in (0, 1):
+        save(table, rank, 1)
+        save(table, rank, 2)  # another node's ranks have not got this one
+    slot = table.lease(0, [name(1)])
+    table.commit(0, slot.index, name(3))
+
+    assert [name(1), name(3)] == table.holdings()[0]
+
+
 def test_common_checkpoint_is_never_overwritten() -> None:
     """While one rank lags, the other overwrites its own newer checkpoints, never the last one that both have."""
     table = table_of(ranks=2)
@@ -96,7 +108,7 @@ def test_what_the_caller_keeps_stays() -> None:
     table.find(0, name(1)).pins += 1
     save(table, 1, 4)
     with pytest.raises(BusyError, match=r"all 3 slots of rank 0 are needed: step-00000001.i000 being read, .*kept"):
-        table.lease(1, keep=[name(3)])
+        table.lease(1, keep=[name(3), name(4)])
 
 
 def test_old_incarnation_is_fenced() -> None:
