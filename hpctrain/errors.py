@@ -45,6 +45,8 @@ class HpctrainError(Exception):
         self.message = message
         self.where = where
         self.advice = hint or self.hint
+        if self.advice and hasattr(self, "add_note"):  # from Python 3.11: a traceback in somebody's program shows it, too
+            self.add_note(f"hint: {self.advice}")
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message

@@ -344,6 +344,8 @@ class Coordinator:
                 self._slurm.requeue(self._job_id)
                 return 0
             except HpctrainError as error:
+                if self._job_state() is JobState.PENDING:
+                    return 0  # Slurm was so quick to end this start that it ended the command that asked for it, too
                 self._say(f"the job cannot be queued again: {error}")
                 hopeless = isinstance(error, (JobStateError, NoSuchJobError, NotPermittedError))
                 if hopeless or wakeup.take(signal.SIGTERM) or self._clock.monotonic() >= deadline:

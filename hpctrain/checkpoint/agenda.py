@@ -102,8 +102,8 @@ class Turn:
         if self.busy:
             # To hear soon how it went, but of a long write not too often.
             pause_s = max(_BUSY_AGAIN_S, (now_s - self.time_s) / 4)
-            steps = max(1, round(pause_s / step_s)) if step_s > 0 else 1
-            return Meeting(step + (steps if interval.steps is None else min(steps, interval.steps - step % interval.steps)))
+            pause = max(1, round(pause_s / step_s)) if step_s > 0 else 1
+            return Meeting(step + (pause if interval.steps is None else min(pause, interval.steps - step % interval.steps)))
         waits = self.failures > 0 or self.not_before_s > now_s
         multiple = None if interval.steps is None else (step // interval.steps + 1) * interval.steps
         if multiple is not None and not waits:

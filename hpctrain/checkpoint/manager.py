@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hpctrain.checkpoint import torch_state
@@ -56,7 +58,7 @@ class Checkpointer:
         config: where, when, how many; None reads the environment.
         ranks: how ranks agree; made here when not given (by all ranks at once).
         clock: for the schedule and time stamps.
-        notify: told of every ``checkpoint.*`` event, on rank 0.
+        notify: told of every ``checkpoint.*`` event, on rank 0; None prints them on standard error.
         progress: told, on every rank, the bytes that a restore has read and needs.
         waiting: told, on every rank, again and again, what training waits for while a save holds it up.
 
@@ -70,10 +72,10 @@ class Checkpointer:
         self, config: CheckpointConfig | None = None, *, ranks: Ranks | None = None, clock: Clock | None = None,
         notify: Notify | None = None, progress: Progress | None = None, waiting: Callable[[str], None] | None = None,
     ) -> None:
-        self.config = config or CheckpointConfig.from_env(os.environ)
+        self.config = _absolute(config or CheckpointConfig.from_env(os.environ))
         self.ranks = ranks or Ranks()
         self._clock: Clock = clock or SystemClock()
-        self._notify, self._progress = notify, progress
+        self._notify, self._progress = notify or _print, progress
         self._tier = SharedTier(self.config.root)
         self._state = Registered()
         self.incarnation: int = self.ranks.on_first(lambda: claim(self._tier, self.config.incarnation))
@@ -232,13 +234,24 @@ class Checkpointer:
         return Agenda(turns, FailureRate(max(1, len(set(nodes))), config.mttf_s), config.overhead_cap)
 
     def _tell(self, kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:
-        if self._notify is not None and self.ranks.is_first:
+        if self.ranks.is_first:
             self._notify(kind, reason, step, evidence)
 
 
 def _node() -> str:
     """Ranks that give the same name see the same memory and local disk."""
     return os.environ.get("HPCTRAIN_NODE") or socket.gethostname()
+
+
+def _absolute(config: CheckpointConfig) -> CheckpointConfig:
+    """The same places for every process: the writer, which may be an older one, has another working directory."""
+    local = config.local and replace(config.local, path=config.local.path.absolute())
+    return replace(config, root=config.root.absolute(), local=local)
+
+
+def _print(kind: str, reason: str, _step: int, _evidence: Mapping[str, Any]) -> None:
+    """For callers that have no event log: what happens to their checkpoints must not go unseen."""
+    print(f"{kind}: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - that is what it is for
 
 
 def _ignore(_text: str) -> None:

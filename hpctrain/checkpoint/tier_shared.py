@@ -62,8 +62,9 @@ class SharedTier:
         """Tell older incarnations that their time is over.
 
         Raises:
-            StorageError: the directory cannot be written.
+            StorageError: the directory cannot be written, or is another user's.
         """
+        self._check_owner()
         make_private_dir(self.root)
         self.sync_way()
         write_atomic(self.root / names.claim_file(incarnation), "")
@@ -72,6 +73,14 @@ class SharedTier:
             if older is not None and older < incarnation:
                 with contextlib.suppress(OSError):
                     (self.root / entry).unlink()
+
+    def _check_owner(self) -> None:
+        """Refuse another user's directory before anything is saved, or changed, there: a restore would refuse it, too."""
+        with contextlib.suppress(OSError):
+            owner = self.root.stat().st_uid
+            if owner not in (os.geteuid(), 0):
+                raise StorageError(f"the directory belongs to user id {owner}, not to you", where=str(self.root),
+                                   hint="checkpoints are safe only where nobody else can write: use a directory of your own")
 
     def sync_way(self) -> None:
         """Force to disk that the directory is there, with the parents that were made on the way (those are ours)."""

@@ -70,13 +70,17 @@ class Order:
         """
         task = answer["task"]
         try:
-            return cls(
+            order = cls(
                 tier, int(answer["rank"]), CheckpointName(*answer["name"]), str(answer.get("store", "own")),
                 str(task.get("root") or ""), int(task.get("attempt", 0)), _ending(task.get("commit")),
                 _retention(task.get("retention")), task,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is no order for the writer: {type(error).__name__}: {error}") from None
+        if tier != PEER and "://" not in order.root and not order.root.startswith("/"):
+            # The writer has a working directory of its own: it would write, and commit, where nobody looks.
+            raise ValueError(f"the root of an order must be an absolute path or a URL, not {order.root!r}")
+        return order
 
 
 def _ending(value: Any) -> Ending | None:

@@ -138,7 +138,12 @@ def find_place(key: str) -> Place:
         return Place(object_tier(key), None)
     path = Path(key).expanduser().absolute()
     if "/" not in key or read_run(path) is not None:
-        run = find_run(key, load_settings().runs_dir)
+        try:
+            run = find_run(key, load_settings().runs_dir)
+        except NotFoundError as error:
+            if not path.is_dir():
+                raise
+            raise NotFoundError(error.message, hint=f"for the directory of that name here, write ./{key}") from None
         return Place(SharedTier(run.dir.checkpoints), run)
     if not path.is_dir():
         raise NotFoundError(f"{key} is neither a run nor a directory of checkpoints")

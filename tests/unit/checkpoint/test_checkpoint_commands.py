@@ -76,6 +76,18 @@ def steps(tier: SharedTier) -> list[int]:
 # ---------------------------------------------------------------- list and show
 
 
+def test_directory_here_is_offered_by_its_path(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A word names a run; where there is none, but a directory of that name, the hint says how to name that."""
+    assert runs.is_dir()
+    (tmp_path / "saved").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "list", "saved")
+    assert 4 == code
+    assert "write ./saved" in err
+
+
 def test_list_says_what_can_be_used(tier: SharedTier, capsys: pytest.CaptureFixture[str]) -> None:
     """Complete, incomplete, damaged and pinned ones are told apart, newest first, with the reason."""
     (folder(tier, 2) / COMMIT).unlink()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hpctrain.errors import CheckpointError
+from hpctrain.errors import CheckpointError, StorageError
 from hpctrain.testing.fake_clock import FakeClock
 
 torch = pytest.importorskip("torch")
@@ -383,3 +383,33 @@ def flip(path: Path, offset: int) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= 1
     path.write_bytes(data)
+
+
+def test_relative_directory_is_the_same_for_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer is told where the directory is, not how it is reached from the training's own working directory."""
+    monkeypatch.chdir(tmp_path)
+    assert tmp_path / "here" == Checkpointer(CheckpointConfig(Path("here"))).config.root
+
+
+def test_events_are_printed_where_nobody_takes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A program without an event log reads on its standard error what was saved, and what was restored from where."""
+    for _ in range(2):
+        checkpointer = Checkpointer(CheckpointConfig(tmp_path, TierSchedule(every_steps=1)))
+        checkpointer.register(counter=Counter())
+        checkpointer.step(checkpointer.restore() + 1)
+        checkpointer.close()
+    told = capsys.readouterr().err.splitlines()
+
+    assert told[0].startswith("checkpoint.saved: step-00000001.i000 ")
+    assert told[1].startswith("checkpoint.restored: step 1 from shared")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_directory_of_another_user_is_refused_at_once(tmp_path: Path) -> None:
+    """What a restore would not trust is not saved in the first place, and that user's directory stays as it is."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs").chmod(0o777)
+    os.chown(tmp_path / "theirs", 1234, -1)
+    with pytest.raises(StorageError, match="belongs to user id 1234"):
+        Checkpointer(CheckpointConfig(tmp_path / "theirs"))
+    assert 0o777 == (tmp_path / "theirs").stat().st_mode & 0o777

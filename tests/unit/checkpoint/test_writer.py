@@ -313,6 +313,17 @@ def test_nonsense_is_answered(task: dict[str, object]) -> None:
     assert (node.result("shared", 0) or {})["error"]
 
 
+@pytest.mark.parametrize("root", ["", "checkpoints", "./checkpoints", "../x"])
+def test_place_that_depends_on_the_working_directory_is_refused(root: str) -> None:
+    """The writer has a working directory of its own, so an order for a relative path is answered with an error."""
+    node = Node()
+    node.stage(0, NEW, part(NEW, 0, 1))
+    node.connect().request("persist", tier="shared", rank=0, incarnation=0, name=[0, 2], task={"root": root})
+    work_off(node.worker("shared"))
+
+    assert "absolute path" in (node.result("shared", 0) or {})["error"]
+
+
 def test_what_is_not_in_memory_is_answered(root: Path) -> None:
     """A part that was dropped after the order was posted is a reported failure, and other writers hear of it."""
     node = Node()
