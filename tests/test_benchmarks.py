@@ -50,6 +50,15 @@ def test_submit(tmp_path: Path) -> None:
     assert {"hpctrain submit", "hpctrain.submit() from Python"} <= set(ratios)
 
 
+def test_health(tmp_path: Path) -> None:
+    """A prolog is measured against NVML alone and against one process per check, which takes longer than all in one."""
+    ratios = rows_of("health.py", tmp_path)
+    by_case = {name.partition(" (")[0]: ratio for name, ratio in ratios.items()}
+
+    assert 1.0 == by_case['python -c "import pynvml; pynvml.nvmlInit()"']
+    assert 1.0 < by_case["hpctrain, prolog.sh"] < by_case["hpctrain's checks, one process per check"]
+
+
 def block(system: str, stall_s: float, durable_s: float, restores: dict[str, float]) -> dict[str, Any]:
     """What a worker measured, the same three times."""
     save = {"stall_s": stall_s, "complete_s": durable_s, "durable_s": durable_s, "levels_s": {}, "steps_s": [0.03],

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from hpctrain.cli.health_install import install
 from hpctrain.cli.output import output_option, print_json
 from hpctrain.errors import NotFoundError
 from hpctrain.files import read_jsonl
@@ -41,6 +42,9 @@ def health() -> None:
 
     Slurm runs the same checks by itself, see docs/health-checks.md; what is typed here only looks and drains nothing.
     """
+
+
+health.add_command(install)
 
 
 @health.command("check")
