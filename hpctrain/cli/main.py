@@ -45,6 +45,7 @@ COMMANDS: dict[str, Entry] = {
     "recipes": Entry("hpctrain.cli.recipes", "recipes", "List and show the shipped recipes, export the schema.", PREPARE),
     "checkpoints": Entry("hpctrain.cli.checkpoints", "checkpoints", "List, verify, prune, export checkpoints.", RESULTS),
     "health": Entry("hpctrain.cli.health", "health", "Look at this node.", NODES),
+    "nodes": Entry("hpctrain.cli.nodes", "nodes", "See why nodes are out of service; bring them back.", NODES),
     "cluster": Entry("hpctrain.cli.cluster", "cluster", "Run a private Slurm cluster on this machine.", TEST),
 }
 

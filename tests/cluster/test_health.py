@@ -13,12 +13,18 @@ from typing import Any
 import pytest
 
 from hpctrain import process
+from hpctrain.clock import SystemClock
 from hpctrain.devcluster.cluster import Clusters
 from hpctrain.devcluster.faults import FAULTS
 from hpctrain.devcluster.health_setup import enable_health
 from hpctrain.devcluster.node_files import NodeFiles
 from hpctrain.devcluster.simulated_node import NodeKind
 from hpctrain.devcluster.state import layout_of, load_spec
+from hpctrain.errors import SlurmError
+from hpctrain.health.config import parse_config
+from hpctrain.health.policy import Limits
+from hpctrain.nodes.service import Nodes
+from hpctrain.slurm.via_cli import SlurmCli
 from tests.cluster.conftest import require_slurm
 
 pytestmark = pytest.mark.cluster
@@ -124,6 +130,31 @@ def test_a_persons_drain_survives(cluster: HealthCluster) -> None:
     cluster.slurm("scontrol", "update", "NodeName=n2", "State=RESUME")
     wait_for(lambda: cluster.node("n2")[1].startswith("hpctrain: xid: GPU 5: Xid 79"))
     cluster.files("n2").heal(reboot=True)
+    cluster.slurm("scontrol", "update", "NodeName=n2", "State=UNDRAIN")
+
+
+def test_a_healed_node_is_validated_and_a_persons_drain_is_refused(cluster: HealthCluster) -> None:
+    """Drained by a fault, it returns only once checks of after the healing are clean; a person's drain survives."""
+    environment = {"PATH": os.environ["PATH"], "SLURM_CONF": str(cluster.conf), "HOME": str(cluster.directory)}
+    config, _ = parse_config(json.loads((cluster.directory / "health.json").read_text()))
+    nodes = Nodes(SlurmCli(environment), config, SystemClock(), Limits(recovery_s=3.0))
+    cluster.files("n2").inject(FAULTS["xid-79"].make(5))
+    wait_for(lambda: cluster.node("n2")[1].startswith("hpctrain: xid: GPU 5: Xid 79"))
+    wait_for(lambda: nodes.look(["n2"])[0].decision.rule == "ladder")
+    assert not nodes.validate("n2")[0]
+    assert "drain" in cluster.node("n2")[0]
+
+    cluster.files("n2").heal(reboot=True)
+    wait_for(lambda: nodes.validate("n2")[0])
+    assert ("idle", "none") == cluster.node("n2")
+
+    cluster.slurm("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=operator: memory test")
+    seen = len(cluster.events("n2"))
+    wait_for(lambda: len(cluster.events("n2")) > seen + 3)
+    for change in (nodes.validate, nodes.undrain):
+        with pytest.raises(SlurmError, match="operator: memory test"):
+            change("n2")
+    assert ("drained", "operator: memory test") == cluster.node("n2")
     cluster.slurm("scontrol", "update", "NodeName=n2", "State=UNDRAIN")
 
 

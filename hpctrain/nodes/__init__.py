@@ -1,0 +1,1 @@
+"""Nodes as an administrator sees them: state, evidence, what happens next."""
