@@ -157,7 +157,7 @@ class RealWorld:
         if os.getuid() != 0:
             pytest.skip("only root can become somebody else; a private cluster has one user, its administrator")
         conf = Path(self.cluster.slurm_conf)
-        for path in (conf, conf.with_name("gres.conf")):
+        for path in (conf, conf.with_name("gres.conf"), conf.with_name("health.conf")):
             path.chmod(0o644)
         for directory in [*conf.parents, *Path(self.cluster.munge_socket).parents]:
             if directory.stat().st_uid == 0 and directory != Path("/"):
