@@ -38,6 +38,9 @@ class World(Protocol):
     def wait_until(self, true: Callable[[], bool]) -> None:
         """Let time pass until something holds; fail the test if it never does."""
 
+    def settle(self) -> None:
+        """Let so much time pass that Slurm has forgotten the job's last start (see hpctrain/agent/lift_delay.py)."""
+
     def finish(self, job_id: JobId, exit_code: int) -> None:
         """Let a running job's script end."""
 
@@ -105,6 +108,9 @@ class FakeWorld:
             self.clock.advance(1)
         raise AssertionError("it never came true")
 
+    def settle(self) -> None:
+        self.clock.advance(4)
+
     def finish(self, job_id: JobId, exit_code: int) -> None:
         self.fake.finish(job_id, exit_code)
 
@@ -138,6 +144,9 @@ class RealWorld:
         while not true():
             assert time.monotonic() < deadline, "it never came true"
             time.sleep(0.1)
+
+    def settle(self) -> None:
+        time.sleep(4)
 
     def finish(self, job_id: JobId, exit_code: int) -> None:
         (self.work_dir / f"finish-{job_id}.tmp").write_text(str(exit_code))

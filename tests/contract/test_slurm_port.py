@@ -105,6 +105,7 @@ def test_requeued_job_waits_for_its_begin_time_which_can_be_lifted(driver: Drive
     assert waiting.nodes == ()
     assert waiting.batch_host is None
     assert waiting.exit_code is None
+    world.settle()
     slurm.update_job(job.job_id, JobUpdate(start_now=True))
     assert driver.wait_for(job.job_id, JobState.RUNNING).restarts == 1
 

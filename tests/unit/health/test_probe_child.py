@@ -44,7 +44,9 @@ def test_a_probe_that_hangs_is_left_behind() -> None:
         answers["hangs"].records,
     )
     assert "ok" == answers["works"].state.outcome
-    assert 0 == answers["hangs"].abandoned
+    child = answers["hangs"].abandoned
+    if child:  # on a busy machine its end takes longer than anybody waits for it
+        assert (child, signal.SIGKILL) == os.waitpid(child, 0)
 
 
 @pytest.mark.parametrize("how", ["raise", "kill", "exit"])
