@@ -1,0 +1,1 @@
+"""Deep checks of nodes that hold no job: computing, memory, links and disks under load."""
