@@ -193,6 +193,7 @@ NEVER: dict[str, tuple[set[str], str]] = {
     "devcluster": ({"submit", "recipe", "jobs", "agent", "train", "checkpoint"}, "a cluster does not know what runs on it"),
     "jobs": ({"submit", "agent", "train", "devcluster"}, "the record of a run outlives what made it"),
     "health": ({"slurm", "submit", "jobs", "agent", "train", "recipe", "devcluster"}, "the prolog imports it"),
+    "watchdog": ({"agent", "train", "devcluster", "checkpoint", "recipe"}, "it outlives what it watches"),
     "submit": ({"train", "checkpoint"}, "it starts the trainer as a program, on other nodes"),
 }
 ABOVE = {"api", "__main__", "cli", "testing"}

@@ -197,6 +197,18 @@ class Resilience(Strict):
     """Starts after failures, over the life of the job. Time-limit continuations and preemptions do not count."""
     max_restarts_without_progress: int = Field(default=2, ge=0, le=10**6)
     """Failures in a row without one new completed step; then the job stops with the cause."""
+    restarts_per_window: int = Field(default=10, ge=1, le=10**6)
+    """Starts after failures within ``restart_window``; then the job stops with the cause."""
+    restart_window: Duration = 3600
+    """Time in which ``restarts_per_window`` counts."""
+    max_same_failure: int = Field(default=3, ge=1, le=10**6)
+    """The same failure this many times in a row with no new step between is a bug that comes again: the job stops."""
+    exclude_after: int = Field(default=2, ge=1, le=10**6)
+    """Faults blamed on one node within ``exclude_window`` after which the job is kept from it, if nodes enough are left."""
+    exclude_window: Duration = 86400
+    """Time in which ``exclude_after`` counts."""
+    exclude_for: Duration = 86400
+    """How long the job is kept from such a node."""
     stop_before_limit: Duration = 120
     """Time before the limit at which ranks are told to save and stop."""
     stop_signal: Literal["none", "SIGTERM", "SIGUSR1", "SIGINT"] = "SIGTERM"

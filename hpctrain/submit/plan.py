@@ -56,6 +56,9 @@ def make_plan(recipe: Recipe, facts: ClusterFacts | None, place: Place) -> Plan:
         total_steps=arithmetic.total_steps(recipe) if recipe.method else None,
         max_restarts=recipe.resilience.max_restarts,
         max_restarts_without_progress=recipe.resilience.max_restarts_without_progress,
+        restarts_per_window=recipe.resilience.restarts_per_window, restart_window_s=recipe.resilience.restart_window,
+        max_same_failure=recipe.resilience.max_same_failure, exclude_after=recipe.resilience.exclude_after,
+        exclude_window_s=recipe.resilience.exclude_window, exclude_for_s=recipe.resilience.exclude_for,
         stop_signal=recipe.resilience.stop_signal, checkpoint=_checkpoint(recipe, place),
         notes=tuple(_notes(recipe, facts, device, ranks)),
     )

@@ -99,6 +99,7 @@ class Plan:
         one_host: all nodes are one machine (the private cluster).
         total_steps: optimizer steps if known before the data is read, else None.
         max_restarts, max_restarts_without_progress, stop_signal: see the recipe's ``resilience``.
+        restarts_per_window, max_same_failure, exclude_after: likewise; durations beside them are in seconds.
         checkpoint: see :class:`CheckpointPlan`.
         notes: sentences about choices the user did not make, shown at submission.
     """
@@ -118,6 +119,12 @@ class Plan:
     total_steps: int | None = None
     max_restarts: int = 20
     max_restarts_without_progress: int = 2
+    restarts_per_window: int = 10
+    restart_window_s: int = 3600
+    max_same_failure: int = 3
+    exclude_after: int = 2
+    exclude_window_s: int = 86400
+    exclude_for_s: int = 86400
     stop_signal: str = "SIGTERM"
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
     notes: tuple[str, ...] = ()
