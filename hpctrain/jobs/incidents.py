@@ -1,0 +1,366 @@
+"""From the events of a run to its incidents: what failed, what was done, how long each part took (pure).
+
+The coordinator tells of a failure in three events: ``fault.detected``, ``recovery.started`` and ``recovery.finished``. A
+requeue (R3) spreads them over two starts of the batch script. Runs made before these events existed, and starts whose
+coordinator died, left only traces such as ``rank.failed``, ``job.requeued`` and ``step.first``; from those the same
+incidents are pieced together, with fewer phases and ``measured`` false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpctrain.jobs.event import Event
+from hpctrain.jobs.incident import CANCELLED, OPEN, OVERTAKEN, PHASES, RECOVERED, STOPPED, Incident
+from hpctrain.jobs.records import Restart, real, whole
+
+SAME_FAULT_S = 10.0
+"""Agents tell of their own dead ranks; what comes this soon after belongs to the fault that is known already."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """An incident that is being read."""
+
+    fault_time: float
+    cause: str = ""
+    reason: str = ""
+    action: str = ""
+    detected_by: str = ""
+    rung: str = ""
+    tried: list[str] = field(default_factory=list)
+    known_time: float | None = None
+    mended_time: float | None = None
+    ended_time: float | None = None
+    phases: dict[str, float] = field(default_factory=dict)
+    redone: int | None = None
+    step: int | None = None
+    restored_step: int | None = None
+    tier: str = ""
+    nodes: list[str] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+    incarnation: int | None = None
+    outcome: str = OPEN
+    measured: bool = False
+    fingerprint: str = ""
+    traceback: str = ""
+    rule: str = ""
+    exit_code: int | None = None
+    acted: bool = False
+    guessed: bool = False
+    """The fault time is that of the last trace before."""
+    requeued: float | None = None
+    started: float | None = None
+    ranks_started: float | None = None
+    restored: float | None = None
+
+    def blame(self, event: Event) -> None:
+        """Add the ranks and nodes that an event names."""
+        names = [str(name) for name in _list(event.evidence.get("nodes"))] or ([event.node] if event.node else [])
+        self.nodes += [name for name in names if name not in self.nodes]
+        ranks = _list(event.evidence.get("ranks")) or _list(event.evidence.get("rank"))
+        self.ranks += [rank for value in ranks if (rank := whole(value)) is not None and rank not in self.ranks]
+
+    def climb(self, rung: str) -> None:
+        """A rung was tried."""
+        if rung and (not self.tried or self.tried[-1] != rung):
+            self.tried.append(rung)
+        self.rung = rung or self.rung
+
+    def close(self, outcome: str, time: float) -> None:
+        """It is over."""
+        self.outcome, self.ended_time = outcome, time
+
+    def made(self, number: int) -> Incident:
+        """The finished value."""
+        return Incident(
+            number=number, cause=self.cause or "unknown", rung=self.rung, fault_time=self.fault_time,
+            tried=tuple(self.tried), known_time=self.known_time, mended_time=self.mended_time,
+            ended_time=self.ended_time,
+            phases={name: self.phases[name] for name in PHASES if name in self.phases}, redone_steps=self.redone,
+            step=self.step, restored_step=self.restored_step, tier=self.tier, nodes=tuple(self.nodes),
+            ranks=tuple(self.ranks), incarnation=self.incarnation, reason=self.reason, action=self.action,
+            detected_by=self.detected_by, outcome=self.outcome, measured=self.measured, fingerprint=self.fingerprint,
+            traceback=self.traceback, rule=self.rule, exit_code=self.exit_code,
+        )
+
+
+def find_incidents(events: Sequence[Event], restarts: Sequence[Restart] = ()) -> list[Incident]:
+    """All incidents of a run in order of time.
+
+    Args:
+        events: of all sources, in order of time.
+        restarts: where incarnations change in the metrics; they tell the steps done again, and when the last step before a
+            fault was done that nobody saw.
+    """
+    reader = _Reader()
+    for event in events:
+        reader.read(event)
+    return [_measured_by_metrics(draft, restarts).made(index) for index, draft in enumerate(reader.drafts, start=1)]
+
+
+class _Reader:
+    """Reads events one by one; ``drafts`` are the incidents so far, the last one perhaps still open."""
+
+    def __init__(self) -> None:
+        self.drafts: list[_Draft] = []
+        self._open: _Draft | None = None
+        self._last_time = 0.0
+        self._last_step: int | None = None
+        self._starts = 0
+        self._ended = False
+        self._stop: Event | None = None
+        self._kinds: Mapping[str, Callable[[Event], None]] = {
+            "fault.detected": self._fault, "rank.failed": self._trace, "node.lost": self._trace,
+            "recovery.started": self._recovery, "recovery.finished": self._finished, "job.requeued": self._requeued,
+            "job.stop_requested": self._stop_asked, "job.started": self._started, "ranks.started": self._ranks,
+            "checkpoint.restored": self._restored, "step.first": self._first_step, "job.failed": self._failed,
+            "job.finished": self._done, "job.cancelled": self._cancelled,
+        }
+
+    def read(self, event: Event) -> None:
+        """Take one more event."""
+        if (take := self._kinds.get(event.kind)) is not None:
+            take(event)
+        if event.source in ("coordinator", "agent", "trainer", "writer"):
+            self._last_time = event.time
+        if event.step is not None and event.kind != "checkpoint.restored":
+            self._last_step = event.step
+
+    def _begin(self, event: Event, cause: str, fault_time: float | None = None) -> _Draft:
+        if self._open is not None:
+            self._open.close(OVERTAKEN, event.time)
+        draft = _Draft(fault_time or event.time, cause, event.reason, step=event.step)
+        self.drafts.append(draft)
+        self._open = draft
+        return draft
+
+    def _fault(self, event: Event) -> None:
+        facts = event.evidence
+        draft = self._open
+        # The agent may have told of the dead rank already; a fault after something was done about the last is a new one.
+        if draft is None or draft.acted or (draft.measured and event.time - draft.fault_time > SAME_FAULT_S):
+            draft = self._begin(event, "")
+        first = not draft.measured
+        if first:
+            draft.cause = str(facts.get("cause") or draft.cause)
+            draft.reason = event.reason or draft.reason
+            draft.fault_time = _sane(real(facts.get("fault_time")), event.time, event.time)
+            draft.known_time, draft.measured, draft.guessed = event.time, True, False
+            draft.detected_by = str(facts.get("detected_by") or "")
+            draft.step = event.step if event.step is not None else draft.step
+            draft.phases["detect"] = max(0.0, event.time - draft.fault_time)
+        draft.fingerprint = draft.fingerprint or str(facts.get("fingerprint") or "")
+        code = whole(facts.get("exit_code"))
+        draft.exit_code = code if draft.exit_code is None else draft.exit_code
+        draft.climb(str(facts.get("rung") or ""))
+        draft.blame(event)
+
+    def _trace(self, event: Event) -> None:
+        draft = self._open
+        if draft is None:
+            draft = self._begin(event, "node" if event.kind == "node.lost" else "rank")
+            draft.step = event.step if event.step is not None else self._last_step
+        elif not draft.acted and not draft.measured and event.kind == "node.lost":
+            # Older coordinators tell of the node after the ranks that it took along.
+            draft.cause, draft.reason = "node", event.reason
+        draft.traceback = draft.traceback or str(event.evidence.get("traceback") or "")
+        if not draft.acted and not draft.measured:
+            draft.blame(event)
+
+    def _recovery(self, event: Event) -> None:
+        facts = event.evidence
+        draft = self._open or self._begin(event, str(facts.get("cause") or ""))
+        draft.climb(str(facts.get("rung") or ""))
+        draft.acted = draft.measured = True
+        draft.action = str(facts.get("reason") or "") or event.reason or draft.action
+        draft.incarnation = whole(facts.get("incarnation"))
+        if draft.known_time is None:
+            draft.known_time = event.time
+
+    def _finished(self, event: Event) -> None:
+        facts = event.evidence
+        number = whole(facts.get("incarnation"))
+        draft = self._open
+        if draft is None and self.drafts and self.drafts[-1].outcome == RECOVERED:
+            last = self.drafts[-1]
+            draft = last if number is None or last.incarnation in (None, number) else None
+        draft = draft or self._begin(event, str(facts.get("cause") or ""), real(facts.get("fault_time")))
+        draft.measured = draft.acted = True
+        draft.cause = str(facts.get("cause") or draft.cause)
+        draft.climb(str(facts.get("rung") or ""))
+        draft.fault_time = _sane(real(facts.get("fault_time")), draft.fault_time, event.time)
+        total = real(facts.get("total_s"))
+        draft.mended_time = draft.fault_time + total if total is not None and total >= 0 else event.time
+        told = {name: seconds for name in PHASES if (seconds := real(facts.get(f"{name}_s"))) is not None and seconds >= 0}
+        draft.phases = _with_queue(told, draft, draft.mended_time - draft.fault_time)
+        draft.redone = _first(whole(facts.get("redone_steps")), draft.redone)
+        draft.restored_step = _first(whole(facts.get("restored_step")), draft.restored_step)
+        draft.tier = str(facts.get("tier") or draft.tier)
+        draft.incarnation = _first(number, draft.incarnation)
+        draft.close(RECOVERED, draft.mended_time)
+        self._open = None
+
+    def _stop_asked(self, event: Event) -> None:
+        self._stop = event
+
+    def _requeued(self, event: Event) -> None:
+        draft = self._open
+        if draft is None:
+            cause = _cause_in(event)
+            planned = self._stop is not None and cause in ("time_limit", "preemption", "maintenance")
+            draft = self._begin(event, cause, self._stop.time if planned and self._stop else None)
+        draft.climb("R3")
+        draft.acted, draft.requeued = True, event.time
+        draft.action = draft.action or event.reason
+
+    def _started(self, event: Event) -> None:
+        self._starts += 1
+        draft = self._open
+        if draft is None and self._starts > 1 and not self._ended:
+            # Nobody told of it: the node with the coordinator died, or Slurm or somebody else queued the job again.
+            draft = self._begin(event, _unseen(event), self._last_time or None)
+            draft.guessed = True
+            draft.step = self._last_step
+            draft.reason = "the job was started again, and nothing recorded why its last start ended"
+        if draft is not None and self._starts > 1:
+            draft.climb("R3")
+            draft.acted, draft.started = True, event.time
+            # A start that never came to its ranks may be followed by another; the queue is what passed in between.
+            if draft.requeued is not None:
+                draft.phases["queue"] = draft.phases.get("queue", 0.0) + max(0.0, event.time - draft.requeued)
+                draft.requeued = None
+        self._stop, self._ended = None, False
+
+    def _ranks(self, event: Event) -> None:
+        draft = self._open
+        if draft is not None and draft.acted:
+            draft.ranks_started = draft.ranks_started or event.time
+            number = whole(event.evidence.get("incarnation"))
+            draft.incarnation = number if draft.incarnation is None or number is None else max(draft.incarnation, number)
+
+    def _restored(self, event: Event) -> None:
+        draft = self._open
+        if draft is None or not draft.acted:
+            return
+        draft.restored = event.time
+        draft.restored_step = event.step
+        draft.redone = _first(whole(event.evidence.get("steps_lost")), draft.redone)
+        tiers = event.evidence.get("tiers")
+        draft.tier = str(next(iter(tiers), "")) if isinstance(tiers, Mapping) else draft.tier
+        seconds = real(event.evidence.get("seconds"))
+        if seconds is not None:
+            draft.phases["state"] = seconds
+
+    def _first_step(self, event: Event) -> None:
+        draft = self._open
+        if draft is None or not draft.acted:
+            return
+        number = whole(event.evidence.get("incarnation"))
+        if None not in (number, draft.incarnation) and number != draft.incarnation:
+            return  # a late word of the ranks that died
+        draft.mended_time = event.time
+        took = real(event.evidence.get("seconds"))
+        if took is not None:
+            draft.phases["first_step"] = took
+        _piece_together(draft)
+        draft.close(RECOVERED, event.time)
+        self._open = None
+
+    def _failed(self, event: Event) -> None:
+        facts = event.evidence
+        draft = self._open or self._begin(event, str(facts.get("cause") or ""))
+        draft.cause = str(facts.get("cause") or draft.cause)
+        draft.climb("R4")
+        draft.action = event.reason
+        draft.reason = draft.reason or event.reason
+        draft.traceback = str(facts.get("traceback") or draft.traceback)
+        draft.rule, draft.fingerprint = str(facts.get("rule") or ""), str(facts.get("fingerprint") or draft.fingerprint)
+        draft.exit_code = _first(whole(facts.get("exit_code")), draft.exit_code)
+        draft.step = event.step if draft.step is None else draft.step
+        draft.close(STOPPED, event.time)
+        self._open, self._ended = None, True
+
+    def _done(self, event: Event) -> None:
+        if self._open is not None:
+            # Everything that remained was done without a step: the work had been complete, or only its end was missing.
+            self._open.mended_time = event.time
+            self._open.close(RECOVERED, event.time)
+        self._open, self._ended = None, True
+
+    def _cancelled(self, event: Event) -> None:
+        if self._open is not None:
+            self._open.close(CANCELLED, event.time)
+        self._open, self._ended = None, True
+
+
+def _piece_together(draft: _Draft) -> None:
+    """Phases out of the times of other events, where the coordinator did not measure them."""
+    phases, begun = draft.phases, draft.started
+    if begun is not None and draft.ranks_started is not None:
+        phases.setdefault("regroup", max(0.0, draft.ranks_started - begun))
+    if draft.ranks_started is not None and draft.mended_time is not None:
+        known = phases.get("state", 0.0) + phases.get("first_step", 0.0)
+        phases.setdefault("data", max(0.0, draft.mended_time - draft.ranks_started - known))
+
+
+def _with_queue(told: dict[str, float], draft: _Draft, total: float) -> dict[str, float]:
+    """The coordinator's own phases; where they hold Slurm's time, that is taken out of them."""
+    queue = draft.phases.get("queue")
+    if not told:
+        return dict(draft.phases)
+    if queue is not None and "queue" not in told:
+        excess = sum(told.values()) + queue - total
+        for name in ("regroup", "kill", "detect"):
+            taken = min(max(0.0, excess), told.get(name, 0.0))
+            if taken > 0:
+                told[name] -= taken
+                excess -= taken
+        told["queue"] = queue
+    return told
+
+
+def _measured_by_metrics(draft: _Draft, restarts: Iterable[Restart]) -> _Draft:
+    """Complete what events did not say by what the metrics show: the steps done again, and the time of an unseen fault."""
+    if draft.mended_time is None:
+        return draft
+    near = [restart for restart in restarts if draft.fault_time - 60 <= restart.time <= draft.mended_time + 60]
+    match = min(near, key=lambda restart: abs(restart.time - (draft.mended_time or 0.0)), default=None)
+    if match is None:
+        return draft
+    if draft.redone is None:
+        draft.redone = match.steps_redone
+    if draft.guessed:
+        draft.fault_time = max(match.last_time, min(draft.fault_time, draft.mended_time))
+    if draft.step is None:
+        draft.step = match.last_step
+    return draft
+
+
+def _cause_in(event: Event) -> str:
+    told = str(event.evidence.get("cause") or "")
+    text = event.reason.lower()
+    words = {"time limit": "time_limit", "priority": "preemption", "preempt": "preemption", "maintenance": "maintenance",
+             "node ": "node", "was lost": "node", "rank": "rank"}
+    return told or next((cause for word, cause in words.items() if word in text), "unknown")
+
+
+def _unseen(event: Event) -> str:
+    return str(event.evidence.get("cause") or "") or "coordinator"
+
+
+def _sane(time: float | None, otherwise: float, latest: float) -> float:
+    """Clocks of nodes differ a little: no fault is known before it happened."""
+    return otherwise if time is None or time <= 0 else min(time, latest)
+
+
+def _first(value: int | None, otherwise: int | None) -> int | None:
+    return otherwise if value is None else value
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
