@@ -64,6 +64,7 @@ class Config:
             the verdict for the watchdog).
         gpu_scope: ``job``: a prolog looks at the job's GPUs, at none if Slurm gave it none; ``node``: always at all of them.
         scontrol, slurm_conf: absolute paths, since Slurm gives its programs no PATH; "" for Slurm's own default.
+        scontrol_timeout_s: how long scontrol may take to set a drain reason; the exit code drains without it.
         budget_s: seconds per context, from the start of the interpreter to its end.
         kernel_log_age_s: events older than this are forgotten.
         settle_s: after a boot nothing is drained for so long.
@@ -77,6 +78,7 @@ class Config:
     gpu_scope: str = "job"
     scontrol: str = "/usr/bin/scontrol"
     slurm_conf: str = ""
+    scontrol_timeout_s: float = 3.0
     budget_s: Mapping[str, float] = field(default_factory=lambda: {"prolog": 5.0, "epilog": 5.0, "periodic": 55.0})
     kernel_log_age_s: float = 24 * 3600.0
     settle_s: float = 120.0

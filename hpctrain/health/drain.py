@@ -10,10 +10,9 @@ from hpctrain.health.verdict import PREFIX
 
 _REASON = re.compile(r"\bReason=(.*?)(?: \[[^\]]*@[^\]]*\])?(?:\s+\w+=|\s*$)", re.DOTALL)
 _DRAINED = re.compile(r"\bState=\S*DRAIN")
-_TIMEOUT_S = 3.0
 
 
-def drain(node: str, reason: str, *, scontrol: str, slurm_conf: str) -> str:
+def drain(node: str, reason: str, *, scontrol: str, slurm_conf: str, timeout_s: float = 3.0) -> str:
     """Set the node to drain with this reason; return "" if that was done, else why not, in one sentence.
 
     A reason that is not ours belongs to a person or to Slurm itself: it is left as it is, and so is the node's state. A node
@@ -21,7 +20,7 @@ def drain(node: str, reason: str, *, scontrol: str, slurm_conf: str) -> str:
     """
     environment = {"PATH": "/usr/bin:/bin", **({"SLURM_CONF": slurm_conf} if slurm_conf else {})}
     environment |= {key: value for key, value in os.environ.items() if key == "SLURM_CONF" and not slurm_conf}
-    shown = process.run([scontrol, "show", "node", "-o", node], timeout_s=_TIMEOUT_S, env=environment)
+    shown = process.run([scontrol, "show", "node", "-o", node], timeout_s=timeout_s, env=environment)
     if not shown.ok:
         return f"scontrol does not answer: {(shown.stderr or 'timeout').strip()[:200]}"
     match = _REASON.search(shown.stdout)
@@ -31,5 +30,5 @@ def drain(node: str, reason: str, *, scontrol: str, slurm_conf: str) -> str:
     if old and _DRAINED.search(shown.stdout):
         return ""  # drained by us already: the first reason says since when, and a new one would reset that
     update = [scontrol, "update", f"NodeName={node}", "State=DRAIN", f"Reason={reason}"]
-    done = process.run(update, timeout_s=_TIMEOUT_S, env=environment)
+    done = process.run(update, timeout_s=timeout_s, env=environment)
     return "" if done.ok else f"scontrol refused: {(done.stderr or 'timeout').strip()[:200]}"

@@ -72,7 +72,8 @@ def check(context: str, environment: Mapping[str, str], budget_s: float, report:
         def drain(name: str, reason: str) -> str:
             from hpctrain.health.drain import drain as drain_node
 
-            return drain_node(name, reason, scontrol=config.scontrol, slurm_conf=config.slurm_conf)
+            patience_s = config.scontrol_timeout_s
+            return drain_node(name, reason, scontrol=config.scontrol, slurm_conf=config.slurm_conf, timeout_s=patience_s)
 
     end = None
     if context == "epilog" and job and job.uid is not None:
