@@ -183,11 +183,14 @@ def kill_node(node: str, silent: bool, name: str, dry_run: bool, output: str) ->
 @click.argument("node")
 @click.argument("kind", required=False)
 @click.option("--gpu", "number", type=click.IntRange(0, 63), default=0, show_default=True, help="Which GPU, or which port.")
+@click.option("--until", type=click.Choice(["reset", "reboot", "replace"]), help="What mends it.  [default: as in life]")
 @click.option("--heal", "healing", is_flag=True, help="Undo all faults of the node, as a repair and a reboot would.")
 @_name_option
 @_dry_run_option
 @output_option
-def fault(node: str, kind: str | None, *, number: int, healing: bool, name: str, dry_run: bool, output: str) -> None:
+def fault(
+    node: str, kind: str | None, *, number: int, until: str | None, healing: bool, name: str, dry_run: bool, output: str
+) -> None:
     """Break a node's simulated hardware on purpose; without KIND, list what can be broken.
 
     The cluster has to be made with 'hpctrain cluster up --health'.
@@ -215,7 +218,7 @@ def fault(node: str, kind: str | None, *, number: int, healing: bool, name: str,
     else:
         chosen = fault_named(kind)
         if not dry_run:
-            health_setup.inject(layout, spec, node, chosen, number)
+            health_setup.inject(layout, spec, node, chosen, number, until=until or "")
         told |= {"fault": chosen.name, "gpu": number, "found_by": chosen.check}
         say(f"{'would break' if dry_run else 'broke'} node {node}: {chosen.what}; the check '{chosen.check}' should find it")
     if output == "json":

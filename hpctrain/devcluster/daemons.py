@@ -17,6 +17,9 @@ from hpctrain.devcluster.state import daemon_pid
 from hpctrain.errors import ClusterError, MissingDependencyError
 
 START_TIMEOUT_S = 30.0
+NODE_VARIABLE = "HPCTRAIN_NODE"
+"""Tells a node's RebootProgram which node it is to reboot."""
+
 _POLL_S = 0.02
 _SHOWN_LINES = 8
 
@@ -102,7 +105,7 @@ def start_slurmd(layout: Layout, spec: Spec, node: str, *, rebooted: bool = Fals
     """Start a node's slurmd; it registers with slurmctld later. Raises ClusterError with its log if it ends at once."""
     _require_port(spec.slurmd_port(node), f"slurmd of node {node}", spec)
     (layout.spool / node).mkdir(mode=0o755, parents=True, exist_ok=True)
-    _start(layout, node, slurmd_command(layout, node, rebooted=rebooted), lambda: True)
+    _start(layout, node, slurmd_command(layout, node, rebooted=rebooted), lambda: True, {NODE_VARIABLE: node})
 
 
 def why_down(layout: Layout, daemon: str, *, since_byte: int = 0) -> str:
@@ -123,11 +126,13 @@ def _require_port(port: int, daemon: str, spec: Spec) -> None:
         raise ClusterError(f"port {port} of {daemon} is in use by another program", hint=hint)
 
 
-def _start(layout: Layout, daemon: str, command: list[str], ready: Callable[[], bool]) -> None:
+def _start(
+    layout: Layout, daemon: str, command: list[str], ready: Callable[[], bool], variables: Mapping[str, str] | None = None
+) -> None:
     before = _size(layout.log(daemon))
     # Every daemon puts itself into the background, in a session of its own and with closed stdio, once it has read
     # its configuration; what it finds wrong until then comes on standard error.
-    result = process.run(command, timeout_s=START_TIMEOUT_S, env=clean_environment(), cwd="/")
+    result = process.run(command, timeout_s=START_TIMEOUT_S, env=clean_environment() | dict(variables or {}), cwd="/")
     deadline = time.monotonic() + START_TIMEOUT_S
     while result.ok:
         pid = daemon_pid(layout, daemon)

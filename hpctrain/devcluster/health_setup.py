@@ -11,7 +11,7 @@ from hpctrain.devcluster.faults import Fault
 from hpctrain.devcluster.layout import Layout, Spec
 from hpctrain.devcluster.node_files import NodeFiles
 from hpctrain.devcluster.nvml_library import build_nvml
-from hpctrain.devcluster.simulated_node import NodeKind, health_config
+from hpctrain.devcluster.simulated_node import BOOTED, NodeKind, health_config
 from hpctrain.devcluster.slurm_conf import render_health_conf
 from hpctrain.errors import ClusterError
 from hpctrain.files import make_private_dir, write_atomic, write_json_atomic
@@ -48,15 +48,23 @@ def enable_health(layout: Layout, spec: Spec, *, interval_s: int = 30) -> None:
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     write_atomic(settings, f"HPCTRAIN_PYTHON={shlex.quote(sys.executable)}\nexport {exports}\n", durable=False)
     for script in SCRIPTS:
-        _write_wrapper(layout.health_dir / script, settings, shipped_file(SLURM_SCRIPTS, script))
+        _write_wrapper(layout.health_dir / script, settings, shipped_file(SLURM_SCRIPTS, script), nodes)
     write_atomic(layout.health_conf, render_health_conf(layout, interval_s), durable=False)
     Control(layout).reconfigure()
 
 
-def _write_wrapper(path: Path, settings: Path, script: Path) -> None:
-    """Slurm's settings take a path without arguments or environment, and every private cluster has settings of its own."""
+def _write_wrapper(path: Path, settings: Path, script: Path, nodes: Path) -> None:
+    """Slurm's settings take a path without arguments or environment, and every private cluster has settings of its own.
+
+    The simulated kernel has no clock of its own, so its uptime is set before each look.
+    """
     lines = (
         "#!/bin/sh",
+        f"node={shlex.quote(str(nodes))}/$SLURMD_NODENAME",
+        f'if read -r booted <"$node/{BOOTED}"; then',
+        '    echo "$(($(/bin/date +%s) - booted)).00 0.00" >"$node/proc/uptime.$$"',
+        '    /bin/mv "$node/proc/uptime.$$" "$node/proc/uptime"',
+        "fi",
         f"export HPCTRAIN_HEALTH_SETTINGS={shlex.quote(str(settings))}",
         f"exec /bin/sh {shlex.quote(str(script))}",
     )
@@ -75,9 +83,9 @@ def node_files(layout: Layout, spec: Spec, node: str) -> NodeFiles:
     return NodeFiles(layout.health_dir / "nodes" / node, node, NodeKind(gpus=spec.gpus_per_node))
 
 
-def inject(layout: Layout, spec: Spec, node: str, fault: Fault, number: int) -> None:
-    """Break a node. Raises ClusterError as :func:`node_files`, StorageError."""
-    node_files(layout, spec, node).inject(fault.make(number))
+def inject(layout: Layout, spec: Spec, node: str, fault: Fault, number: int, *, until: str = "") -> None:
+    """Break a node, until the catalogue's remedy or another. Raises ClusterError as :func:`node_files`, StorageError."""
+    node_files(layout, spec, node).break_(fault, number, until)
 
 
 def heal(layout: Layout, spec: Spec, node: str) -> None:

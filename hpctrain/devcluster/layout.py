@@ -63,6 +63,11 @@ class Layout:
         return self.state_dir / "conf" / "health.conf"
 
     @property
+    def reboot_program(self) -> Path:
+        """What slurmd runs when its node is to be rebooted."""
+        return self.state_dir / "conf" / "reboot.sh"
+
+    @property
     def health_dir(self) -> Path:
         """Scripts, settings and verdicts of health checks, and the simulated kernel of each node."""
         return self.state_dir / "health"

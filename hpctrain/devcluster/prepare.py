@@ -6,20 +6,25 @@ import contextlib
 import os
 import pwd
 import secrets
+import shlex
 import shutil
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
 from hpctrain.devcluster import daemons
+from hpctrain.devcluster.daemons import NODE_VARIABLE
 from hpctrain.devcluster.layout import Layout, Spec
 from hpctrain.devcluster.slurm_conf import Host, render_cgroup_conf, render_gres_conf, render_slurm_conf
 from hpctrain.errors import ClusterError
 from hpctrain.files import make_private_dir, storage_errors, write_atomic
+from hpctrain.resources import SLURM_SCRIPTS, shipped_file
 
 SOCKET_PATH_LIMIT = 107
 """Longest path of a Unix socket that Linux takes, without the closing NUL."""
 
+_EXECUTABLE = 0o700
 _RUNTIME_PREFIX = "hpctrain-"
 _LONGEST_STEP = "67108863.4294967295"
 
@@ -62,6 +67,7 @@ def write_files(spec: Spec, layout: Layout) -> None:
     host = Host(_user_name(), daemons.slurm_version())
     conf = layout.slurm_conf.parent
     write_atomic(layout.slurm_conf, render_slurm_conf(spec, layout, host), durable=False)
+    write_atomic(layout.reboot_program, _reboot_wrapper(layout), mode=_EXECUTABLE, durable=False)
     write_atomic(conf / "gres.conf", render_gres_conf(spec, layout), durable=False)
     write_atomic(conf / "cgroup.conf", render_cgroup_conf(host), durable=False)
     if not layout.health_conf.exists():
@@ -92,6 +98,13 @@ def remove_root_if_empty(root: Path) -> None:
     for directory in (root, root.parent):
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+def _reboot_wrapper(layout: Layout) -> str:
+    """RebootProgram takes neither arguments nor environment; slurmd was given its node's name when it was started."""
+    command = [sys.executable, "-I", "-m", "hpctrain.devcluster.remedies", "reboot", str(layout.state_dir)]
+    script = shipped_file(SLURM_SCRIPTS, "reboot_program.sh")
+    return f'#!/bin/sh\nexec /bin/sh {shlex.quote(str(script))} {shlex.join(command)} "${NODE_VARIABLE}"\n'
 
 
 def _user_name() -> str:

@@ -17,6 +17,9 @@ CPUS = 64
 KERNEL_LOG = "kmsg"
 GPU_STATE = "gpus.state"
 CLOCK = "clock"
+BOOTED = "booted"
+"""File with the time of the node's boot, in whole seconds since the epoch."""
+FAULTS_FILE = "faults.json"
 UPTIME_S = 864_000.0
 LIBRARY = "libnvidia-ml.so.1"
 

@@ -59,6 +59,8 @@ MinJobAge=3600
 # Nodes that stop answering are declared DOWN soon; one that was set DOWN by hand stays so.
 SlurmdTimeout=40
 ReturnToService=1
+RebootProgram={reboot_program}
+ResumeTimeout=120
 {gres_types}NodeName={nodes} NodeHostname=localhost NodeAddr=127.0.0.1 Port={slurmd_ports} \
 CPUs={cpus} RealMemory={memory_mib}{gres} State=UNKNOWN
 PartitionName={partition} Nodes={nodes} Default=YES DefaultTime=60 MaxTime=UNLIMITED State=UP
@@ -101,6 +103,7 @@ def render_slurm_conf(spec: Spec, layout: Layout, host: Host) -> str:
         gres=f" Gres=gpu:sim:{gpus}" if gpus else "",
         partition=PARTITION,
         health_conf=layout.health_conf,
+        reboot_program=layout.reboot_program,
     )
 
 

@@ -99,6 +99,7 @@ class Node:
         reason: why it was drained or set down; "" for none, and for a node that is in service.
         reason_user: who set the reason, "" if unknown.
         reason_time: when, in seconds since the epoch.
+        boot_time: when the node last booted, in seconds since the epoch; None while Slurm has not heard from it.
     """
 
     name: NodeName
@@ -114,6 +115,7 @@ class Node:
     reason: str = ""
     reason_user: str = ""
     reason_time: float | None = None
+    boot_time: float | None = None
 
     @property
     def drained(self) -> bool:
@@ -142,6 +144,21 @@ class Partition:
     max_time_s: int | None = None
     default_time_s: int | None = None
     nodes: tuple[NodeName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Nodes set aside.
+
+    Attributes:
+        users: who may use them; empty where Slurm goes by groups or accounts.
+        end_time: in seconds since the epoch; the nodes are everybody's again then.
+    """
+
+    name: str
+    nodes: tuple[NodeName, ...] = ()
+    users: tuple[str, ...] = ()
+    end_time: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from hpctrain.ids import JobId, NodeName
-from hpctrain.slurm.model import Job, JobState, Node, Partition
+from hpctrain.slurm.model import Job, JobState, Node, Partition, Reservation
 from hpctrain.slurm.nodelist import expand, natural_key
 
 JOB_FIELDS = (
@@ -89,6 +89,19 @@ def parse_nodes(text: str) -> list[Node]:
 def parse_partitions(text: str) -> list[Partition]:
     """Partitions of ``scontrol --oneliner show partition``, in Slurm's order."""
     return [_partition(line) for line in text.splitlines() if line.startswith("PartitionName=")]
+
+
+def parse_reservations(text: str) -> list[Reservation]:
+    """Reservations of ``scontrol --oneliner show reservation``, by name."""
+    lines = (line for line in text.splitlines() if line.startswith("ReservationName="))
+    found = [
+        Reservation(
+            _value(line, "ReservationName"), expand(_value(line, "Nodes")), _words(_value(line, "Users")),
+            parse_time(_value(line, "EndTime")),
+        )
+        for line in lines
+    ]  # fmt: skip
+    return sorted(found, key=lambda one: one.name)
 
 
 def parse_time(text: str) -> float | None:
@@ -227,6 +240,7 @@ def _node(record: str) -> Node:
         reason=reason["text"] if reason else "",
         reason_user=reason["user"] if reason else "",
         reason_time=parse_time(reason["time"]) if reason else None,
+        boot_time=parse_time(_value(record, "BootTime") or "None"),
     )
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from hpctrain.ids import JobId, NodeName
-from hpctrain.slurm.model import Job, JobUpdate, Node, Partition, Submission
+from hpctrain.slurm.model import Job, JobUpdate, Node, Partition, Reservation, Submission
 
 
 class Slurm(Protocol):
-    """Submit, read and steer jobs; read, drain and undrain nodes."""
+    """Submit, read and steer jobs; read, drain, reboot and return nodes; set nodes aside in reservations."""
 
     def version(self) -> str:
         """Slurm's version, such as ``22.05.8``; needs no controller."""
@@ -68,3 +68,34 @@ class Slurm(Protocol):
 
     def undrain(self, names: Iterable[NodeName]) -> None:
         """Put drained nodes back (UNDRAIN, not RESUME: it never revives a node that is DOWN). Raises NoSuchNodeError."""
+
+    def resume(self, names: Iterable[NodeName]) -> None:
+        """Put nodes back that are drained or DOWN, with their reason gone. Raises NoSuchNodeError.
+
+        Only for a node that is DOWN because a reboot of ours left it so; for all others there is :meth:`undrain`.
+        """
+
+    def reboot(self, names: Iterable[NodeName], reason: str) -> None:
+        """Drain nodes at once, reboot each when its jobs are over, and leave it DOWN then, for somebody to check it.
+
+        Slurm appends ``reboot issued`` and ``reboot complete`` to the reason.
+
+        Raises:
+            NoSuchNodeError: unknown node.
+            SlurmError: no reason given.
+        """
+
+    def reservations(self) -> list[Reservation]:
+        """All reservations, by name."""
+
+    def create_reservation(self, name: str, nodes: Iterable[NodeName], users: Iterable[str]) -> None:
+        """Set nodes aside for these users, from now on and for as long as Slurm allows (a year); running jobs go on.
+
+        Raises NoSuchNodeError, SlurmError (no nodes, no users, the name is taken).
+        """
+
+    def update_reservation(self, name: str, nodes: Iterable[NodeName]) -> None:
+        """Give a reservation these nodes instead of its own. Raises NoSuchNodeError, SlurmError (unknown; no nodes)."""
+
+    def delete_reservation(self, name: str) -> None:
+        """Give all its nodes back. Raises SlurmError (there is none of that name)."""

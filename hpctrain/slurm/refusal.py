@@ -37,7 +37,7 @@ _RULES = (
     _Rule(r"invalid job id", NoSuchJobError, "it may have left the controller's memory (MinJobAge); see 'hpctrain list'"),
     _Rule(r"invalid node name|node \S+ not found", NoSuchNodeError, "'sinfo --Node' lists the nodes"),
     _Rule(
-        r"access/permission denied|invalid user id|operation not permitted|only \S+ may|must be an? (?:operator|admin)",
+        r"permission denied|invalid user id|operation not permitted|only \S+ may|must be an? (?:operator|admin)",
         NotPermittedError,
         "a job may be changed by its owner, a node only by a Slurm operator",
     ),

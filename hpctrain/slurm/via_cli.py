@@ -30,14 +30,14 @@ from typing import TypeVar
 
 from hpctrain import process
 from hpctrain.clock import Clock, SystemClock
-from hpctrain.errors import ControllerDownError, NoSuchNodeError, NotFoundError, SlurmError
+from hpctrain.errors import ControllerDownError, NotFoundError, SlurmError
 from hpctrain.ids import JobId, NodeName
 from hpctrain.process import Result
 from hpctrain.slurm import parse, refusal
 from hpctrain.slurm.commands import Commands, Runner, clean_environment, never_arrived, no_answer, said
 from hpctrain.slurm.model import Job, JobUpdate, Node, Partition, Submission, clean_reason
-from hpctrain.slurm.nodelist import fold
 from hpctrain.slurm.script_options import script_options
+from hpctrain.slurm.via_cli_nodes import NodeCommands, folded
 
 _MAX_IDS_ON_COMMAND_LINE = 2000
 _CLOCK_SKEW_S = 60.0
@@ -46,7 +46,7 @@ _CLOCK_SKEW_S = 60.0
 T = TypeVar("T")
 
 
-class SlurmCli:
+class SlurmCli(NodeCommands):
     """A :class:`hpctrain.slurm.port.Slurm` made of squeue, scontrol, sbatch and scancel.
 
     Args:
@@ -129,7 +129,7 @@ class SlurmCli:
 
     def nodes(self, names: Iterable[NodeName] | None = None) -> list[Node]:
         """Nodes in natural order."""
-        which = [] if names is None else [_folded(names)]
+        which = [] if names is None else [folded(names)]
         if which == [""]:
             return []
         result, _ = self._slurm.ask("scontrol", "--all", "--details", "--oneliner", "show", "node", *which)
@@ -150,7 +150,7 @@ class SlurmCli:
         if update.start_now:
             changes.append("StartTime=now")
         if update.exclude is not None:
-            changes.append(f"ExcNodeList={_folded(update.exclude)}")
+            changes.append(f"ExcNodeList={folded(update.exclude)}")
         if update.time_limit_s is not None:
             changes.append(f"TimeLimit={-(-update.time_limit_s // 60)}")
         if update.comment is not None:
@@ -184,14 +184,14 @@ class SlurmCli:
 
     def drain(self, names: Iterable[NodeName], reason: str) -> None:
         """Drain nodes."""
-        nodes, text = _folded(names), clean_reason(reason)
+        nodes, text = folded(names), clean_reason(reason)
         if nodes:
             changes = (f"NodeName={nodes}", "State=DRAIN", f"Reason={text}")
             self._slurm.change(f"cannot drain {nodes}", "scontrol", "update", *changes)
 
     def undrain(self, names: Iterable[NodeName]) -> None:
         """Undrain nodes. Slurm 22.05 shows them NOT_RESPONDING for the seconds until it has pinged them."""
-        nodes = _folded(names)
+        nodes = folded(names)
         if nodes:
             self._slurm.change(f"cannot undrain {nodes}", "scontrol", "update", f"NodeName={nodes}", "State=UNDRAIN")
 
@@ -283,13 +283,6 @@ class SlurmCli:
 def _separator() -> str:
     """Fresh for each call, so that no name or comment can contain it."""
     return f"~{secrets.token_hex(4)}~"
-
-
-def _folded(names: Iterable[NodeName]) -> str:
-    try:
-        return fold(names)
-    except ValueError as error:
-        raise NoSuchNodeError(str(error)) from None
 
 
 def _parsed(read: Callable[[], T]) -> T:

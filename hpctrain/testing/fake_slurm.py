@@ -29,17 +29,27 @@ from hpctrain.errors import (
     SlurmError,
 )
 from hpctrain.ids import JobId, NodeName
-from hpctrain.slurm.model import Job, JobState, JobUpdate, Node, Partition, Submission, clean_reason
+from hpctrain.slurm.model import (
+    Job,
+    JobState,
+    JobUpdate,
+    Node,
+    Partition,
+    Reservation,
+    Submission,
+    clean_reason,
+)
 from hpctrain.slurm.nodelist import expand, natural_sort
 from hpctrain.slurm.parse import parse_limit
 from hpctrain.slurm.script_options import script_options
 from hpctrain.testing.fake_clock import FakeClock
+from hpctrain.testing.fake_nodes import FakeNodes
 from hpctrain.testing.fake_scheduler import Entry, FakeScheduler, holds_nodes
 
 DEFAULT_PARTITION = "main"
 
 
-class FakeSlurm:
+class FakeSlurm(FakeNodes):
     """An in-memory :class:`hpctrain.slurm.port.Slurm`.
 
     Args:
@@ -82,6 +92,7 @@ class FakeSlurm:
         self._scheduler = FakeScheduler(
             (replace(empty, name=name, partitions=members[name]) for name in names), parts, self.clock
         )
+        self._reservations: dict[str, Reservation] = {}
 
     # -- the port ----------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,9 @@ class World(Protocol):
     def node_down(self, name: str) -> None:
         """Take a node out of Slurm's hands."""
 
+    def boot(self, name: str) -> None:
+        """Let a node boot that Slurm is to reboot."""
+
     def without_controller(self) -> Slurm:
         """The same adapter, with a controller that does not answer."""
 
@@ -117,6 +120,10 @@ class FakeWorld:
     def node_down(self, name: str) -> None:
         self.fake.node_down(name)
 
+    def boot(self, name: str) -> None:
+        self.clock.advance(60)
+        self.fake.boot(name)
+
     def without_controller(self) -> Slurm:
         self.fake.controller_up = False
         return self.fake
@@ -154,6 +161,9 @@ class RealWorld:
 
     def node_down(self, name: str) -> None:
         self._must("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=test")
+
+    def boot(self, name: str) -> None:
+        """Nothing: the cluster's RebootProgram does it."""
 
     def without_controller(self) -> Slurm:
         """The same configuration with a port where nothing listens."""

@@ -265,9 +265,13 @@ def test_busy_node_shows_its_gpus_as_allocated(driver: Driver, slurm: Slurm) -> 
 
 
 @pytest.mark.parametrize("names", [[UNKNOWN_NODE], [NodeName("n1"), UNKNOWN_NODE], [NodeName("n1; true")]])
-def test_unknown_node_is_told_apart(slurm: Slurm, names: list[NodeName]) -> None:
+def test_unknown_node_is_told_apart(slurm: Slurm, world: World, names: list[NodeName]) -> None:
     """Reading or changing a node that Slurm does not know raises NoSuchNodeError, also beside known ones."""
-    for call in (slurm.nodes, lambda nodes: slurm.drain(nodes, "x"), slurm.undrain):
+    changes = (
+        lambda nodes: slurm.drain(nodes, "x"), slurm.undrain, slurm.resume, lambda nodes: slurm.reboot(nodes, "x"),
+        lambda nodes: slurm.create_reservation("spares", nodes, [world.user]),
+    )  # fmt: skip
+    for call in (slurm.nodes, *changes):
         with pytest.raises(NoSuchNodeError):
             call(names)
 
@@ -307,6 +311,82 @@ def test_undrain_does_not_revive_a_node_that_is_down(slurm: Slurm, world: World,
     assert not down.available
 
 
+def test_resume_revives_a_node_that_is_down(slurm: Slurm, world: World, node: NodeName) -> None:
+    """Neither DOWN nor a drain nor a reason is left."""
+    world.node_down(node)
+    slurm.drain([node], "x")
+    slurm.resume([node])
+    (back,) = slurm.nodes([node])
+    assert (back.state, back.drained, back.reason) == ("IDLE", False, "")
+
+
+def test_rebooted_node_stays_out_until_somebody_resumes_it(slurm: Slurm, world: World, node: NodeName) -> None:
+    """It is drained at once, boots when it is idle, and is DOWN then with the reason that we gave."""
+    reason = "hpctrain: xid: GPU 3: Xid 79 (reboot n2-7)"
+    slurm.drain([node], "hpctrain: xid: GPU 3: Xid 79")
+    before = slurm.nodes([node])[0].boot_time or 0.0
+    slurm.reboot([node], reason)
+    slurm.reboot([node], reason)
+    (asked,) = slurm.nodes([node])
+    assert asked.drained
+    assert asked.flags & {"REBOOT_REQUESTED", "REBOOT_ISSUED", "REBOOT"}
+    assert asked.reason.startswith(reason)
+    world.boot(node)
+    world.wait_until(lambda: "reboot complete" in slurm.nodes([node])[0].reason)
+    (booted,) = slurm.nodes([node])
+    assert booted.state == "DOWN"
+    assert not booted.available
+    assert booted.reason.startswith(reason)
+    assert (booted.boot_time or 0.0) > before
+    slurm.resume([node])
+    world.wait_until(lambda: slurm.nodes([node])[0].available)
+
+
+def test_reboot_waits_for_jobs_and_keeps_new_ones_away(driver: Driver, slurm: Slurm, world: World) -> None:
+    """The running job ends by itself; what is submitted meanwhile goes elsewhere."""
+    job = driver.running()
+    (name,) = job.nodes
+    slurm.reboot([name], "hpctrain: test")
+    assert name not in driver.running(nodes=3).nodes
+    assert driver.job(job.job_id).state is JobState.RUNNING
+    world.finish(job.job_id, 0)
+    driver.wait_for(job.job_id, JobState.COMPLETED)
+    world.boot(name)
+    world.wait_until(lambda: "reboot complete" in slurm.nodes([name])[0].reason)
+    slurm.resume([name])
+
+
+def test_reboot_without_a_reason_is_refused(slurm: Slurm, node: NodeName) -> None:
+    """Nobody would know why the node is down."""
+    with pytest.raises(SlurmError, match="reason"):
+        slurm.reboot([node], " ")
+    assert not slurm.nodes([node])[0].drained
+
+
+def test_reservations_set_nodes_aside_and_give_them_back(slurm: Slurm, world: World) -> None:
+    """Made once, changed, read and deleted; what cannot be is refused and changes nothing."""
+    assert slurm.reservations() == []
+    slurm.create_reservation("spares", [NodeName("n4"), NodeName("n3")], [world.user])
+    try:
+        (made,) = slurm.reservations()
+        assert (made.name, made.nodes, made.users) == ("spares", ("n3", "n4"), (world.user,))
+        assert made.end_time is not None
+        slurm.update_reservation("spares", [NodeName("n4")])
+        assert slurm.reservations()[0].nodes == ("n4",)
+        for call in (
+            lambda: slurm.create_reservation("spares", [NodeName("n1")], [world.user]),
+            lambda: slurm.update_reservation("spares", []),
+            lambda: slurm.update_reservation("nope", [NodeName("n1")]),
+            lambda: slurm.delete_reservation("nope"),
+        ):
+            with pytest.raises(SlurmError):
+                call()
+        assert slurm.reservations()[0].nodes == ("n4",)
+    finally:
+        slurm.delete_reservation("spares")
+    assert slurm.reservations() == []
+
+
 def test_partitions_tell_nodes_and_limits(slurm: Slurm) -> None:
     """The default partition is marked, is up, has all nodes and no limit."""
     (main,) = slurm.partitions()
@@ -344,9 +424,11 @@ def test_text_that_is_no_script_is_refused(slurm: Slurm, world: World) -> None:
         lambda slurm: slurm.cancel(JobId(1)),
         lambda slurm: slurm.drain([NodeName("n1")], "x"),
         lambda slurm: slurm.undrain([NodeName("n1")]),
+        lambda slurm: slurm.reboot([NodeName("n1")], "x"),
+        lambda slurm: slurm.reservations(),
     ],
-    ids=["cluster_name", "jobs", "nodes", "partitions", "update", "requeue", "hold",
-         "release", "cancel", "drain", "undrain"],
+    ids=["cluster_name", "jobs", "nodes", "partitions", "update", "requeue", "hold", "release", "cancel", "drain",
+         "undrain", "reboot", "reservations"],
 )
 def test_silent_controller_is_told_apart(world: World, call) -> None:
     """Every call that needs the controller raises ControllerDownError when it does not answer."""
@@ -373,6 +455,12 @@ def test_strangers_see_jobs_but_may_not_touch_them(driver: Driver, world: World)
             call(job.job_id)
     with pytest.raises(NotPermittedError):
         stranger.update_job(job.job_id, JobUpdate(comment="mine"))
-    for change in (lambda: stranger.drain(list(job.nodes), "x"), lambda: stranger.undrain(list(job.nodes))):
+    for change in (
+        lambda: stranger.drain(list(job.nodes), "x"),
+        lambda: stranger.undrain(list(job.nodes)),
+        lambda: stranger.resume(list(job.nodes)),
+        lambda: stranger.reboot(list(job.nodes), "x"),
+        lambda: stranger.create_reservation("mine", list(job.nodes), [world.user]),
+    ):
         with pytest.raises(NotPermittedError):
             change()
