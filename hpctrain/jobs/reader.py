@@ -9,6 +9,7 @@ from typing import Any
 
 from hpctrain.files import read_jsonl
 from hpctrain.jobs.event import Event, merge
+from hpctrain.jobs.goodput import Size
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.records import Progress, loss_of, real, whole
 
@@ -45,6 +46,14 @@ def planned_ranks(plan: Mapping[str, Any]) -> int:
     """Number of training processes of a plan; 0 if it does not say."""
     nodes, each = plan.get("nodes"), plan.get("ranks_per_node")
     return nodes * each if isinstance(nodes, int) and isinstance(each, int) else 0
+
+
+def planned_size(plan: Mapping[str, Any]) -> Size:
+    """What the job of a plan holds, spares included; simulated GPUs cost nothing and are not counted."""
+    nodes = (whole(plan.get("nodes")) or 0) + (whole(plan.get("spares")) or 0)
+    slurm = plan.get("slurm")
+    each = whole(slurm.get("gpus_per_node")) if isinstance(slurm, Mapping) and plan.get("device") == "cuda" else None
+    return Size(nodes, nodes * (each or 0))
 
 
 def newest_sign_of_life(run: RunDir) -> float | None:

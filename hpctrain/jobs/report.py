@@ -10,6 +10,9 @@ from statistics import median
 from typing import Any
 
 from hpctrain.jobs.event import SHARED, Event, saved_tier
+from hpctrain.jobs.goodput import TRAINING, Goodput, Size, measure
+from hpctrain.jobs.incident import Incident
+from hpctrain.jobs.incidents import find_incidents
 from hpctrain.jobs.records import Metrics, Point
 from hpctrain.jobs.status import JobStatus, json_value
 from hpctrain.jobs.text import count, duration, iso, plural
@@ -33,7 +36,8 @@ class Report:
         saves: number of checkpoints by tier.
         steps_redone: steps done twice because a restart went back to a checkpoint.
         lost_s: time from the last step before each restart to the first after it, plus the redone steps' time.
-        training_s: sum of all steps' own times, None where steps carry none.
+        incidents: what failed, what was done about it and how long that took.
+        goodput: where the time of the run went, None for a run that was never submitted.
     """
 
     status: JobStatus
@@ -50,11 +54,18 @@ class Report:
     saves: Mapping[str, int] = field(default_factory=dict)
     steps_redone: int = 0
     lost_s: float = 0.0
+    incidents: tuple[Incident, ...] = ()
+    goodput: Goodput | None = None
 
     @property
     def checkpoints(self) -> int:
         """Checkpoints that were saved to the shared tier."""
         return self.saves.get(SHARED, 0)
+
+    def cost_of(self, incident: Incident) -> float | None:
+        """What one failure took, in the unit of ``goodput.size``; None where that is not known."""
+        cost = self.goodput.cost.get(incident.number) if self.goodput else None
+        return None if cost is None else round(cost, 6)
 
     def to_json(self, *, max_points: int = 1000) -> dict[str, Any]:
         """Plain JSON; the curve is thinned to about ``max_points``."""
@@ -71,6 +82,8 @@ class Report:
                  "steps_redone": r.steps_redone} for r in self.metrics.restarts
             ],
             "steps_redone": self.steps_redone, "lost_s": self.lost_s,
+            "goodput": self.goodput.to_json() if self.goodput else None,
+            "incidents": [{**one.to_json(), "cost": self.cost_of(one)} for one in self.incidents],
             "timeline": [{"time": e.time, "time_iso": iso(e.time), "what": e.what, "times": e.times} for e in self.timeline],
             "curve": [
                 {"step": point.step, "loss": json_value(point.loss), "tokens_per_s": json_value(point.tokens_per_s)}
@@ -79,8 +92,15 @@ class Report:
         }
 
 
-def make_report(status: JobStatus, events: Sequence[Event], metrics: Metrics) -> Report:
-    """Put status, events and metrics of one run together."""
+def make_report(
+    status: JobStatus, events: Sequence[Event], metrics: Metrics, *, now: float | None = None, size: Size | None = None,
+) -> Report:
+    """Put status, events and metrics of one run together.
+
+    Args:
+        now: until when time is counted for a run that has not ended; without it, until the last trace of the run.
+        size: what the job holds, for what failures cost.
+    """
     points = metrics.points
     losses = [point.loss for point in points if point.loss is not None and math.isfinite(point.loss)]
     bad = [point.step for point in points if point.loss is not None and not math.isfinite(point.loss)]
@@ -89,13 +109,28 @@ def make_report(status: JobStatus, events: Sequence[Event], metrics: Metrics) ->
     step_time_s = median(times) if times else None
     redone = sum(restart.steps_redone for restart in metrics.restarts)
     lost = sum(max(0.0, restart.time - restart.last_time) for restart in metrics.restarts) + redone * (step_time_s or 0.0)
+    incidents = tuple(find_incidents(events, metrics.restarts))
     return Report(
-        status=status, metrics=metrics, timeline=tuple(make_timeline(events)),
+        status=status, metrics=metrics, timeline=tuple(make_timeline(events)), incidents=incidents,
+        goodput=_goodput(status, events, incidents, metrics, now=now, size=size or Size()),
         first_loss=losses[0] if losses else None, last_loss=losses[-1] if losses else None,
         lowest_loss=min(losses, default=None), bad_loss_steps=len(bad), first_bad_step=bad[0] if bad else None,
         tokens=points[-1].tokens if points else None, tokens_per_s=median(rates) if rates else None, step_time_s=step_time_s,
         saves=dict(Counter(tier for event in events if (tier := saved_tier(event)))), steps_redone=redone, lost_s=lost,
     )
+
+
+def _goodput(
+    status: JobStatus, events: Sequence[Event], incidents: Sequence[Incident], metrics: Metrics, *, now: float | None,
+    size: Size,
+) -> Goodput | None:
+    traces = [event.time for event in events[-1:]] + [point.time for point in metrics.points[-1:]]
+    begun = status.submitted_time if status.submitted_time is not None else next((event.time for event in events), None)
+    until = status.ended_time if status.final else now
+    until = until if until is not None else max(traces, default=None)
+    if begun is None or until is None or until <= begun:
+        return None
+    return measure(events, incidents, metrics, submitted=begun, until=until, size=size)
 
 
 def thin(points: Sequence[Point], limit: int) -> list[Point]:
@@ -154,6 +189,10 @@ _TITLES = {
     "checkpoint.failed": "checkpoint failed", "checkpoint.degraded": "checkpoints degraded",
     "checkpoint.recovered": "checkpoints work again", "checkpoint.schedule": "checkpoint interval",
     "checkpoint.flushed": "memory saved", "data.prepared": "data prepared", "model.saved": "model saved",
+    "fault.detected": "fault", "recovery.started": "recovery", "recovery.finished": "training again",
+    "agent.started": "agent started", "agent.lost_coordinator": "agent lost the coordinator",
+    "node.excluded": "node excluded", "hang.stacks": "stacks written", "loss.bad": "bad loss", "log.rule": "log rule",
+    "detection.alert": "alert",
 }
 
 
@@ -224,6 +263,23 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
     others = "".join(f", {number} to {tier}" for tier, number in sorted(report.saves.items()) if tier != SHARED)
     rows.append(("Saves", plural(report.checkpoints, "checkpoint") + others))
     rows.append(("Restarts", _restarts(report)))
+    return rows + (goodput_lines(report.goodput) if report.goodput else [])
+
+
+def goodput_lines(goodput: Goodput) -> list[tuple[str, str]]:
+    """(label, text) pairs of where the time went."""
+    if goodput.ettr is None or not goodput.seconds.get(TRAINING):
+        return []
+    share = f"; {goodput.goodput:.1%} of the time on nodes" if goodput.goodput is not None else ""
+    rows = [("Goodput", f"{goodput.ettr:.1%} of all time was training that counts{share}")]
+    if goodput.lowest_hour is not None:
+        rows.append(("", f"last hour {goodput.sliding[-1][1]:.1%}, lowest hour {goodput.lowest_hour[1]:.1%}"))
+    spent = [(value, name.replace("_", " ")) for name, value in goodput.seconds.items() if value >= 0.05]
+    spent.sort(reverse=True)
+    rows.append(("Spent", ", ".join(f"{name} {duration(value)}" for value, name in spent)))
+    if goodput.total_cost is not None:
+        failures = f", {sum(goodput.cost.values()):.3g} of them for failures" if goodput.cost else ""
+        rows.append(("Cost", f"{goodput.total_cost:.3g} {goodput.size.unit}{failures}"))
     return rows
 
 

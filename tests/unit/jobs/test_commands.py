@@ -199,3 +199,27 @@ def test_following_the_logs_of_a_failed_job_is_no_failure(world, capsys):
     """'logs -f' only shows: it exits with 0 whatever became of the job."""
     world.clock.after(5, lambda: world.slurm.finish(world.job_id, 3))
     assert run(capsys, "logs", "-f", "latest")[0] == 0
+
+
+def test_report_writes_a_page(trained, capsys, tmp_path):
+    """--html writes one private file and says where; '-' prints it; JSON and '-' exclude each other."""
+    page = tmp_path / "report.html"
+    code, out, err = run(capsys, "report", "latest", "--html", str(page))
+    assert (code, out) == (0, "") and str(page) in err
+    assert page.read_text().startswith("<!DOCTYPE html>") and page.stat().st_mode & 0o077 == 0
+    assert json.loads(run(capsys, "report", "latest", "--html", str(page), "-o", "json")[1])["page"]["path"] == str(page)
+    assert "<svg" in run(capsys, "report", "latest", "--html", "-")[1]
+    assert run(capsys, "report", "latest", "--html", "-", "-o", "json")[0] == 2
+
+
+def test_report_of_a_file_that_cannot_be_written(trained, capsys, tmp_path):
+    """A page in a folder that does not exist is one clear error."""
+    code, _, err = run(capsys, "report", "latest", "--html", str(tmp_path / "no" / "such" / "r.html"))
+    assert code == 9 and "Traceback" not in err
+
+
+def test_report_says_what_failures_cost(trained, capsys):
+    """Goodput, where the time went, and each failure with its phases stand in the report."""
+    code, out, _ = run(capsys, "report", "latest")
+    assert code == 0 and "Goodput" in out and "Spent" in out and "Failures" in out
+    assert max(cells(line) for line in out.splitlines()) <= 80
