@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from hpctrain.recipe.schema_checkpoint import Checkpoint
+from hpctrain.recipe.schema_detection import Detection
 from hpctrain.recipe.schema_types import (
     Count,
     Duration,
@@ -247,6 +248,7 @@ class Recipe(Strict):
     resources: Resources = Resources()
     checkpoint: Checkpoint = Checkpoint()
     resilience: Resilience = Resilience()
+    detection: Detection = Detection()
     tracking: Tracking = Tracking()
     env: dict[EnvName, Text] = {}  # noqa: RUF012 - pydantic makes each instance a copy
     """Environment variables of the ranks. Not for secrets: they are stored in the run directory."""

@@ -101,6 +101,7 @@ class Plan:
         max_restarts, max_restarts_without_progress, stop_signal: see the recipe's ``resilience``.
         restarts_per_window, max_same_failure, exclude_after: likewise; durations beside them are in seconds.
         checkpoint: see :class:`CheckpointPlan`.
+        detection: the recipe's section, as :mod:`hpctrain.detect.settings` reads it.
         notes: sentences about choices the user did not make, shown at submission.
     """
 
@@ -127,6 +128,7 @@ class Plan:
     exclude_for_s: int = 86400
     stop_signal: str = "SIGTERM"
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
+    detection: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     version: int = PLAN_VERSION
 
