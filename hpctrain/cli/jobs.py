@@ -140,21 +140,29 @@ def describe(job: str, output: str) -> None:
     "--kind", "kinds", multiple=True, metavar="KIND",
     help="Only these, such as 'checkpoint.saved', or 'job' for all that start with it. May be repeated.",
 )
+@click.option("--source", "sources", multiple=True, metavar="SOURCE", help="Only from 'coordinator', 'agent', 'trainer', "
+              "'writer', 'submit', 'watchdog' or 'cli'. May be repeated.")
+@click.option("--node", "nodes", multiple=True, metavar="NODE", help="Only from or about this node. May be repeated.")
+@click.option("--since", metavar="WHEN", help="Only since then: an age such as 10m or 1h30m, or an ISO time.")
 @output_option
-def events(job: str, follow: bool, kinds: tuple[str, ...], output: str) -> int:
-    """Show what happened to a run: submitted, started, saved, failed, requeued, finished.
+def events(  # noqa: PLR0917 - click passes every option by name
+    job: str, follow: bool, kinds: tuple[str, ...], sources: tuple[str, ...], nodes: tuple[str, ...], since: str | None,
+    output: str,
+) -> int:
+    """Show what happened to a run: submitted, started, saved, failed, brought back, requeued, finished.
 
     JOB is a job id, a run's name or the unique start of one, a run directory, or 'latest'. With -o json and -f each
     event is one line. Ctrl-C ends -f and leaves the job alone.
     """
-    from hpctrain.jobs.event_list import EventPrinter, follow_events, wanted
+    from hpctrain.jobs.event_list import EventPrinter, Filter, follow_events
     from hpctrain.jobs.follow import goodbye
     from hpctrain.jobs.reader import read_events
 
     context = watching(following=follow)
     run = find(context, job)
+    chosen = Filter(kinds, sources, nodes, _moment(since, context))
     printer = EventPrinter(
-        run.submitted_time, kinds, width=width() if sys.stdout.isatty() else None, colour=on_terminal(),
+        run.submitted_time, chosen, width=width() if sys.stdout.isatty() else None, colour=on_terminal(),
         json_lines=output == "json",
     )
     if follow:
@@ -164,15 +172,24 @@ def events(job: str, follow: bool, kinds: tuple[str, ...], output: str) -> int:
             say(goodbye(run, "events -f"))
             return 130
         return 0
-    found = [event for event in read_events(run.dir) if wanted(event, kinds)]
+    found = [event for event in read_events(run.dir) if chosen.takes(event)]
     if output == "json":
         print_json("events", [event.to_json() for event in found])
         return 0
     if not found:
-        say(f"{run.name} has recorded no such events." if kinds else f"{run.name} has recorded no events yet.")
+        say(f"{run.name} has recorded no such events." if chosen != Filter() else f"{run.name} has recorded no events yet.")
     for event in found:
         echo(printer.show(event))
     return 0
+
+
+def _moment(since: str | None, context: Context) -> float | None:
+    from hpctrain.jobs.text import parse_since
+
+    try:
+        return None if since is None else parse_since(since, context.clock.time())
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--since'") from None
 
 
 @click.command(epilog=examples("hpctrain cancel latest", "hpctrain cancel 4711 4712 --dry-run"))

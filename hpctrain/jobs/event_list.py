@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from hpctrain.clock import Clock
@@ -22,6 +23,8 @@ _COLOURS = {
     "job.finished": _GOOD, "trainer.finished": _GOOD, "model.saved": _GOOD,
     "job.failed": _BAD, "rank.failed": _BAD, "node.lost": _BAD, "checkpoint.failed": _BAD,
     "checkpoint.degraded": _ODD, "checkpoint.recovered": _GOOD, "checkpoint.flushed": _GOOD,
+    "fault.detected": _BAD, "recovery.started": _ODD, "recovery.finished": _GOOD, "loss.bad": _BAD, "log.rule": _ODD,
+    "detection.alert": _ODD, "node.excluded": _ODD, "agent.lost_coordinator": _BAD,
     "checkpoint.skipped": _ODD, "job.requeued": _ODD, "job.cancelled": _ODD, "job.stop_requested": _ODD,
 }
 
@@ -31,20 +34,44 @@ def wanted(event: Event, kinds: Sequence[str]) -> bool:
     return not kinds or any(event.kind == kind or event.kind.split(".")[0] == kind.removesuffix(".*") for kind in kinds)
 
 
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events are wanted; what is empty asks for nothing.
+
+    Attributes:
+        since: seconds since the epoch.
+    """
+
+    kinds: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    since: float | None = None
+
+    def takes(self, event: Event) -> bool:
+        """The event is wanted."""
+        blamed = event.evidence.get("nodes")
+        places = {event.node, *(blamed if isinstance(blamed, list) else ())}
+        return (
+            wanted(event, self.kinds) and (not self.sources or event.source in self.sources)
+            and (not self.nodes or bool(places & set(self.nodes))) and (self.since is None or event.time >= self.since)
+        )
+
+
 class EventPrinter:
     """Shows one event per line: the time, the time since submission, the source, what happened.
 
     Args:
+        chosen: a :class:`Filter`; only what it takes is shown while following.
         start: what relative times count from, seconds since the epoch.
         width: cut lines there, None for never.
         json_lines: one JSON object per line instead.
     """
 
     def __init__(
-        self, start: float, kinds: Sequence[str] = (), *, width: int | None = None, colour: bool = False,
+        self, start: float, chosen: Filter | None = None, *, width: int | None = None, colour: bool = False,
         json_lines: bool = False,
     ) -> None:
-        self.kinds = kinds
+        self.chosen = chosen or Filter()
         self._start, self._width, self._colour, self._json = start, width, colour, json_lines
         self._day = ""
 
@@ -76,7 +103,7 @@ def follow_events(
             key = (event.time, event.source, event.kind, event.node)
             if key not in shown:
                 shown.add(key)
-                if wanted(event, printer.kinds):
+                if printer.chosen.takes(event):
                     out(printer.show(event))
         if status.final:
             say(how_it_ended(status))
