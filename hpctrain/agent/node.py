@@ -213,7 +213,7 @@ class NodeAgent:
             process = RankProcess(argv, env, self.plan.command.workdir)
             warden.watch(process.pid)
             target = self._output.open(self.run_dir.rank_log(ranks.incarnation, rank, self.node), echo=rank == 0)
-            self._ranks.append(_Running(rank, process, RankOutput(process.output, self._output, target, self._clock), files))
+            self._ranks.append(_Running(rank, process, RankOutput(process.stdout, self._output, target, self._clock), files))
         self._events.note(
             "ranks.started", f"{len(self._ranks)} ranks were started on {self.node}", node=self.node,
             evidence={

@@ -42,6 +42,21 @@ class LocalFiles:
     error: str
 
 
+def common_environment(plan: Plan, base: Mapping[str, str]) -> dict[str, str]:
+    """What the environments of all ranks of a node have in common: the job's, then the plan's, then our defaults.
+
+    Args:
+        base: the agent's own environment.
+    """
+    env = {**base, **plan.command.env}
+    env.setdefault("OMP_NUM_THREADS", "1")
+    env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    env.setdefault("PYTHONUNBUFFERED", "1")
+    # Ranks that are forked have their parent's hash seed. With a fixed one they all agree, whichever way they start.
+    env.setdefault("PYTHONHASHSEED", "0")
+    return env
+
+
 def rank_environment(
     plan: Plan, ranks: RankPlan, *, node: NodeName, rank: Rank, rendezvous: Rendezvous, files: LocalFiles,
     base: Mapping[str, str],
@@ -52,10 +67,7 @@ def rank_environment(
         base: the agent's own environment.
     """
     own = ranks.ranks_of(node)
-    env = {**base, **plan.command.env}
-    env.setdefault("OMP_NUM_THREADS", "1")
-    env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    env.setdefault("PYTHONUNBUFFERED", "1")
+    env = common_environment(plan, base)
     if rendezvous.interface:
         env.setdefault("GLOO_SOCKET_IFNAME", rendezvous.interface)
     env |= {

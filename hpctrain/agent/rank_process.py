@@ -6,9 +6,10 @@ import contextlib
 import os
 import signal
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from hpctrain import process
 
@@ -16,14 +17,34 @@ _HERE = Path(__file__).parent
 _SHELLS = ("sh", "bash", "dash", "zsh", "ksh")
 
 
-class RankProcess:
-    """One running rank, leader of its own session and process group.
+class RunningRank(Protocol):
+    """One running rank, leader of its own session and process group, whoever its parent is.
 
     Attributes:
         pid: its process id, and the id of its group.
-        output: read end of its standard output and error.
-        returncode: None while it runs, then as from ``wait``.
+        stdout: read end of its standard output and error.
+        returncode: None while it runs, then its exit status; negative is the signal that ended it.
     """
+
+    pid: int
+    stdout: IO[bytes]
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Its exit status, None while it runs."""
+
+    def ask_to_stop(self, number: signal.Signals) -> None:
+        """Send a signal that asks the program to save."""
+
+    def kill(self) -> None:
+        """Kill the rank and every process of its group, also when the rank itself has ended."""
+
+    def fileno(self) -> int | None:
+        """A descriptor that becomes readable when it has ended, to wait for; None on kernels that have none."""
+
+
+class RankProcess:
+    """A rank that is a child of this process."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
         # -I: neither the working directory nor PYTHON* variables decide what the small starter imports.
@@ -33,9 +54,15 @@ class RankProcess:
         )
         self._is_shell = Path(argv[0]).name in _SHELLS
         assert self._process.stdout is not None  # noqa: S101 - asked for above; for the type checker
-        self.output: IO[bytes] = self._process.stdout
+        self.stdout: IO[bytes] = self._process.stdout
         self.pid = self._process.pid
         self.returncode: int | None = None
+        self._ended_fd = _pidfd(self.pid)
+        if self._ended_fd is not None:
+            weakref.finalize(self, os.close, self._ended_fd)
+
+    def fileno(self) -> int | None:
+        return self._ended_fd
 
     def poll(self) -> int | None:
         """Reap it if it has ended; its exit status, None while it runs."""
@@ -60,6 +87,14 @@ class RankProcess:
     def kill(self) -> None:
         """Kill the rank and every process of its group, also when the rank itself has ended."""
         process.kill_group(self._process, signal.SIGKILL)
+
+
+def _pidfd(pid: int) -> int | None:
+    """None before Linux 5.3, where the agent looks at its ranks every now and then instead."""
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return None
 
 
 class Warden:

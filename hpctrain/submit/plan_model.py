@@ -102,6 +102,7 @@ class Plan:
         restarts_per_window, max_same_failure, exclude_after: likewise; durations beside them are in seconds.
         checkpoint: see :class:`CheckpointPlan`.
         detection: the recipe's section, as :mod:`hpctrain.detect.settings` reads it.
+        warm_imports: ranks are forked from a process that has imported what they need, where that can be.
         notes: sentences about choices the user did not make, shown at submission.
     """
 
@@ -129,6 +130,7 @@ class Plan:
     stop_signal: str = "SIGTERM"
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
     detection: Mapping[str, Any] = field(default_factory=dict)
+    warm_imports: bool = True
     notes: tuple[str, ...] = ()
     version: int = PLAN_VERSION
 

@@ -43,13 +43,13 @@ def test_exit_codes_and_signals_are_reported() -> None:
     ranks = [start("sh", "-c", "exit 3"), start("sh", "-c", "kill -9 $$"), start("/no/such/program")]
     assert wait_until(lambda: all(rank.poll() is not None for rank in ranks))
     assert [rank.returncode for rank in ranks] == [3, -9, 127]
-    assert b"cannot start '/no/such/program': No such file or directory" in ranks[2].output.read()
+    assert b"cannot start '/no/such/program': No such file or directory" in ranks[2].stdout.read()
 
 
 def test_rank_starts_with_default_signals() -> None:
     """What Python ignores (SIGPIPE) a rank does not: its programs end when their reader goes away."""
     rank = start("sh", "-c", "grep SigIgn /proc/self/status")
-    assert int(rank.output.read().split()[1], 16) & (1 << (signal.SIGPIPE - 1)) == 0
+    assert int(rank.stdout.read().split()[1], 16) & (1 << (signal.SIGPIPE - 1)) == 0
 
 
 def test_kill_reaches_grandchildren(tmp_path: Path) -> None:
