@@ -34,7 +34,7 @@ class SpikeSettings:
     """``detection.loss.spike``."""
 
     action: str = "alert"
-    deviations: float = 10.0
+    deviations: float = 6.0
     at_least: float = 0.5
     window_steps: int = 200
     warmup_steps: int = 100

@@ -55,7 +55,7 @@ class LossSpike(Strict):
 
     action: Literal["off", "alert", "rewind", "stop"] = "alert"
     """``rewind``: as ``detection.loss.action``."""
-    deviations: float = Field(default=10.0, ge=2, le=1000)
+    deviations: float = Field(default=6.0, ge=2, le=1000)
     """How far above the running median a loss is a spike, in robust standard deviations (1.4826 x the median absolute
     deviation)."""
     at_least: float = Field(default=0.5, ge=0)
