@@ -90,6 +90,7 @@ KINDS: Mapping[str, str] = {
     "loss.bad": "the loss is no number, or far from what it was",
     "log.rule": "a line of a rank's output matched a rule of the recipe",
     "detection.alert": "a detector found something that needs no action",
+    "drill.caused": "a drill has broken something of this run on purpose",
     "data.prepared": "the data set was tokenised or found in the cache",
     "model.saved": "the final weights were written",
 }

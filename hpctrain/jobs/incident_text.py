@@ -8,8 +8,8 @@ from hpctrain.jobs.incident import CANCELLED, OPEN, OVERTAKEN, RECOVERED, RUNGS,
 from hpctrain.jobs.text import duration, plural
 
 PHASE_WORDS = {
-    "detect": "detect", "kill": "kill", "queue": "queue", "regroup": "regroup", "state": "state", "data": "data",
-    "first_step": "first step",
+    "detect": "detect", "kill": "kill", "queue": "queue", "regroup": "regroup", "init": "init", "state": "state",
+    "data": "data", "first_step": "first step",
 }
 _TIERS = {"ram": "the node's own memory", "peer": "another node's memory", "local": "the node's disk",
           "shared": "the shared file system", "object": "the object store"}

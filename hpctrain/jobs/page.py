@@ -24,7 +24,8 @@ _STYLE = """
   --curve: #1f6feb; --mark: #c2410c; --good: #2f7d4f; --bad: #b42318;
   --training: #3f9a63; --between_steps: #8fc7a3; --redone: #d9822b; --recovery: #c2410c; --start_up: #8a94a3;
   --queue: #c9cfd8; --other: #e3e7ec;
-  --detect: #b42318; --kill: #d9572b; --regroup: #d9a02b; --state: #1f6feb; --data: #5aa0e8; --first_step: #3f9a63; }
+  --detect: #b42318; --kill: #d9572b; --regroup: #d9a02b; --init: #b7c26a; --state: #1f6feb; --data: #5aa0e8;
+  --first_step: #3f9a63; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14181f; --ink: #e5e9f0; --faint: #98a2b3; --line: #2e3643;
   --card: #1b212b; --curve: #6cb0ff; --mark: #fb923c; --good: #6cc48d; --bad: #ff8a80; --between_steps: #2c6b47;
   --start_up: #6b7585; --queue: #48515f; --other: #2a313c; } }
