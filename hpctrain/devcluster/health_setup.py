@@ -40,11 +40,13 @@ def enable_health(layout: Layout, spec: Spec, *, interval_s: int = 30) -> None:
     for node in spec.node_names:
         if not (nodes / node).exists():
             NodeFiles(nodes / node, node, kind).create(library)
-    config = health_config(str(nodes), kind=kind, state_dir=str(layout.health_dir / "verdicts"))
+    state_dir = str(layout.health_dir / "verdicts")
+    config = health_config(str(nodes), kind=kind, state_dir=state_dir)
     settings = layout.health_dir / "health.env"
     site = layout.health_dir / "health.json"
     write_json_atomic(site, {**config, "drain_via": "scontrol"}, durable=False)
-    variables = {"HPCTRAIN_HEALTH_CONFIG": str(site), "SLURM_CONF": str(layout.slurm_conf)}
+    places = {"HPCTRAIN_HEALTH_CONFIG": str(site), "HPCTRAIN_HEALTH_STATE": state_dir}
+    variables = {**places, "SLURM_CONF": str(layout.slurm_conf)}
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     write_atomic(settings, f"HPCTRAIN_PYTHON={shlex.quote(sys.executable)}\nexport {exports}\n", durable=False)
     for script in SCRIPTS:

@@ -20,7 +20,7 @@ from typing import Any
 
 from hpctrain.errors import NotFoundError, StorageError, UsageError
 from hpctrain.files import storage_errors, write_atomic
-from hpctrain.health.config import DEFAULT_CONFIG, parse_config
+from hpctrain.health.config import DEFAULT_CONFIG, DEFAULT_STATE_DIR, parse_config
 from hpctrain.health.slurm_settings import PROGRAMS, Change, find_changes, parse_settings, rewrite
 from hpctrain.resources import SLURM_SCRIPTS, shipped_file
 
@@ -83,9 +83,10 @@ def make_plan(
     if re.search(r"^\s*include\s", conf, re.IGNORECASE | re.MULTILINE):
         notes.append(f"{slurm_conf} includes other files, which were not looked at")
     wanted = [(directory / name, _program(name, directory), _PROGRAM_MODE) for name in PROGRAMS.values()]
-    wanted.append((directory / "health.env", _environment(directory), _TEXT_MODE))
-    if site is not None:
-        wanted.append((directory / "health.json", compile_site(site, known_checks), _TEXT_MODE))
+    compiled = compile_site(site, known_checks) if site is not None else _read(directory / "health.json")
+    wanted.append((directory / "health.env", _environment(directory, compiled), _TEXT_MODE))
+    if site is not None and compiled is not None:
+        wanted.append((directory / "health.json", compiled, _TEXT_MODE))
     wanted.append((slurm_conf.resolve(), rewrite(conf, settings) if settings else conf, _TEXT_MODE))
     files = [FileChange(path, _read(path), text, mode) for path, text, mode in wanted]
     return InstallPlan(tuple(file for file in files if file.before != file.after), tuple(settings), tuple(notes))
@@ -152,8 +153,15 @@ def _program(name: str, directory: Path) -> str:
     return text.replace(f"{DEFAULT_DIR}/health.env", f"{directory}/health.env")
 
 
-def _environment(directory: Path) -> str:
+def _environment(directory: Path, compiled: str | None) -> str:
+    """What the programs need to know before the configuration is read: where it is, and where failures are told."""
     lines = [f"HPCTRAIN_PYTHON={shlex.quote(sys.executable)}"]
+    try:
+        state_dir = parse_config(json.loads(compiled or "{}"))[0].state_dir
+    except ValueError:
+        state_dir = DEFAULT_STATE_DIR
+    if state_dir != DEFAULT_STATE_DIR and "{node}" not in state_dir:
+        lines.append(f"export HPCTRAIN_HEALTH_STATE={shlex.quote(state_dir)}")
     if str(directory) != DEFAULT_DIR:
         lines.append(f"export HPCTRAIN_HEALTH_CONFIG={shlex.quote(str(directory / 'health.json'))}")
     return "\n".join(lines) + "\n"

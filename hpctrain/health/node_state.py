@@ -71,9 +71,13 @@ class NodeFiles:
         with storage_errors(draft):
             # Not files.write_atomic: its temporary names cost a prolog the import of random and hashlib.
             handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "w") as file:
-                file.write(json.dumps(document, separators=(",", ":")))
-            draft.replace(self.state)
+            try:
+                with os.fdopen(handle, "w") as file:
+                    file.write(json.dumps(document, separators=(",", ":")))
+                draft.replace(self.state)
+            except OSError:
+                draft.unlink(missing_ok=True)
+                raise
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Add one event, and turn the log over when it is long. Raises StorageError."""

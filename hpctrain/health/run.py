@@ -96,13 +96,23 @@ def check_node(config: Config, problems: Sequence[str], look: Look, tools: Tools
         rules = with_model(config.rules, (gpu.text("name") for gpu in reading.gpus))
         verdict = judge(reading, checks, rules)
         if look.remember:
-            try:
-                if locked:
-                    files.save(_next_state(state, taken, verdict))
-                files.append(event_record(verdict, look.job))
-            except StorageError as error:
-                notes.append(f"cannot keep the verdict: {error}")
+            notes += _keep(files, _next_state(state, taken, verdict) if locked else None, event_record(verdict, look.job))
     return _decide(config, verdict, reading, tools, notes)
+
+
+def _keep(files: NodeFiles, state: NodeState | None, event: Mapping[str, Any]) -> list[str]:
+    """Write the node's memory and its log, each as far as it goes; what could not be written, in a sentence each."""
+    notes = []
+    try:
+        if state is not None:
+            files.save(state)
+    except StorageError as error:
+        notes.append(f"cannot keep what was learned: {error}")
+    try:
+        files.append(event)
+    except StorageError as error:
+        notes.append(f"cannot log the verdict '{event['level']}' {event['reason']}: {error}")
+    return notes
 
 
 def _take(config: Config, look: Look, state: NodeState, notes: list[str]) -> tuple[tuple[Check, ...], take.Taken]:

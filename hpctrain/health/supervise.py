@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from hpctrain.health.reading import Job
 BUDGET_S = {"prolog": 5.0, "epilog": 5.0, "periodic": 55.0}
 _LEAST_S, _MOST_S = 0.5, 300.0
 _FAILURE_S = 0.5
+DEFAULT_SYSLOG = "/dev/log"
+_DAEMON_WARNING = 3 * 8 + 4  # facility and severity
 OK = 0
 
 
@@ -34,17 +37,18 @@ def supervise(context: str, started: float, drain_code: int) -> int:
     def work(report: Report) -> None:
         report.emit(**check(context, environment, budget_s - (time.monotonic() - started), report))
 
+    say = partial(_say, syslog=environment.get("HPCTRAIN_HEALTH_SYSLOG", DEFAULT_SYSLOG))
     answer = run_probes([Probe("check", work, budget_s - _FAILURE_S - (time.monotonic() - started))])["check"]
     result = next(iter(answer.records), None)
     if result is None or answer.state.outcome != "ok":
         why = f"{answer.state.outcome}: {answer.state.step}"
-        _say(f"hpctrain health {context}: our own failure, the node stays in service: {why}")
+        say(f"hpctrain health {context}: our own failure, the node stays in service: {why}")
         run_probes([Probe("failure", lambda _: record_failure(environment, context, why), _FAILURE_S)])
         return OK
     for note in result.get("notes", ()):
-        _say(f"hpctrain health {context}: {note}")
+        say(f"hpctrain health {context}: {note}")
     if result.get("drain"):
-        _say(str(result.get("reason", "")))
+        say(str(result.get("reason", "")))
         return drain_code
     return OK
 
@@ -98,15 +102,16 @@ def check(context: str, environment: Mapping[str, str], budget_s: float, report:
 
 
 def load_config(environment: Mapping[str, str]) -> tuple[Config, list[str]]:
-    """The site's configuration, and what is wrong with it; the defaults where there is none."""
+    """The site's configuration, and what is wrong with it; the defaults where there is none, or none that can be read."""
+    state_dir = environment.get("HPCTRAIN_HEALTH_STATE", DEFAULT_STATE_DIR)
     named = environment.get("HPCTRAIN_HEALTH_CONFIG", "")
     path = Path(named or DEFAULT_CONFIG)
     try:
         return parse_config(json.loads(path.read_bytes()))
     except FileNotFoundError:
-        return Config(), [f"there is no {path}"] if named else []
+        return Config(state_dir), [f"there is no {path}"] if named else []
     except (OSError, ValueError) as error:
-        return Config(), [f"{path} cannot be read, defaults are used: {error}"]
+        return Config(state_dir), [f"{path} cannot be read, defaults are used: {error}"]
 
 
 def node_name(environment: Mapping[str, str]) -> str:
@@ -182,9 +187,17 @@ def _budget(environment: Mapping[str, str], context: str) -> float:
     return BUDGET_S[context]
 
 
-def _say(text: str) -> None:
-    """One line for slurmd's log; a closed or full pipe must not matter."""
+def _say(text: str, *, syslog: str) -> None:
+    """One line for people and one for syslog, as slurmd writes down what a program says only if that fails.
+
+    A closed or full pipe, and a syslog that is not there or does not read, must not matter.
+    """
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(text[:1000] + "\n")
         sys.stderr.flush()
+    import socket  # here, as a healthy node has nothing to say
+
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.setblocking(False)
+        line.sendto(f"<{_DAEMON_WARNING}>hpctrain[{os.getpid()}]: {text[:1000]}".encode(), syslog)

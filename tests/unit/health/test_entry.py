@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import signal
+import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,8 @@ def environment(node: SimulatedNode, **more: str) -> dict[str, str]:
     """What Slurm gives a prolog: no PATH, no HOME; the configuration is where the site says."""
     config = node.directory.parent / "health.json"
     config.write_text(json.dumps(node.document))
-    return {"SLURMD_NODENAME": node.name, "HPCTRAIN_HEALTH_CONFIG": str(config), **JOB, **more}
+    places = {"HPCTRAIN_HEALTH_CONFIG": str(config), "HPCTRAIN_HEALTH_STATE": str(node.state_dir)}
+    return {"SLURMD_NODENAME": node.name, **places, "HPCTRAIN_HEALTH_SYSLOG": "", **JOB, **more}
 
 
 def run(node: SimulatedNode, context: str = "prolog", **more: str) -> Result:
@@ -182,11 +187,9 @@ def test_nothing_holds_slurms_pipe(node: SimulatedNode) -> None:
 def script(name: str, node: SimulatedNode, **more: str) -> Result:
     settings = node.directory.parent / "health.env"
     env = environment(node)
-    lines = [
-        f"HPCTRAIN_PYTHON={more.pop('python', sys.executable)}",
-        f"export HPCTRAIN_HEALTH_CONFIG={env['HPCTRAIN_HEALTH_CONFIG']}",
-    ]
-    settings.write_text("\n".join(lines) + "\n")
+    lines = [f"export {name}={value}" for name, value in env.items() if name.startswith("HPCTRAIN_")]
+    lines.append(f"HPCTRAIN_PYTHON={more.pop('python', sys.executable)}")
+    settings.write_text("\n".join([*lines, more.pop("setting", "")]) + "\n")
     path = ROOT / "slurm_scripts" / name
     return process.run(
         ["/bin/sh", str(path)],
@@ -205,10 +208,85 @@ def test_scripts_pass_on_a_drain(name: str, code: int, node: SimulatedNode) -> N
     assert code == script(name, node).returncode
 
 
-@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false", "/bin/true", str(ROOT / "README.md")])
-def test_a_wrong_python_drains_nothing(python: str, node: SimulatedNode) -> None:
-    """No Python, a program that is none, one that fails: the job starts."""
-    assert 0 == script("prolog.sh", node, python=python).returncode
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false", str(ROOT / "README.md")])
+@pytest.mark.parametrize("name", ["prolog.sh", "epilog.sh", "health_program.sh"])
+def test_a_wrong_python_drains_nothing(name: str, python: str, node: SimulatedNode) -> None:
+    """No Python, a program that is none, one that fails: the job starts, and the node's log says what happened."""
+    node.state_dir.mkdir()
+    assert 0 == script(name, node, python=python).returncode
+    _wait(lambda: bool(events(node)))
+
+    (event,) = events(node)
+    assert ("health_failure", "n1", "7") == (event["kind"], event["node"], event["job"])
+    assert "our own failure" in event["reason"]
+
+
+@pytest.mark.parametrize("setting", ["X='torn", "exit 7", "set -e; false", "return 3", "nonsense", 'echo "${X:?}"'])
+@pytest.mark.parametrize("name", ["prolog.sh", "epilog.sh", "health_program.sh"])
+def test_a_mistake_in_the_settings_drains_nothing(name: str, setting: str, node: SimulatedNode) -> None:
+    """A settings file that is torn, or ends the shell that reads it, ends nothing else."""
+    node.state_dir.mkdir()
+
+    assert 0 == script(name, node, setting=setting).returncode
+    _wait(lambda: bool(events(node)))
+    assert events(node)[0]["kind"] in ("health", "health_failure")
+
+
+def test_the_programs_of_slurm_differ_in_their_context_only() -> None:
+    """What was learned about one of the three scripts holds for all of them."""
+    texts = [(ROOT / "slurm_scripts" / name).read_text() for name in ("prolog.sh", "epilog.sh", "health_program.sh")]
+
+    assert 1 == len({text[text.index("SETTINGS=") : text.index("code=$?")] for text in texts})
+
+
+def _wait(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(0.02)
+
+
+def test_a_full_disk_costs_the_record_and_not_the_verdict(node: SimulatedNode, tmp_path: Path) -> None:
+    """Nothing can be written: a healthy node lets the job start, a broken one drains; no draft is left, and it is said."""
+    small = tmp_path / "small"
+    small.mkdir()
+    node.document["state_dir"] = str(small)
+    env = environment(node)
+    fill = f"mount -t tmpfs -o size=16k,mode=700 none {small} && {{ head -c 1M /dev/zero >{small}/x; shift; exec \"$@\"; }}"
+    if not process.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(small)], timeout_s=60).ok:
+        pytest.skip("this machine permits no file systems of one's own")
+
+    def prolog() -> Result:
+        command = [sys.executable, "-m", "hpctrain.health", "prolog"]
+        check = f"code=0; {shlex.join(command)} || code=$?; ls -A {small}; exit $code"
+        argv = ["unshare", "-rm", "/bin/sh", "-c", fill, "sh", "-", "/bin/sh", "-c", check]
+        return process.run(argv, timeout_s=60, env={**env, "PATH": os.environ["PATH"]}, cwd=str(ROOT))
+
+    healthy = prolog()
+    assert 0 == healthy.returncode, healthy.stderr
+    assert ["n1.events.jsonl", "n1.lock", "x"] == healthy.stdout.split()
+    assert "cannot keep what was learned" in healthy.stderr
+    assert "No space left on device" in healthy.stderr
+    node.files.inject(FAULTS["gpu-lost"].make(0))
+    assert DRAIN == prolog().returncode
+
+
+def test_syslog_hears_what_slurm_does_not_write_down(node: SimulatedNode, tmp_path: Path) -> None:
+    """A configuration with a mistake is told to syslog, which may also be absent, full, or no socket at all."""
+    node.document["modes"] = {"xid": "loud"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(tmp_path / "log"))
+        syslog.settimeout(60)
+        assert 0 == run(node, HPCTRAIN_HEALTH_SYSLOG=str(tmp_path / "log")).returncode
+        assert "cannot be 'loud'" in syslog.recv(2000).decode()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    other.sendto(b"x" * 1000, str(tmp_path / "log"))
+        assert 0 == run(node, HPCTRAIN_HEALTH_SYSLOG=str(tmp_path / "log")).returncode
+    for other_place in ("/no/such/socket", str(ROOT / "README.md"), "x" * 200):
+        assert 0 == run(node, HPCTRAIN_HEALTH_SYSLOG=other_place).returncode
 
 
 def test_the_prolog_imports_only_what_it_needs(node: SimulatedNode) -> None:

@@ -90,6 +90,16 @@ def test_apply_writes_all_and_keeps_what_was_there(tmp_path: Path) -> None:
     assert () == plan_for(tmp_path, site='drain_via = "scontrol"\n[modes]\nclock = "warn"\n').files
 
 
+@pytest.mark.parametrize(("place", "told"), [("/srv/hpctrain", True), ("/srv/{node}", False), ("", False)])
+def test_the_programs_know_where_failures_are_told(place: str, told: bool, tmp_path: Path) -> None:
+    """A state directory of the site's own is known before the configuration is read."""
+    plan = plan_for(tmp_path, site=f"state_dir = '{place}'\n" if place else "settle_s = 5\n")
+    (text,) = [file.after for file in plan.files if file.path.name == "health.env"]
+
+    assert told is (f"export HPCTRAIN_HEALTH_STATE={place}\n" in text)
+    assert told is ("HPCTRAIN_HEALTH_STATE" in text)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("drain_via = 'telepathy'", "telepathy"), ("[modes]\nclokc = 'warn'", "no check 'clokc'"), ("x = ", "not valid TOML")],
