@@ -31,12 +31,15 @@ class Slurm(Protocol):
             SlurmError: refused; the message is Slurm's own, with what to do where we know it.
         """
 
-    def jobs(self, ids: Iterable[JobId] | None = None, *, all_users: bool = False) -> list[Job]:
+    def jobs(
+        self, ids: Iterable[JobId] | None = None, *, all_users: bool = False, exclusions: bool = True,
+    ) -> list[Job]:
         """Jobs the controller still remembers, in one query.
 
         Args:
             ids: only these (unknown ones are simply absent from the answer); None for all of this user's.
             all_users: with ``ids=None``, everybody's.
+            exclusions: false may leave :attr:`Job.excluded_nodes` empty, which spares the CLI adapter a second query.
         """
 
     def nodes(self, names: Iterable[NodeName] | None = None) -> list[Node]:

@@ -111,7 +111,9 @@ class SlurmCli(NodeCommands):
             raise self._refused_submission(result, submission)
         return self._job_id(result)
 
-    def jobs(self, ids: Iterable[JobId] | None = None, *, all_users: bool = False) -> list[Job]:
+    def jobs(
+        self, ids: Iterable[JobId] | None = None, *, all_users: bool = False, exclusions: bool = True,
+    ) -> list[Job]:
         """Jobs by id, from one query (two where excluded nodes can matter)."""
         wanted = None if ids is None else sorted(set(ids))
         if wanted == []:
@@ -123,7 +125,7 @@ class SlurmCli(NodeCommands):
         if wanted is not None:
             known = set(wanted)
             jobs = [job for job in jobs if job.job_id in known]
-        if any(not job.state.finished for job in jobs):
+        if exclusions and any(not job.state.finished for job in jobs):
             jobs = self._with_exclusions(jobs, selection)
         return sorted(jobs, key=lambda job: job.job_id)
 

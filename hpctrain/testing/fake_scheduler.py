@@ -89,7 +89,7 @@ class FakeScheduler:
         held_before = job.priority == 0
         entry.begin_time = now + REQUEUE_DELAY_S
         entry.job = replace(
-            job, state=JobState.PENDING, reason="JobHeldUser" if hold or held_before else "BeginTime",
+            job, state=JobState.PENDING, reason=_why_waiting(hold=hold, held=held_before),
             flags=frozenset({"REQUEUE_HOLD"}) if hold else frozenset(), nodes=(), batch_host=None, num_nodes=entry.num_nodes,
             start_time=entry.begin_time, eligible_time=entry.begin_time, end_time=None, restarts=job.restarts + 1,
             exit_code=None, exit_signal=0, priority=0 if hold or held_before else 1000,
@@ -129,3 +129,10 @@ class FakeScheduler:
 def holds_nodes(job: Job) -> bool:
     """The job's nodes are not free."""
     return job.state in (JobState.RUNNING, JobState.SUSPENDED)
+
+
+def _why_waiting(*, hold: bool, held: bool) -> str:
+    """Slurm's word for why a job that was queued again waits."""
+    if held:
+        return "JobHeldUser"
+    return "job requeued in held state" if hold else "BeginTime"

@@ -130,7 +130,10 @@ class FakeSlurm(FakeNodes):
         self._scheduler.schedule()
         return job_id
 
-    def jobs(self, ids: Iterable[JobId] | None = None, *, all_users: bool = False) -> list[Job]:
+    def jobs(
+        self, ids: Iterable[JobId] | None = None, *, all_users: bool = False,
+        exclusions: bool = True,  # noqa: ARG002 - they cost nothing here
+    ) -> list[Job]:
         """Jobs not yet forgotten, by id."""
         self._call("jobs")
         jobs = [entry.job for _, entry in sorted(self._scheduler.entries.items())]

@@ -1,0 +1,164 @@
+"""Decisions spelled out as commands, in the order they must be carried out (pure, standard library only).
+
+What counts is written down first (the attempt), then done, then told. A key names job, start and deed, so that the same
+decision made again, by this watchdog or another, is the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hpctrain.watchdog.budget import Attempt, Cause, Verdict
+from hpctrain.watchdog.causes import Diagnosis
+from hpctrain.watchdog.model import Command, Deed, JobView
+
+
+def look(view: JobView, found: Diagnosis) -> Command:
+    """Look closer before judging; leaves no trace in the journal."""
+    return _command(view, Deed.LOOK, found.cause, found.reason)
+
+
+def look_for(view: JobView) -> Command:
+    """Ask the run's own record what became of a job that Slurm no longer knows."""
+    return _command(view, Deed.LOOK, Cause.UNKNOWN, f"Slurm no longer knows job {view.job.job_id}", data={"lost": True})
+
+
+def restart(
+    view: JobView, attempt: Attempt, verdict: Verdict, exclude: tuple[str, ...], number: int,
+) -> list[Command]:
+    """Queue the job again; held, where nodes are to be excluded before it starts.
+
+    Args:
+        number: how many failures of the run were counted before: it tells a decision made once more from a new one.
+    """
+    reason = f"{attempt.message}; {verdict.reason}"
+    deed = Deed.REQUEUE_HOLD if exclude else Deed.REQUEUE
+    return [
+        *_counted(view, attempt, verdict, exclude, f"restart:{number}"),
+        _command(view, deed, attempt.cause, reason, nodes=exclude, mark=str(number)),
+        _tell(view, attempt.cause, f"{view.managed.run_name}: {reason}; the job is queued again", "restart", str(number)),
+    ]
+
+
+def release_held(
+    view: JobView, attempt: Attempt, verdict: Verdict, exclude: tuple[str, ...], number: int,
+) -> list[Command]:
+    """Let a job go that Slurm holds after a failed prolog, without the nodes that failed."""
+    reason = f"{attempt.message}; {verdict.reason}"
+    commands = _counted(view, attempt, verdict, exclude, f"release:{number}")
+    if exclude:
+        commands.append(_command(view, Deed.EXCLUDE, attempt.cause, reason, nodes=exclude, mark=f"prolog:{number}"))
+    commands.append(_command(view, Deed.RELEASE, attempt.cause, reason, mark=f"prolog:{number}"))
+    text = f"{view.managed.run_name}: {reason}; the job is released" + (f" without {', '.join(exclude)}" if exclude else "")
+    return [*commands, _tell(view, attempt.cause, text, "restart", str(number))]
+
+
+def stop(view: JobView, attempt: Attempt, verdict: Verdict, number: int) -> list[Command]:
+    """The end, with a verdict. A job that Slurm holds stays held: releasing it may still help when the nodes are mended."""
+    reason = f"{attempt.message}; {verdict.reason}"
+    way = "release" if attempt.cause is Cause.PROLOG else "restart"
+    evidence = {
+        "cause": attempt.cause.value, "rule": verdict.rule, "exit_code": view.job.exit_code or 1, "traceback": "",
+        "fingerprint": attempt.fingerprint, "time_of_decision": attempt.time,
+    }
+    commands = [
+        _attempt(view, attempt, f"{way}:{number}"),
+        _record(view, "job.failed", attempt.cause, reason, evidence, step=attempt.step, mark=str(number)),
+    ]
+    if not view.job.state.finished and attempt.cause is not Cause.PROLOG:
+        commands.append(_command(view, Deed.CANCEL, attempt.cause, reason))
+    return [*commands, _tell(view, attempt.cause, f"{view.managed.run_name} is stopped: {reason}", "stop", str(number))]
+
+
+def release(view: JobView, exclude: tuple[str, ...], now: float) -> list[Command]:
+    """The end of a hold of ours: the nodes are excluded, then the job is let go."""
+    mark, why = f"{int(now)}", "its nodes are chosen anew, so it may start"
+    commands = []
+    if exclude:
+        commands.append(_command(view, Deed.EXCLUDE, Cause.NODE, why, nodes=exclude, mark=mark))
+    return [*commands, _command(view, Deed.RELEASE, Cause.NODE, why, mark=mark)]
+
+
+def start_now(view: JobView, now: float) -> Command:
+    """Lift Slurm's delay after a requeue."""
+    return _command(view, Deed.START_NOW, Cause.HELD, "Slurm's delay after a requeue is lifted", mark=f"{int(now)}")
+
+
+def include(view: JobView, nodes: tuple[str, ...], why: str, now: float) -> list[Command]:
+    """Take exclusions of ours back."""
+    return [_command(view, Deed.INCLUDE, Cause.NODE, why, nodes=nodes, mark=f"{int(now)}")]
+
+
+def tell(view: JobView, found: Diagnosis, now: float) -> list[Command]:
+    """Tell a person what only a person can change."""
+    kind = "job.failed" if view.job.state.finished else "detection.alert"
+    evidence = {"detector": "watchdog", "cause": found.cause.value, "time_of_decision": now}
+    return [
+        _record(view, kind, found.cause, found.reason, evidence),
+        _tell(view, found.cause, f"{view.managed.run_name}: {found.reason}", "alert"),
+    ]
+
+
+def lost(view: JobView, now: float) -> list[Command]:
+    """Slurm has lost the job. Nothing is submitted: whether a person cancelled it meanwhile cannot be known."""
+    reason = f"Slurm no longer knows job {view.job.job_id}, which had not ended; submit the run again if it should go on"
+    evidence = {"detector": "watchdog", "cause": Cause.UNKNOWN.value, "time_of_decision": now}
+    return [
+        _record(view, "detection.alert", Cause.UNKNOWN, reason, evidence, mark="lost"),
+        _tell(view, Cause.UNKNOWN, f"{view.managed.run_name}: {reason}", "lost"),
+    ]
+
+
+def _counted(view: JobView, attempt: Attempt, verdict: Verdict, exclude: tuple[str, ...], mark: str) -> list[Command]:
+    """Attempt and events: what failed, and what is done about it."""
+    fault = {
+        "cause": attempt.cause.value, "rung": attempt.rung, "nodes": list(attempt.nodes), "fingerprint": attempt.fingerprint,
+        "incarnation": attempt.incarnation, "detected_by": "slurm", "fault_time": attempt.time,
+    }
+    start = {
+        "rung": attempt.rung, "incarnation": attempt.incarnation + 1, "cause": attempt.cause.value, "reason": verdict.reason,
+        "nodes": list(attempt.nodes),
+    }
+    commands = [
+        _attempt(view, attempt, mark),
+        _record(view, "fault.detected", attempt.cause, attempt.message, fault, step=attempt.step, mark=mark),
+        _record(
+            view, "recovery.started", attempt.cause, f"{attempt.message}; {verdict.reason}", start, step=attempt.step,
+            mark=mark,
+        ),
+    ]
+    for node in exclude:
+        evidence = {"node": node, "until": attempt.time + view.managed.limits.exclude_for_s, "reason": attempt.message}
+        why = f"the job is kept from {node}: {attempt.message}"
+        commands.append(_record(view, "node.excluded", attempt.cause, why, evidence, node=node, mark=f"{node}:{mark}"))
+    return commands
+
+
+def _attempt(view: JobView, attempt: Attempt, mark: str) -> Command:
+    data = {"attempt": attempt.to_json(), "way": mark.partition(":")[0]}
+    return _command(view, Deed.ATTEMPT, attempt.cause, attempt.message, data=data, mark=mark)
+
+
+def _record(
+    view: JobView, kind: str, cause: Cause, reason: str, evidence: Mapping[str, Any], *, step: int | None = None,
+    node: str = "", mark: str = "",
+) -> Command:
+    data = {"kind": kind, "evidence": dict(evidence), "step": step, "node": node}
+    return _command(view, Deed.RECORD, cause, reason, data=data, mark=f"{kind}:{cause.value}{':' + mark if mark else ''}")
+
+
+def _tell(view: JobView, cause: Cause, text: str, kind: str, mark: str = "") -> Command:
+    mark = f"{kind}:{cause.value}{':' + mark if mark else ''}"
+    return _command(view, Deed.NOTIFY, cause, text, data={"kind": kind}, mark=mark)
+
+
+def _command(
+    view: JobView, deed: Deed, cause: Cause, reason: str, *, nodes: tuple[str, ...] = (),
+    data: Mapping[str, Any] | None = None, mark: str = "",
+) -> Command:
+    job, managed = view.job, view.managed
+    key = f"{managed.run_name}:{job.job_id}:{job.restarts}:{deed.value}" + (f":{mark}" if mark else "")
+    return Command(
+        deed, key, int(job.job_id), job.restarts, managed.run_name, managed.run_dir, cause, reason, nodes, data or {},
+    )

@@ -1,0 +1,128 @@
+"""The small status files that jobs publish for a watchdog of the whole cluster (adapter over the file system).
+
+The site makes one directory on a file system that all nodes share, like ``/tmp``: mode 1733, so that every user may add
+files and only the directory's owner may list them. A job's coordinator writes ``job-<id>.json`` into it: the object of
+``control/coordinator.json`` and nothing else. The watchdog believes a file only if the job's own user owns it, if it is a
+plain file, and if it is small. It takes numbers and one host name from it: nothing in such a file is run, used as a
+pattern, or followed as a path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import stat
+from pathlib import Path
+
+from hpctrain.clock import Clock
+from hpctrain.files import storage_errors
+from hpctrain.slurm.model import Job, Node
+from hpctrain.watchdog.budget import BudgetLimits
+from hpctrain.watchdog.journal import Journal
+from hpctrain.watchdog.model import COMMENT_PREFIX, Beat, Command, Looked, Managed
+
+LARGEST_BYTES = 4096
+_HOST = re.compile(r"^[A-Za-z0-9._-]{1,255}$")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")
+
+
+def publish(directory: Path, job_id: int, record: dict[str, object]) -> None:
+    """Put a job's status where the cluster's watchdog finds it: for coordinators, every few seconds.
+
+    Raises:
+        StorageError: it cannot be written; training goes on without.
+    """
+    path = directory / f"job-{job_id}.json"
+    draft = directory / f".job-{job_id}.{os.getpid()}.new"
+    with storage_errors(path):
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(handle, json.dumps(record, separators=(",", ":")).encode())
+        finally:
+            os.close(handle)
+        draft.replace(path)
+
+
+class SpoolFiles:
+    """The jobs of everybody, as the cluster's watchdog sees them.
+
+    Args:
+        directory: the site's spool; None where there is none, and then only Slurm's own word counts.
+        limits: the budget of every job.
+        journal: which keeps the failures, since nothing is written into users' directories.
+    """
+
+    def __init__(self, directory: Path | None, limits: BudgetLimits, journal: Journal, clock: Clock) -> None:
+        self._directory, self._limits, self._journal, self._clock = directory, limits, journal, clock
+        self._uids: dict[str, int | None] = {}
+        self._beats: dict[int, tuple[tuple[int, int], Beat | None]] = {}
+
+    def refresh(self) -> None:
+        """Called before each poll."""
+
+    def managed(self, job: Job) -> Managed | None:
+        """The run of a job, as its comment says; None for jobs that are not hpctrain's."""
+        name = job.comment.removeprefix(COMMENT_PREFIX)
+        if not job.comment.startswith(COMMENT_PREFIX) or not _NAME.match(name):
+            return None
+        return Managed(name, "", limits=self._limits, nodes_needed=max(1, job.num_nodes))
+
+    def beat(self, job: Job, managed: Managed) -> Beat | None:  # noqa: ARG002 - the other reader needs the run
+        """What the job's coordinator published; None for no file, or one that is not to be believed."""
+        if self._directory is None:
+            return None
+        path, job_id = self._directory / f"job-{job.job_id}.json", int(job.job_id)
+        try:
+            status = path.stat(follow_symlinks=False)
+        except OSError:
+            self._beats.pop(job_id, None)
+            return None
+        stamp = (status.st_mtime_ns, status.st_ino)
+        known = self._beats.get(job_id)
+        if known is None or known[0] != stamp:
+            known = self._beats[job_id] = (stamp, self._read(path, job.user))
+        return known[1]
+
+    def look(self, command: Command, nodes: list[Node]) -> Looked:
+        """What is known of a job beside Slurm: the failures that we have counted."""
+        past = self._journal.attempts(command.run_name)
+        return Looked(self._clock.time(), command.job_id, command.restarts, nodes, past)
+
+    def attempt(self, command: Command) -> None:
+        """The journal has it."""
+
+    def event(self, command: Command) -> None:
+        """The journal has it."""
+
+    def alive_after(self, command: Command, time_s: float) -> bool:
+        """Whether the coordinator has published a sign of life well after a time."""
+        known = self._beats.get(command.job_id)  # of the last poll, which was just now
+        beat = known[1] if known else None
+        return beat is not None and not beat.over and beat.time > time_s + 30.0
+
+    def _read(self, path: Path, user: str) -> Beat | None:
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_BYTES or status.st_uid != self._uid(user):
+                return None
+            data = json.loads(os.read(handle, LARGEST_BYTES + 1))
+            beat = Beat.from_json(data) if isinstance(data, dict) else None
+        except (OSError, ValueError):
+            return None
+        finally:
+            os.close(handle)
+        return beat if beat is not None and _HOST.match(beat.host) else None
+
+    def _uid(self, user: str) -> int | None:
+        if user not in self._uids:
+            try:
+                self._uids[user] = pwd.getpwnam(user).pw_uid
+            except KeyError:
+                self._uids[user] = None
+        return self._uids[user]

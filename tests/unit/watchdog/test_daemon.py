@@ -1,0 +1,263 @@
+"""A watchdog over a fake Slurm and real run directories: each cause of death, and what must be left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpctrain.slurm.model import JobState, JobUpdate
+from hpctrain.watchdog import attempts
+from hpctrain.watchdog.budget import Attempt, Cause
+from tests.unit.watchdog.world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Four nodes, nothing submitted."""
+    return World(tmp_path)
+
+
+def kinds(world: World) -> list[str]:
+    """The kinds of the watchdog's events."""
+    return [event.kind for event in world.events()]
+
+
+def test_a_healthy_job_is_left_alone_with_one_question_per_poll(world: World) -> None:
+    """A beating coordinator: nothing is done, and the controller is asked once per poll."""
+    job_id = world.submit()
+    world.slurm.calls.clear()
+    for beat in range(20):
+        world.beat(job_id, beat=beat)
+        world.slurm.calls.clear()
+        world.turns(1)
+        assert world.slurm.calls == ["jobs"]
+    assert world.deeds() == [] and world.job(job_id).restarts == 0
+
+
+def test_a_job_whose_coordinator_is_gone_is_queued_again_and_starts_at_once(world: World) -> None:
+    """Found within two polls of going stale, counted, told, and Slurm's delay is lifted."""
+    job_id = world.submit()
+    world.beat(job_id)
+    world.turns(7)
+    assert world.job(job_id).restarts == 0
+    world.turns(2)
+    assert (world.job(job_id).state, world.job(job_id).restarts) == (JobState.PENDING, 1)
+    world.turns(3)
+    assert world.job(job_id).state is JobState.RUNNING
+    assert kinds(world) == ["fault.detected", "recovery.started"]
+    assert [attempt["cause"] for attempt in world.attempts()] == ["coordinator"]
+    assert [command.data["kind"] for command in world.told.commands] == ["restart"]
+    world.turns(3)
+    assert world.job(job_id).restarts == 1
+
+
+def test_an_old_sign_of_life_needs_two_looks(world: World) -> None:
+    """A watchdog that has just started does not trust one look at a clock that may differ from its own."""
+    job_id = world.submit()
+    world.beat(job_id, ago_s=500)
+    world.turns(1)
+    assert world.job(job_id).restarts == 0
+    world.turns(2)
+    assert world.job(job_id).restarts == 1
+
+
+def test_clocks_that_differ_kill_nothing(world: World) -> None:
+    """A coordinator whose clock is ten minutes behind lives as long as its beat grows."""
+    job_id = world.submit()
+    for beat in range(20):
+        world.beat(job_id, beat=beat, ago_s=600)
+        world.turns(1)
+    assert world.deeds() == []
+
+
+def test_a_lost_batch_host_is_found_without_any_file(world: World) -> None:
+    """The job stays RUNNING and Slurm does not notice: BatchHost is not among its nodes any more."""
+    job_id = world.submit(nodes=3)
+    world.slurm.node_down("n1")
+    assert world.job(job_id).state is JobState.RUNNING
+    world.turns(3)
+    assert world.job(job_id).restarts == 1
+    assert world.attempts()[0]["cause"] == "node" and world.attempts()[0]["nodes"] == ["n1"]
+
+
+@pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.COMPLETED])
+def test_what_a_person_ended_stays_ended(world: World, state: JobState) -> None:
+    """scancel is final, whatever the coordinator's file says."""
+    job_id = world.submit()
+    world.beat(job_id)
+    world.turns(1)
+    world.slurm.cancel(job_id) if state is JobState.CANCELLED else world.slurm.finish(job_id)
+    world.turns(30)
+    assert world.deeds() == []
+
+
+def test_a_job_that_was_cancelled_between_decision_and_deed_stays_cancelled(world: World) -> None:
+    """The requeue is void: the job is looked at right before."""
+    job_id = world.submit()
+    world.beat(job_id)
+    world.point = lambda name: world.slurm.cancel(job_id) if name == "begun:requeue" else None
+    world.turns(10)
+    assert world.job(job_id).state is JobState.CANCELLED
+    assert "requeue:void" in world.deeds()
+
+
+def test_a_decision_of_the_coordinator_is_respected(world: World) -> None:
+    """It said that it is over before the batch script failed: nobody starts that job again."""
+    job_id = world.submit()
+    world.beat(job_id, state="over", exit_code=1)
+    world.slurm.finish(job_id, exit_code=1)
+    world.turns(10)
+    assert world.deeds() == []
+
+
+def test_a_batch_script_that_died_without_a_decision_is_started_again(world: World) -> None:
+    """kill -9 of the coordinator ends the script with 137 while its file still says 'run'."""
+    job_id = world.submit()
+    world.beat(job_id)
+    world.turns(1)
+    world.slurm.finish(job_id, exit_code=137)
+    world.turns(5)
+    assert world.job(job_id).restarts == 1
+
+
+@pytest.mark.parametrize(("state", "cause"), [
+    (JobState.NODE_FAIL, "node"), (JobState.TIMEOUT, "time_limit"), (JobState.PREEMPTED, "preemption"),
+    (JobState.OUT_OF_MEMORY, "host_memory"), (JobState.BOOT_FAIL, "node"),
+])
+def test_ends_by_slurm_are_told_apart(world: World, state: JobState, cause: str) -> None:
+    """Each end has its cause, and the job continues."""
+    job_id = world.submit()
+    world.beat(job_id)
+    world.turns(1)
+    world.slurm.finish(job_id, state=state)
+    world.turns(5)
+    assert [attempt["cause"] for attempt in world.attempts()] == [cause]
+    assert world.job(job_id).restarts == 1
+
+
+def test_a_recipe_that_forbids_requeueing_is_obeyed(world: World) -> None:
+    """'requeue: false': people are told, the job is not touched."""
+    job_id = world.submit(requeue=False)
+    world.beat(job_id)
+    world.turns(12)
+    assert world.job(job_id).restarts == 0
+    assert kinds(world) == ["detection.alert"] and len(world.told.commands) == 1
+
+
+def test_a_job_that_never_progresses_is_stopped_with_a_verdict(world: World) -> None:
+    """The third coordinator in a row that dies without a step: R4, the job is cancelled, the reason is in its record."""
+    job_id = world.submit(max_restarts_without_progress=2)
+    for _ in range(3):
+        world.beat(job_id)
+        world.turns(12)
+    assert world.job(job_id).state is JobState.CANCELLED
+    verdict = [event for event in world.events() if event.kind == "job.failed"]
+    assert len(verdict) == 1 and verdict[0].evidence["rule"] == "no_progress"
+    assert [attempt["rung"] for attempt in world.attempts()] == ["R3", "R3", "R4"]
+    assert world.told.commands[-1].data["kind"] == "stop"
+
+
+def test_a_repeat_offender_is_excluded_before_the_job_starts_again(world: World) -> None:
+    """The second fault of a node: requeued held, excluded, released; the exclusion ends when its time is over."""
+    job_id = world.submit(nodes=2, max_restarts_without_progress=9, exclude_for_s=500)
+    attempts.append(world.run(), Attempt(world.clock.time() - 60, Cause.NODE, "R2", 0, 5, True, "", ("n1",)))
+    world.slurm.node_down("n1")
+    world.turns(3)
+    world.slurm.node_up("n1")
+    world.turns(6)
+    job = world.job(job_id)
+    assert job.state is JobState.RUNNING and job.nodes == ("n2", "n3") and job.excluded_nodes == ("n1",)
+    assert "requeuehold:done" in world.deeds() and "node.excluded" in kinds(world)
+    world.clock.advance(600)
+    world.slurm.requeue(job_id)
+    world.turns(1)
+    assert world.job(job_id).excluded_nodes == ()
+
+
+def test_a_held_job_of_a_person_stays_held(world: World) -> None:
+    """Before its first start, and when the watchdog had it queued again."""
+    job_id = world.submit(options=["--hold"])
+    world.turns(20)
+    assert world.job(job_id).held and world.deeds() == []
+
+
+def test_only_slurms_own_delay_is_lifted(world: World) -> None:
+    """A start that somebody wants tomorrow stays tomorrow."""
+    job_id = world.submit()
+    world.slurm.requeue(job_id)
+    entry = world.slurm._scheduler.entries[job_id]
+    world.slurm._scheduler.make_eligible(entry, world.clock.time() + 86_400)
+    world.turns(5)
+    assert world.deeds() == [] and world.job(job_id).state is JobState.PENDING
+
+
+def test_silence_means_nothing(world: World) -> None:
+    """While the controller does not answer nothing is done, and afterwards a suspicion has to be found anew."""
+    job_id = world.submit()
+    world.beat(job_id, ago_s=500)
+    world.turns(1)
+    world.slurm.controller_up = False
+    waits = [world.daemon.turn() for _ in range(8)]
+    assert waits == sorted(waits) and waits[-1] == 300
+    world.clock.advance(10)
+    world.slurm.controller_up = True
+    world.turns(1)
+    assert world.deeds() == [] and world.job(job_id).restarts == 0
+    world.turns(2)
+    assert world.job(job_id).restarts == 1
+
+
+def test_a_lost_job_is_told_and_not_submitted_again(world: World) -> None:
+    """Slurm has forgotten a job that had not ended; one that had ended is no loss."""
+    lost, ended = world.submit("run-1", nodes=1), world.submit("run-2", nodes=1)
+    for job_id in (lost, ended):
+        world.beat(job_id)
+    world.turns(1)
+    world.slurm.finish(ended)
+    world.turns(1)
+    world.slurm.forget(lost)
+    world.slurm.forget(ended)
+    world.turns(4)
+    assert kinds(world) == ["detection.alert"] and world.events("run-2") == []
+    assert [command.data["kind"] for command in world.told.commands] == ["lost"]
+    world.start()
+    world.turns(4)
+    assert len(world.told.commands) == 1
+
+
+def test_jobs_of_others_and_of_other_programs_are_not_touched(world: World) -> None:
+    """No comment of ours, or a comment without the run directory: nothing is done."""
+    job_id = world.submit()
+    world.beat(job_id, ago_s=500)
+    world.slurm.update_job(job_id, JobUpdate(comment="something else"))
+    world.turns(5)
+    assert world.deeds() == []
+
+
+def test_an_old_job_of_a_run_that_went_on_elsewhere_is_fenced(world: World) -> None:
+    """run.json names another job now: this one is not brought back."""
+    job_id = world.submit()
+    world.beat(job_id, ago_s=500)
+    (world.run().record).write_text('{"job_id": 999}')
+    world.turns(5)
+    assert world.deeds() == []
+
+
+def test_a_glance_at_the_files_brings_the_poll_forward(world: World) -> None:
+    """Between two polls a minute apart the file that stopped is noticed, and the poll comes at once."""
+    job_id = world.submit()
+    world.beat(job_id)
+    world.daemon.turn()
+
+    def pause(seconds: float) -> bool:
+        world.clock.advance(seconds)
+        return False
+
+    world.slurm.calls.clear()
+    started = world.clock.time()
+    assert not world.daemon.wait(300, pause)
+    assert 60 <= world.clock.time() - started <= 85
+    assert world.slurm.calls == []
+    world.daemon.turn()
+    assert world.job(job_id).restarts == 1
