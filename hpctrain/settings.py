@@ -22,6 +22,7 @@ class Settings:
         slurm_retries: further tries when the controller does not answer.
         cluster: name of a private cluster to use, "" to find one.
         gpu_memory_bytes: memory of one GPU by Slurm's GPU type, for the size check.
+        watchdog: the ``[watchdog]`` tables of the files, key by key; see :mod:`hpctrain.watchdog.config`.
         recipe_layers: (origin, values) of each file that has a ``[recipe]`` table, weakest first.
     """
 
@@ -30,4 +31,5 @@ class Settings:
     slurm_retries: int = 3
     cluster: str = ""
     gpu_memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    watchdog: Mapping[str, Any] = field(default_factory=dict)
     recipe_layers: tuple[tuple[str, Mapping[str, Any]], ...] = ()

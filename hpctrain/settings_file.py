@@ -20,6 +20,9 @@ A file::
 
     [recipe]                                  # defaults for every recipe
     resources.partition = "gpu"
+
+    [watchdog]                                # see docs/watchdog.md
+    notify_mail = "me@example.org"
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from hpctrain.settings import Settings
 
 SITE_FILE = "/etc/hpctrain/config.toml"
 DEFAULT_RUNS_DIR = "~/hpctrain-runs"
-_TABLES = ("gpu_memory", "recipe")
+_TABLES = ("gpu_memory", "recipe", "watchdog")
 _HINT = "correct that line; 'python -m pydoc hpctrain.settings_file' shows an example"
 
 
@@ -53,6 +56,7 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
     env = os.environ if env is None else env
     values: dict[str, Any] = {}
     gpu_memory: dict[str, int] = {}
+    watchdog: dict[str, Any] = {}
     layers: list[tuple[str, Mapping[str, Any]]] = []
     for path in settings_files(env):
         document = _Document.read(path)
@@ -60,11 +64,14 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
             continue
         values |= document.settings(env)
         gpu_memory |= document.gpu_memory()
+        watchdog |= document.table("watchdog")
         if recipe := document.table("recipe"):
             layers.append((str(path), recipe))
     values |= _from_variables(env)
     runs_dir = values.pop("runs_dir", None) or _directory(DEFAULT_RUNS_DIR, env)
-    return Settings(runs_dir=runs_dir, gpu_memory_bytes=gpu_memory, recipe_layers=tuple(layers), **values)
+    return Settings(
+        runs_dir=runs_dir, gpu_memory_bytes=gpu_memory, watchdog=watchdog, recipe_layers=tuple(layers), **values,
+    )
 
 
 def settings_files(env: Mapping[str, str]) -> tuple[Path, Path]:

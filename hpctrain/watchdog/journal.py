@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,12 +251,3 @@ def on_shared_file_system(path: Path, mounts: str | None = None) -> bool:
             best, kind = point, right.split()[0] if right else ""
     return kind.startswith(SHARED_FILE_SYSTEMS)
 
-
-def as_record(entry: Entry) -> Mapping[str, object]:
-    """An entry for machines to read."""
-    command = entry.command
-    return {
-        "time": entry.time, "deed": command.deed.value, "state": entry.state, "job": command.job_id,
-        "run": command.run_name, "cause": command.cause.value, "reason": command.reason, "nodes": list(command.nodes),
-        "tries": entry.tries, "result": entry.result,
-    }

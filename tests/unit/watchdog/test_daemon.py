@@ -83,7 +83,7 @@ def test_a_lost_batch_host_is_found_without_any_file(world: World) -> None:
 
 @pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.COMPLETED])
 def test_what_a_person_ended_stays_ended(world: World, state: JobState) -> None:
-    """scancel is final, whatever the coordinator's file says."""
+    """Scancel is final, whatever the coordinator's file says."""
     job_id = world.submit()
     world.beat(job_id)
     world.turns(1)
@@ -112,7 +112,7 @@ def test_a_decision_of_the_coordinator_is_respected(world: World) -> None:
 
 
 def test_a_batch_script_that_died_without_a_decision_is_started_again(world: World) -> None:
-    """kill -9 of the coordinator ends the script with 137 while its file still says 'run'."""
+    """Kill -9 of the coordinator ends the script with 137 while its file still says 'run'."""
     job_id = world.submit()
     world.beat(job_id)
     world.turns(1)

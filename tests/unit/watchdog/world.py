@@ -64,9 +64,12 @@ class World:
         self.files = RunFiles("login1", self.clock)
         self.executor = Executor(
             self.slurm, self.journal, Always(), records=self.files, notifier=self.told, clock=self.clock,
-            point=lambda name: self.point(name), settle_s=25.0,
+            point=self._at, settle_s=25.0,
         )
         self.daemon = Daemon(self.slurm, self.files, self.executor, self.journal, clock=self.clock, pace=Pace())
+
+    def _at(self, name: str) -> None:
+        self.point(name)
 
     def submit(self, name: str = "run-1", *, nodes: int = 2, options: Sequence[str] = (), **plan: Any) -> JobId:
         """A run with its directory, submitted."""
@@ -90,7 +93,8 @@ class World:
         job = self.job(job_id)
         record = {
             "time": self.clock.time() - ago_s, "beat": beat, "host": job.batch_host or "n1", "pid": 1, "srun_pid": 2,
-            "job": job_id, "restarts": job.restarts, "incarnation": job.restarts, "state": state, "exit_code": None, **values,
+            "job": job_id, "restarts": job.restarts, "incarnation": job.restarts, "state": state,
+            "exit_code": None, **values,
         }
         write_json_atomic(Path(job.work_dir) / "control" / "coordinator.json", record, durable=False)
 
