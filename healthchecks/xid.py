@@ -40,6 +40,7 @@ def run(reading: Reading, limits: Limits) -> Iterator[Finding]:  # noqa: ARG001 
             rule=decision.rule,
             xids=list(decision.numbers),
             newest=decision.newest,
+            pci=decision.entity,
         )
 
 

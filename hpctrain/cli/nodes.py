@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import getpass
+import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hpctrain.cli.output import output_option, print_json
+from hpctrain.cli.output import output_option, print_json, say
 
 if TYPE_CHECKING:
+    from hpctrain.nodes.record import Entry
     from hpctrain.nodes.service import Nodes, NodeView
+    from hpctrain.nodes.site import Site
+    from hpctrain.nodes.tend import Line
 
 F = TypeVar("F", bound=Callable[..., Any])
+_SHOWN_ACTS = 12
+_KINDS = {"intent": "begun", "dropped": "left"}
 
 
 def _dry_run(function: F) -> F:
@@ -23,7 +32,7 @@ def _dry_run(function: F) -> F:
 
 @click.group()
 def nodes() -> None:
-    """See why nodes are out of service, and bring them back.
+    """See why nodes are out of service, mend them, and bring them back.
 
     A drain whose reason does not begin with 'hpctrain:' belongs to a person, and is never changed here.
     """
@@ -40,7 +49,8 @@ def list_(everything: bool, output: str) -> None:
         print_json("nodes", [_record(view) for view in shown])
         return
     for view in shown:
-        click.echo(f"{view.node.name:<12} {_state(view):<20} {view.decision.step.value:<9} {view.node.reason}")
+        due = f" at {_when(view.decision.due)}" if view.decision.due else ""
+        click.echo(f"{view.node.name:<12} {_state(view):<20} next: {view.decision.step.value}{due}; {view.node.reason}")
     if not shown:
         click.echo(f"all {len(views)} nodes are in service, and nothing is known against them")
 
@@ -60,6 +70,8 @@ def show(node: str, output: str) -> None:
         click.echo(f"{'since':<10}{_when(view.node.reason_time)} by {view.node.reason_user or 'unknown'}")
     for one in view.evidence:
         click.echo(f"{'evidence':<10}{one.get('level')}: {one.get('check')}: {one.get('message')}")
+    for entry in _told_acts(view.history)[-_SHOWN_ACTS:]:
+        click.echo(f"{_KINDS.get(entry.kind, entry.kind):<10}{_when(entry.time)} {_act(entry)}")
     due = f", at {_when(view.decision.due)}" if view.decision.due else ""
     click.echo(f"{'next':<10}{view.decision.step.value}: {view.decision.reason} (rule '{view.decision.rule}'{due})")
 
@@ -97,16 +109,160 @@ def validate(node: str, dry_run: bool, output: str) -> int:
     return 0 if done else 1
 
 
-def _service() -> Nodes:
+@nodes.command("reboot")
+@click.argument("node")
+@click.option("--reason", default="asked for by command", show_default=True, help="Why.")
+@_dry_run
+@output_option
+def reboot(node: str, reason: str, dry_run: bool, output: str) -> None:
+    """Reboot a node once its jobs are over.
+
+    It stays out of service until its health checks of after the boot are clean; 'hpctrain nodes tend' sees to that.
+    """
+    _tell(node, _service().reboot(node, reason, dry_run=dry_run), output, dry_run=dry_run)
+
+
+@nodes.command("replace")
+@click.argument("node")
+@click.option("--reason", default="asked for by command", show_default=True, help="Why.")
+@_dry_run
+@output_option
+def replace(node: str, reason: str, dry_run: bool, output: str) -> None:
+    """Give a node's place to a hot spare, and run the site's command that asks for another node.
+
+    The node stays drained until a person brings it back with 'undrain'.
+    """
+    _tell(node, _service().replace(node, reason, dry_run=dry_run), output, dry_run=dry_run)
+
+
+@nodes.command("tend")
+@click.option("--once", is_flag=True, help="Look once, instead of for ever.")
+@click.option("--interval", "interval_s", type=click.FloatRange(min=1), default=30.0, show_default=True, help="Seconds.")
+@_dry_run
+@output_option
+def tend(once: bool, interval_s: float, dry_run: bool, output: str) -> None:
+    """Do what the policy says: drain, reset, reboot, check, return, replace.
+
+    Every act is written down before and after it, so that one that was interrupted is finished, and none is done twice.
+    Run it as root where the journal is and where the records of the nodes' checks can be read.
+    """
+    from hpctrain.errors import ControllerDownError
+    from hpctrain.nodes.tend import Tender
+
+    site = _site()
+    tender = Tender(site)
+    while True:
+        lines: list[Line] = []
+        try:
+            lines = tender.look(dry_run=dry_run)
+        except ControllerDownError as error:
+            if once or dry_run:
+                raise
+            say(f"{error.message}; looking again in {interval_s:g} s")
+        _print_lines(lines, output, once=once or dry_run)
+        if once or dry_run:
+            return
+        site.clock.sleep(interval_s)
+
+
+@nodes.group("spares")
+def spares() -> None:
+    """Nodes set aside to take the place of those that are replaced: a Slurm reservation."""
+
+
+@spares.command("list")
+@output_option
+def spares_list(output: str) -> None:
+    """List the hot spares, and whether each is ready."""
+    from hpctrain.nodes.spares import listed
+
+    pool, found = listed(_site())
+    if output == "json":
+        shown = [{"node": node.name, "state": node.state, "ready": ready} for node, ready in found]
+        print_json("spares", {"reservation": pool.name if pool else None, "nodes": shown})
+        return
+    for node, ready in found:
+        click.echo(f"{node.name:<12} {node.state.lower():<12} {'ready' if ready else 'not ready'}")
+    if pool is None:
+        click.echo("there are no spares; 'hpctrain nodes spares add NODE' sets one aside")
+
+
+@spares.command("add")
+@click.argument("names", metavar="NODE...", nargs=-1, required=True)
+@_dry_run
+@output_option
+def spares_add(names: tuple[str, ...], dry_run: bool, output: str) -> None:
+    """Set nodes aside; jobs that run there go on."""
+    from hpctrain.nodes.spares import add
+
+    _tell(",".join(names), add(_site(), names, dry_run=dry_run), output, dry_run=dry_run)
+
+
+@spares.command("remove")
+@click.argument("names", metavar="NODE...", nargs=-1, required=True)
+@_dry_run
+@output_option
+def spares_remove(names: tuple[str, ...], dry_run: bool, output: str) -> None:
+    """Give spares to everybody."""
+    from hpctrain.nodes.spares import remove
+
+    _tell(",".join(names), remove(_site(), names, dry_run=dry_run), output, dry_run=dry_run)
+
+
+def _site() -> Site:
     from hpctrain.api import default_context
+    from hpctrain.devcluster.state import find_cluster
     from hpctrain.errors import SlurmMissingError
     from hpctrain.health.supervise import load_config
-    from hpctrain.nodes.service import Nodes
+    from hpctrain.nodes.journal import Journal
+    from hpctrain.nodes.service import site_of
+    from hpctrain.slurm.connect import choose
 
     context = default_context()
     if context.slurm is None:
         raise context.no_slurm_error or SlurmMissingError(context.why_no_slurm)
-    return Nodes(context.slurm, load_config(os.environ)[0], context.clock)
+    choice = choose(context.settings)
+    private = find_cluster(choice.cluster).env if choice.cluster else {}
+    config, problems = load_config({**private, **os.environ})
+    for problem in problems:
+        say(f"configuration of the health checks: {problem}")
+    site = site_of(context.slurm, config, context.clock)
+    return dataclasses.replace(site, journal=Journal(Path(site.settings.journal)))
+
+
+def _service() -> Nodes:
+    from hpctrain.nodes.service import Nodes
+
+    site = _site()
+    by = f"{getpass.getuser()}@{os.uname().nodename}"
+    return Nodes(site.slurm, site.config, site.clock, journal=site.journal, by=by)
+
+
+def _print_lines(lines: Sequence[Line], output: str, *, once: bool) -> None:
+    """One document for one look; one line for each act while it goes on for ever."""
+    if output == "json":
+        records = [dataclasses.asdict(line) for line in lines]
+        if once:
+            print_json("acts", records)
+        else:
+            for record in records:
+                click.echo(json.dumps(record))
+        return
+    for line in lines:
+        click.echo(f"{'ALERT ' if line.alert else ''}{line.node}: {line.step}: {line.text}")
+    if once and not lines:
+        click.echo("nothing to do")
+
+
+def _told_acts(history: Sequence[Entry]) -> list[Entry]:
+    """The acts, each once: its end where it has one."""
+    ended = {entry.id for entry in history if entry.kind in ("done", "failed", "dropped")}
+    return [one for one in history if one.kind != "next" and not (one.kind == "intent" and one.id in ended)]
+
+
+def _act(entry: Entry) -> str:
+    rule = f", rule '{entry.rule}'" if entry.rule else ""
+    return f"{entry.step}: {entry.reason} (by {entry.by or 'unknown'}{rule})"
 
 
 def _tell(node: str, text: str, output: str, *, dry_run: bool, done: bool = True) -> None:
@@ -125,6 +281,8 @@ def _when(seconds: float | None) -> str:
 
 
 def _record(view: NodeView) -> dict[str, Any]:
+    from hpctrain.nodes.record import to_json as record_of
+
     node, decision = view.node, view.decision
     return {
         "node": node.name,
@@ -136,4 +294,5 @@ def _record(view: NodeView) -> dict[str, Any]:
         "since": node.reason_time,
         "evidence": list(view.evidence),
         "next": {"step": decision.step.value, "reason": decision.reason, "rule": decision.rule, "due": decision.due},
+        "history": [record_of(entry) for entry in view.history],
     }

@@ -19,6 +19,7 @@ from hpctrain.resources import SLURM_SCRIPTS, shipped_file
 
 SCRIPTS = ("prolog.sh", "epilog.sh", "health_program.sh")
 _EXECUTABLE = 0o700
+_SETTLE_S = 5.0
 
 
 def has_health(layout: Layout) -> bool:
@@ -44,7 +45,8 @@ def enable_health(layout: Layout, spec: Spec, *, interval_s: int = 30) -> None:
     config = health_config(str(nodes), kind=kind, state_dir=state_dir)
     settings = layout.health_dir / "health.env"
     site = layout.health_dir / "health.json"
-    write_json_atomic(site, {**config, "drain_via": "scontrol"}, durable=False)
+    mending = {"drain_via": "scontrol", "slurm_conf": str(layout.slurm_conf), **remedy_config(layout)}
+    write_json_atomic(site, {**config, **mending}, durable=False)
     places = {"HPCTRAIN_HEALTH_CONFIG": str(site), "HPCTRAIN_HEALTH_STATE": state_dir}
     variables = {**places, "SLURM_CONF": str(layout.slurm_conf)}
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
@@ -53,6 +55,20 @@ def enable_health(layout: Layout, spec: Spec, *, interval_s: int = 30) -> None:
         _write_wrapper(layout.health_dir / script, settings, shipped_file(SLURM_SCRIPTS, script), nodes)
     write_atomic(layout.health_conf, render_health_conf(layout, interval_s), durable=False)
     Control(layout).reconfigure()
+
+
+def remedy_config(layout: Layout) -> dict[str, object]:
+    """How simulated nodes are mended; they settle and recover in seconds, and any number may be mended at a time."""
+    program = [sys.executable, "-I", "-m", "hpctrain.devcluster.remedies"]
+    return {
+        "settle_s": _SETTLE_S,
+        "remedies": {
+            "journal": str(layout.health_dir / "remedies"),
+            "reset": [*program, "reset", str(layout.state_dir), "{node}", "{gpu}"],
+            "replace": [*program, "replace", str(layout.state_dir), "{node}"],
+            "limits": {"recovery_s": 5, "drained_percent": 50},
+        },
+    }
 
 
 def _write_wrapper(path: Path, settings: Path, script: Path, nodes: Path) -> None:

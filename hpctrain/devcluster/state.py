@@ -47,7 +47,9 @@ class ClusterInfo:
     @property
     def env(self) -> dict[str, str]:
         """Variables that point Slurm's commands and hpctrain at this cluster."""
-        return {"SLURM_CONF": self.slurm_conf, "HPCTRAIN_CLUSTER": self.name}
+        found = {"SLURM_CONF": self.slurm_conf, "HPCTRAIN_CLUSTER": self.name}
+        checks = self.state_dir / "health" / "health.json"
+        return found | ({"HPCTRAIN_HEALTH_CONFIG": str(checks)} if checks.exists() else {})
 
 
 def state_root(env: Mapping[str, str] | None = None) -> Path:

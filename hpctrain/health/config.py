@@ -70,6 +70,7 @@ class Config:
         settle_s: after a boot nothing is drained for so long.
         site_checks: ``module:NAME`` of checks that a site adds.
         log_bytes: the event log is turned over once when it is as long as this.
+        remedies: read by :func:`hpctrain.health.remedy_settings.parse_remedies` where nodes are mended.
         time_server: an NTP server (``host`` or ``host:port``) whose time the periodic check compares with ours.
     """
 
@@ -89,6 +90,7 @@ class Config:
     roots: Roots = Roots()
     expected: Expected = field(default_factory=Expected)
     rules: Rules = field(default_factory=Rules)
+    remedies: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_config(document: Any) -> tuple[Config, list[str]]:
@@ -104,6 +106,7 @@ def parse_config(document: Any) -> tuple[Config, list[str]]:
     values["breaker"] = Breaker(**_simple(Breaker, _section(document, "breaker", problems), "breaker.", problems))
     values["roots"] = Roots(**_simple(Roots, _section(document, "roots", problems), "roots.", problems))
     values["expected"] = _expected(_section(document, "expected", problems), problems)
+    values["remedies"] = _section(document, "remedies", problems)
     values["rules"] = Rules(_modes(document, problems), _limits(document, problems))
     return Config(**values), problems
 

@@ -21,6 +21,7 @@ from typing import Any
 from hpctrain.errors import NotFoundError, StorageError, UsageError
 from hpctrain.files import storage_errors, write_atomic
 from hpctrain.health.config import DEFAULT_CONFIG, DEFAULT_STATE_DIR, parse_config
+from hpctrain.health.remedy_settings import parse_remedies
 from hpctrain.health.slurm_settings import PROGRAMS, Change, find_changes, parse_settings, rewrite
 from hpctrain.resources import SLURM_SCRIPTS, shipped_file
 
@@ -109,6 +110,7 @@ def compile_site(path: Path, known_checks: Collection[str]) -> str:
     except (ValueError, TypeError) as error:
         raise UsageError(f"is not valid TOML for this purpose: {error}", where=str(path)) from None
     config, problems = parse_config(document)
+    problems += parse_remedies(config.remedies, settle_s=config.settle_s)[1]
     named = {*config.rules.modes, *config.rules.limits}
     if not config.site_checks:
         problems += [f"there is no check '{name}'" for name in sorted(named - set(known_checks))]

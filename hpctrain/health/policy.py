@@ -49,6 +49,7 @@ class Limits:
         drains: most drains in ``rate_s``.
         lemon_score: a node with this score does not return by itself.
         half_life_s: what happened this long ago counts half in the lemon score.
+        verdict_age_s: a verdict older than this takes no node out of service.
     """
 
     settle_s: float = 120.0
@@ -63,6 +64,7 @@ class Limits:
     rate_s: float = 3600.0
     lemon_score: float = 8.0
     half_life_s: float = 7 * 86_400.0
+    verdict_age_s: float = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Deed:
     """Something that was done about a node, in seconds since the epoch.
 
     Attributes:
-        fault: check and entity, as :func:`fault_key` makes them.
+        fault: check and entity, as :func:`fault_key` makes them; "" for what a person asked for, which counts as no remedy.
     """
 
     time: float
@@ -84,12 +86,13 @@ class Facts:
     """What is known of a node now; times in seconds since the epoch, None where unknown.
 
     Attributes:
-        drained: no new jobs go there.
+        drained: no new jobs go there: it is drained, or DOWN.
         reason: the drain reason.
         fault: what the last verdict would drain it for, "" for nothing.
         action: the value of :class:`hpctrain.health.finding.Action` that mends the fault.
         verdict_time: when the last verdict was given.
         healthy_since: since when all verdicts were clean.
+        rebooting: Slurm has been asked to reboot it, and it has not come back yet.
     """
 
     node: str
@@ -101,14 +104,21 @@ class Facts:
     action: str = ""
     verdict_time: float | None = None
     healthy_since: float | None = None
+    rebooting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The node's partition (the smallest, if it is in several), and what we have drained of it at this time."""
+    """The node's partition (the smallest, if it is in several), and what we have drained of it at this time.
+
+    Attributes:
+        drained_by_us: without those that wait for new hardware: they are with a person.
+        under_way: nodes with a remedy that has brought no verdict yet.
+    """
 
     nodes: int
     drained_by_us: int = 0
+    under_way: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +175,28 @@ def decide(facts: Facts, history: Iterable[Deed], fleet: Fleet, limits: Limits, 
         return Decision(Step.WAIT, why, "settle", facts.booted + limits.settle_s)
     if not facts.drained:
         return _in_service(facts, everything, fleet, limits, now)
-    return _under_way(facts, own, limits, now) or (
-        _mend(facts, own, limits) if facts.fault else _return(facts, own, limits, now)
-    )
+    waiting = _under_way(facts, own, limits, now)
+    if waiting:
+        return waiting
+    if not facts.fault:
+        return _return(facts, own, limits, now)
+    decision = _mend(facts, own, limits)
+    return _held_back(fleet, limits, decision) or decision if decision.step in REMEDIES else decision
+
+
+def under_way(facts: Facts, history: Iterable[Deed], limits: Limits, now: float) -> bool:
+    """A remedy of this node has brought no verdict yet."""
+    own = sorted((deed for deed in history if deed.node == facts.node), key=lambda deed: deed.time)
+    decision = _under_way(facts, own, limits, now) if facts.drained else None
+    return decision is not None and decision.rule == "under way"
 
 
 def _in_service(facts: Facts, history: list[Deed], fleet: Fleet, limits: Limits, now: float) -> Decision:
     if not facts.fault:
         return Decision(Step.KEEP, "in service, and nothing is known against it", "healthy")
+    if facts.verdict_time is not None and now - facts.verdict_time > limits.verdict_age_s:
+        why = f"{facts.fault} was found {now - facts.verdict_time:.0f} s ago, and no check has run since"
+        return Decision(Step.ALERT, why, "stale")
     most = permitted(fleet, limits)
     if fleet.drained_by_us >= most:
         why = f"{facts.fault}, but {fleet.drained_by_us} of {fleet.nodes} nodes are drained by us and {most} are permitted"
@@ -187,17 +211,34 @@ def _in_service(facts: Facts, history: list[Deed], fleet: Fleet, limits: Limits,
 def _under_way(facts: Facts, own: list[Deed], limits: Limits, now: float) -> Decision | None:
     """A remedy is judged by a verdict that is newer than the remedy, and by no other."""
     last = next((deed for deed in reversed(own) if deed.step in REMEDIES), None)
-    if last and (facts.verdict_time is None or facts.verdict_time <= last.time) and now - last.time < limits.remedy_s:
-        return Decision(
-            Step.WAIT, f"{last.step.value} is under way; no check has run since", "under way", last.time + limits.remedy_s
-        )
+    if facts.rebooting:
+        return Decision(Step.WAIT, "Slurm is to reboot it, or waits for it to come back", "under way")
+    if last and now - last.time < limits.remedy_s:
+        away = last.step is Step.REBOOT and facts.booted is not None and facts.booted <= last.time
+        if away or facts.verdict_time is None or facts.verdict_time <= last.time:
+            why = f"{last.step.value} is under way; no check has run since"
+            return Decision(Step.WAIT, why, "under way", last.time + limits.remedy_s)
     if facts.verdict_time is None:
         return Decision(Step.WAIT, "no health check of this node is on record here", "no verdict")
+    if facts.booted is not None and facts.verdict_time < facts.booted + limits.settle_s:
+        return Decision(Step.WAIT, "no check has run since it settled after its boot", "settle")
+    return None
+
+
+def _held_back(fleet: Fleet, limits: Limits, decision: Decision) -> Decision | None:
+    """What is wrong with many nodes at once is not wrong with the nodes: no remedy is tried on all of them."""
+    most = permitted(fleet, limits)
+    if fleet.drained_by_us > most:
+        why = f"{decision.step.value} for {decision.reason}, but {fleet.drained_by_us} of {fleet.nodes} nodes"
+        return Decision(Step.ALERT, f"{why} are drained by us and {most} are permitted", "breaker")
+    if fleet.under_way >= most:
+        why = f"{decision.step.value} for {decision.reason} waits for {fleet.under_way} other remedies"
+        return Decision(Step.WAIT, why, "one after the other")
     return None
 
 
 def _mend(facts: Facts, own: list[Deed], limits: Limits) -> Decision:
-    remedies = [deed for deed in own if deed.step in REMEDIES]
+    remedies = [deed for deed in own if deed.step in REMEDIES and deed.fault]
     same = [deed.step for deed in remedies if deed.fault == facts.fault]
     if len(remedies) >= limits.remedies:
         return Decision(Step.PERSON, f"{len(remedies)} remedies in {limits.window_s / 86_400:g} days", "too many remedies")
@@ -217,6 +258,8 @@ def _mend(facts: Facts, own: list[Deed], limits: Limits) -> Decision:
 
 def _return(facts: Facts, own: list[Deed], limits: Limits, now: float) -> Decision:
     """Flaps lengthen the time for which a node has to stay healthy."""
+    if any(deed.step is Step.REPLACE for deed in own):
+        return Decision(Step.PERSON, "healthy, but it was to be replaced: a person says whether it was", "replaced")
     score = lemon_score(facts.node, own, limits, now)
     if score >= limits.lemon_score:
         return Decision(Step.PERSON, f"healthy, but a repeat offender (score {score:.1f})", "lemon")

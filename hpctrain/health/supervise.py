@@ -87,18 +87,33 @@ def check(context: str, environment: Mapping[str, str], budget_s: float, report:
 
             return end_leftovers(of.id, of.uid or 0, name, proc=config.roots.processes).survivors
 
+    begun, notes = time.monotonic(), []
+    if context == "periodic" and (Path(config.state_dir) / f"{node}.reset.json").exists():
+        report.step("resetting a GPU")
+        notes.append(_reset(config, node))
     report.step("checking")
-    budget_s = min(budget_s, config.budget_s.get(context, budget_s))
+    budget_s = min(budget_s, config.budget_s.get(context, budget_s)) - (time.monotonic() - begun)
     look = Look(node, context, job, budget_s=budget_s - _FAILURE_S)
     outcome = check_node(config, problems, look, Tools(ask_breaker, drain, end))
-    if outcome.notes:
+    notes += outcome.notes
+    if notes:
         report.step("writing notes")
         _append(
             config,
             node,
-            {"kind": "health_note", "context": context, "job": job.id if job else None, "notes": list(outcome.notes)},
+            {"kind": "health_note", "context": context, "job": job.id if job else None, "notes": notes},
         )
-    return {"drain": outcome.drain, "reason": outcome.verdict.reason, "notes": list(outcome.notes)}
+    return {"drain": outcome.drain, "reason": outcome.verdict.reason, "notes": notes}
+
+
+def _reset(config: Config, node: str) -> str:
+    from hpctrain.errors import HpctrainError
+    from hpctrain.health.reset import carry_out
+
+    try:
+        return carry_out(config, node)
+    except HpctrainError as error:
+        return f"a GPU was to be reset: {error}"
 
 
 def load_config(environment: Mapping[str, str]) -> tuple[Config, list[str]]:

@@ -1,4 +1,4 @@
-"""Look at nodes, take them out of service and bring them back (service over Slurm and the records of the health checks).
+"""Look at nodes, take them out of service, mend them and bring them back by command (service).
 
 A drain that is not ours is never changed here. Giving a node back also gives back its slot of the breaker, and settles what
 the kernel log said: otherwise the next check would drain it again for what has been mended.
@@ -6,56 +6,58 @@ the kernel log said: otherwise the next check would drain it again for what has 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 from hpctrain.clock import Clock
 from hpctrain.errors import SlurmError, StorageError, UsageError
-from hpctrain.files import read_jsonl, storage_errors
-from hpctrain.health import breaker
 from hpctrain.health.config import Config
-from hpctrain.health.kernel_log import clear
-from hpctrain.health.node_state import NodeFiles
-from hpctrain.health.policy import Decision, Deed, Facts, Fleet, Limits, Step, decide, fault_key, is_persons
+from hpctrain.health.policy import Limits, Step
+from hpctrain.health.remedy_settings import parse_remedies
 from hpctrain.health.verdict import PREFIX
 from hpctrain.ids import NodeName
-from hpctrain.slurm.model import Node
+from hpctrain.nodes.acts import Acts, Wish
+from hpctrain.nodes.journal import Journal
+from hpctrain.nodes.record import DROPPED, FAILED, Entry
+from hpctrain.nodes.site import Site
+from hpctrain.nodes.tend import replacement_words
+from hpctrain.nodes.view import NodeView, Viewer, is_out
 from hpctrain.slurm.port import Slurm
 
-_BUSY = ("ALLOCATED", "MIXED")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeView:
-    """A node, what its checks say, and what the policy would do.
-
-    Attributes:
-        by: ``hpctrain``, ``other`` (a person or Slurm), "" for a node in service.
-        evidence: findings of the last verdict above ``observe``, as JSON.
-    """
-
-    node: Node
-    by: str
-    facts: Facts
-    decision: Decision
-    evidence: tuple[dict[str, Any], ...] = ()
+__all__ = ["NodeView", "Nodes", "site_of"]
 
 
 class Nodes:
-    """The nodes of one cluster; ``config`` says where their health checks keep records."""
+    """The nodes of one cluster; ``config`` says where their health checks keep records.
 
-    def __init__(self, slurm: Slurm, config: Config, clock: Clock, limits: Limits | None = None) -> None:
-        self._slurm, self._config, self._clock = slurm, config, clock
-        self._limits = limits or Limits(settle_s=config.settle_s)
+    Args:
+        limits: instead of those of the configuration.
+        journal: where acts are written down; None keeps no record.
+        by: who acts.
+    """
+
+    def __init__(
+        self,
+        slurm: Slurm,
+        config: Config,
+        clock: Clock,
+        limits: Limits | None = None,
+        *,
+        journal: Journal | None = None,
+        by: str = "",
+    ) -> None:
+        self._site, self._by = site_of(slurm, config, clock, limits, journal=journal), by
+        settings = self._site.settings
+        self._viewer = Viewer(config, clock, settings.limits, resets=bool(settings.reset))
 
     def look(self, names: Sequence[str] = ()) -> list[NodeView]:
         """Nodes in natural order; all of them without names. Raises NoSuchNodeError."""
-        everything = self._slurm.nodes()
-        chosen = self._slurm.nodes([NodeName(name) for name in names]) if names else everything
-        return [self._view(node, everything) for node in chosen]
+        everything = self._site.slurm.nodes()
+        chosen = self._site.slurm.nodes([NodeName(name) for name in names]) if names else everything
+        entries = self._site.journal.entries() if self._site.journal else []
+        fleets = self._viewer.fleets(everything, entries)
+        return [self._viewer.view(node, fleets, entries) for node in chosen]
 
     def drain(self, name: str, reason: str, *, dry_run: bool = False) -> str:
         """Take a node out of service in a person's name; what was or would be done, in one sentence.
@@ -66,10 +68,9 @@ class Nodes:
         """
         if reason.strip().startswith(PREFIX):
             raise UsageError(f"a reason that begins with '{PREFIX}' is one of the health checks", hint="use other words")
-        (view,) = self.look([name])
-        self._refuse_others(view)
+        view = self._ours(name)
         if not dry_run:
-            self._slurm.drain([view.node.name], reason)
+            self._site.slurm.drain([view.node.name], reason)
         return f"{name}: {_would(dry_run)}drained: {reason}"
 
     def undrain(self, name: str, *, dry_run: bool = False) -> str:
@@ -79,17 +80,7 @@ class Nodes:
             SlurmError: the node is not drained, or not by us.
             StorageError: the records of its checks cannot be changed; the node stays drained.
         """
-        (view,) = self.look([name])
-        self._refuse_others(view)
-        if not view.node.drained:
-            raise SlurmError(f"node {name} is not drained")
-        if not dry_run:
-            settled = self._settle_log(name)  # before the node is back: its next check would drain it again
-            self._slurm.undrain([view.node.name])
-            self._give_back_slot(name)
-            if not settled:
-                return f"{name}: back in service; its records are not here, so what its kernel log said still counts"
-        return f"{name}: {_would(dry_run)}back in service; it was drained for: {view.node.reason}"
+        return self._undrain(self._ours(name), "asked for", dry_run=dry_run)
 
     def validate(self, name: str, *, dry_run: bool = False) -> tuple[bool, str]:
         """Bring a node back if its checks say that it is healthy; whether it came back, and why or why not.
@@ -97,97 +88,103 @@ class Nodes:
         Raises:
             SlurmError: the node is not drained, or not by us.
         """
-        (view,) = self.look([name])
-        self._refuse_others(view)
+        view = self._ours(name)
         if view.decision.step is not Step.RETURN:
             return False, f"{name}: {view.decision.step.value}: {view.decision.reason}"
-        return True, f"{self.undrain(name, dry_run=dry_run)} ({view.decision.reason})"
+        return True, f"{self._undrain(view, view.decision.rule, dry_run=dry_run)} ({view.decision.reason})"
 
-    def _refuse_others(self, view: NodeView) -> None:
+    def reboot(self, name: str, reason: str, *, dry_run: bool = False) -> str:
+        """Reboot a node once its jobs are over; it stays out until its checks of after the boot are clean.
+
+        Raises:
+            SlurmError: somebody else has drained it, or it is to be rebooted already.
+            StorageError: the journal cannot be written.
+        """
+        view = self._ours(name)
+        if view.facts.rebooting:
+            raise SlurmError(f"node {name} is to be rebooted already", hint=f"'hpctrain nodes show {name}' tells more")
+        if not dry_run:
+            with self._acting() as acts:
+                self._must(acts, Wish(Step.REBOOT, name, reason, "asked for", self._by, view.facts.fault, view.evidence))
+        return f"{name}: {_would(dry_run)}rebooted when its jobs are over, and checked before it returns"
+
+    def replace(self, name: str, reason: str, *, dry_run: bool = False) -> str:
+        """Give its partition a hot spare, and run the site's command for another node; it stays drained.
+
+        Raises:
+            SlurmError: somebody else has drained it, or the command failed.
+            StorageError: the journal cannot be written.
+        """
+        view = self._ours(name)
+        if dry_run:
+            return f"{name}: would {replacement_words(self._site, view)}"
+        with self._acting() as acts:
+            if not is_out(view.node):
+                self._must(acts, Wish(Step.DRAIN, name, f"{PREFIX} to be replaced: {reason}", "asked for", self._by))
+            end = self._must(acts, Wish(Step.REPLACE, name, reason, "asked for", self._by, view.facts.fault, view.evidence))
+        if end is None:
+            return f"{name}: the command runs; 'hpctrain nodes tend' tells how it ends"
+        return f"{name}: {end.reason}"
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _ours(self, name: str) -> NodeView:
+        (view,) = self.look([name])
         if view.by == "other":
             who = view.node.reason_user or "somebody"
             raise SlurmError(
                 f"node {view.node.name} was drained by {who}: '{view.node.reason}'",
                 hint="what is not ours is not changed; its owner can use 'scontrol update NodeName=... State=UNDRAIN'",
             )
+        return view
 
-    def _settle_log(self, name: str) -> bool:
-        """Forget what the node's kernel log said; False if there are no records of this node here."""
-        files = self._files(name)
-        with storage_errors(files.state):
-            if not files.state.exists():
-                return False
-            with files.locked() as locked:
-                if not locked:
-                    raise StorageError("the records of the node's checks are busy", where=str(files.state), hint="try again")
-                state = files.load()
-                files.save(replace(state, log=clear(state.log, "", self._clock.time())))
-        return True
+    def _undrain(self, view: NodeView, rule: str, *, dry_run: bool) -> str:
+        name = view.node.name
+        if not is_out(view.node):
+            raise SlurmError(f"node {name} is not drained")
+        if not dry_run:
+            with self._acting(optional=True) as acts:
+                end = self._must(acts, Wish(Step.RETURN, name, f"drained for: {view.node.reason}", rule, self._by))
+            if end is not None and not end.detail.get("settled", True):
+                return f"{name}: back in service; its records are not here, so what its kernel log said still counts"
+        return f"{name}: {_would(dry_run)}back in service; it was drained for: {view.node.reason}"
 
-    def _give_back_slot(self, name: str) -> None:
-        if self._config.breaker.directory:
-            with storage_errors(self._config.breaker.directory):
-                breaker.release(Path(self._config.breaker.directory), name)
+    def _must(self, acts: Acts, wish: Wish) -> Entry | None:
+        _, end = acts.begin(wish)
+        if end is not None and end.kind in (FAILED, DROPPED):
+            raise SlurmError(f"node {wish.node}: {wish.step.value}: {end.reason}")
+        return end
 
-    def _files(self, name: str) -> NodeFiles:
-        return NodeFiles(Path(self._config.state_dir.replace("{node}", name)), name, self._config.log_bytes)
+    @contextmanager
+    def _acting(self, *, optional: bool = False) -> Iterator[Acts]:
+        """Acts under the journal's lock.
 
-    def _view(self, node: Node, everything: Sequence[Node]) -> NodeView:
-        files = self._files(node.name)
-        verdict, events = dict(files.load().verdict), []
-        with contextlib.suppress(PermissionError):  # the records are root's; others still see what Slurm says
-            events = list(read_jsonl(files.events))
-        found = [one for one in verdict.get("findings", ()) if one.get("level") in ("warn", "drain", "unknown")]
-        facts = self._facts(node, verdict, events)
-        decision = decide(facts, _history(node, events), _fleet(node, everything), self._limits, self._clock.time())
-        by = "" if not node.drained else "other" if is_persons(True, node.reason) else "hpctrain"
-        return NodeView(node, by, facts, decision, tuple(found))
+        Args:
+            optional: whoever may not write the journal may do this all the same, and leaves no record.
+        """
+        journal = self._site.journal
+        if journal is None or (optional and not _may_write(journal)):
+            yield Acts(replace(self._site, journal=None), self._viewer)
+            return
+        with journal.locked():
+            yield Acts(self._site, self._viewer)
 
-    def _facts(self, node: Node, verdict: dict[str, Any], events: Sequence[dict[str, Any]]) -> Facts:
-        worst = next((one for one in verdict.get("findings", ()) if one.get("level") == "drain"), None)
-        healthy_since, seen = _healthy_since(events, node.reason_time or 0.0), verdict.get("time")
-        return Facts(
-            node.name, node.drained, node.reason, node.state in _BUSY or "COMPLETING" in node.flags,
-            fault=fault_key(worst["check"], worst["entity"]) if worst else "",
-            action=str(worst["action"]) if worst else "",
-            verdict_time=float(seen) if seen is not None and (worst or healthy_since) else None,
-            healthy_since=healthy_since,
-        )  # fmt: skip
+
+def site_of(
+    slurm: Slurm, config: Config, clock: Clock, limits: Limits | None = None, *, journal: Journal | None = None
+) -> Site:
+    """A cluster with the settings of its health configuration; limits and journal instead of theirs if they are given."""
+    settings, _ = parse_remedies(config.remedies, settle_s=config.settle_s)
+    return Site(slurm, config, replace(settings, limits=limits) if limits else settings, clock, journal)
+
+
+def _may_write(journal: Journal) -> bool:
+    try:
+        with journal.locked():
+            return True
+    except StorageError:
+        return False
 
 
 def _would(dry_run: bool) -> str:
     return "would be " if dry_run else ""
-
-
-def _healthy_since(events: Sequence[dict[str, Any]], drained: float) -> float | None:
-    """The first of the newest unbroken row of clean periodic checks since the drain."""
-    since = None
-    for event in reversed(events):
-        if event.get("kind") != "health":
-            continue
-        if event.get("level") in ("drain", "unknown") or float(event["time"]) <= drained:
-            break
-        if event.get("context") == "periodic":
-            since = float(event["time"])
-    return since
-
-
-def _history(node: Node, events: Sequence[dict[str, Any]]) -> list[Deed]:
-    """Each time that the verdict turned to a drain; what the node's own log still has."""
-    deeds, before = [], ""
-    for event in events:
-        level = str(event.get("level", ""))
-        if event.get("kind") != "health":
-            continue
-        if level == "drain" and before != "drain":
-            deeds.append(Deed(float(event["time"]), node.name, Step.DRAIN))
-        before = level
-    return deeds
-
-
-def _fleet(node: Node, everything: Sequence[Node]) -> Fleet:
-    """The smallest partition of the node."""
-    sizes = {name: [one for one in everything if name in one.partitions] for name in node.partitions}
-    members = min(sizes.values(), key=len, default=list(everything))
-    ours = [one for one in members if one.drained and not is_persons(True, one.reason)]
-    return Fleet(len(members), len(ours))
