@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpctrain import process
 from hpctrain.errors import MissingDependencyError
-from hpctrain.files import PRIVATE_FILE, write_json_atomic
+from hpctrain.files import create_atomic, sync_dir, write_json_atomic
 from hpctrain.nodes.hooks import ENDED, STARTED, start_ticks
 
 _TOLD = 2000
@@ -22,13 +22,10 @@ def main(arguments: list[str]) -> int:
     own = os.getpid()
     receipt = {"pid": own, "ticks": start_ticks(own), "host": os.uname().nodename, "time": time.time(), "argv": command}
     try:
-        handle = os.open(place / STARTED, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE)
+        create_atomic(place / STARTED, json.dumps(receipt))
     except FileExistsError:
         return 0
-    with os.fdopen(handle, "w") as file:
-        file.write(json.dumps(receipt))
-        file.flush()
-        os.fsync(file.fileno())
+    sync_dir(place)
     begun = time.monotonic()
     try:
         result = process.run(command, timeout_s=timeout_s, env={**os.environ, "HPCTRAIN_REMEDY": act}, cwd="/")

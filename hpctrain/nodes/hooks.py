@@ -105,7 +105,7 @@ def _load(path: Path) -> dict[str, object] | None:
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(path.read_bytes())
         return found if isinstance(found, dict) else {}
-    # A receipt that is there but empty: its maker was killed between making and writing it.
+    # A receipt that is there but cannot be read: a file system that lost its text with the power.
     return {} if path.exists() else None
 
 

@@ -74,7 +74,7 @@ def test_a_killed_runner_is_lost_and_nothing_runs_again(tmp_path: Path) -> None:
 
 
 def test_a_receipt_that_was_never_written_is_lost(tmp_path: Path) -> None:
-    """Killed between making and writing the receipt: still not started again."""
+    """A receipt whose text was lost with the power: still not started again."""
     hooks = Hooks(tmp_path / "hooks")
     (tmp_path / "hooks/n1-7").mkdir(parents=True)
     (tmp_path / "hooks/n1-7" / STARTED).touch()
