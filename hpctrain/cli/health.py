@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from hpctrain.cli.health_install import install
+from hpctrain.cli.health_record import record, replay_recording
 from hpctrain.cli.output import output_option, print_json
 from hpctrain.errors import NotFoundError
 from hpctrain.files import read_jsonl
@@ -45,6 +46,7 @@ def health() -> None:
 
 
 health.add_command(install)
+health.add_command(record)
 
 
 @health.command("check")
@@ -57,8 +59,11 @@ health.add_command(install)
 )
 @click.option("--only", "only", multiple=True, metavar="CHECK", help="Run this check alone; may be given again.")
 @click.option("--all", "everything", is_flag=True, help="Show skipped and healthy findings, too.")
+@click.option(
+    "--replay", type=click.Path(path_type=Path), metavar="FILE", help="Put the checks to a recording instead of this node."
+)
 @output_option
-def check_(context: str, only: tuple[str, ...], everything: bool, output: str) -> int:
+def check_(*, context: str, only: tuple[str, ...], everything: bool, replay: Path | None, output: str) -> int:
     """Run the checks here and now; exit 0 ok, 1 warning, 2 critical, 3 unknown.
 
     2 is what would drain the node; what a check in mode 'observe' finds is shown and does not count. Nothing is drained.
@@ -66,10 +71,12 @@ def check_(context: str, only: tuple[str, ...], everything: bool, output: str) -
     Example: hpctrain health check --only disk_space
     """
     config, problems = load_config(os.environ)
-    node = node_name(os.environ)
-    looking = Tools(ask_breaker=lambda _node, _reason: Permission(granted=False, reason="only looking"))
-    look = Look(node, context, only=only, remember=False)
-    outcome = check_node(for_node(config, node), problems, look, looking)
+    if replay:
+        outcome = replay_recording(replay, config, problems, context, only)
+    else:
+        node = node_name(os.environ)
+        looking = Tools(ask_breaker=lambda _node, _reason: Permission(granted=False, reason="only looking"))
+        outcome = check_node(for_node(config, node), problems, Look(node, context, only=only, remember=False), looking)
     verdict = outcome.verdict
     severity = _SEVERITY.get(verdict.level, Severity.OK)
     if output == "json":

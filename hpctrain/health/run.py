@@ -100,6 +100,12 @@ def check_node(config: Config, problems: Sequence[str], look: Look, tools: Tools
     return _decide(config, verdict, reading, tools, notes)
 
 
+def take_reading(config: Config, look: Look) -> take.Taken:
+    """Look without judging, at what the context looks at; the node's memory is used and stays as it is."""
+    state = NodeFiles(Path(config.state_dir), look.node, config.log_bytes).load()
+    return take.begin(config, _request(config, look, state, _probes(config, look, ()))).finish()
+
+
 def _keep(files: NodeFiles, state: NodeState | None, event: Mapping[str, Any]) -> list[str]:
     """Write the node's memory and its log, each as far as it goes; what could not be written, in a sentence each."""
     notes = []

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from hpctrain.health.assemble import assemble, make
 from hpctrain.health.config import Config
@@ -53,11 +54,13 @@ class Taken:
 
     Attributes:
         abandoned: probe -> pid of a child that could not be ended.
+        records: what the probes said, for recordings.
     """
 
     reading: Reading
     log: LogMemory
     abandoned: Mapping[str, int]
+    records: tuple[Mapping[str, Any], ...] = ()
 
 
 class Taking:
@@ -155,7 +158,8 @@ class Taking:
             blocked_before=request.blocked_before,
             probes={name: answer.state for name, answer in answers.items()},
         )
-        return Taken(assemble(reading, (record for answer in answers.values() for record in answer.records)), log, abandoned)
+        records = tuple(record for answer in answers.values() for record in answer.records)
+        return Taken(assemble(reading, records), log, abandoned, records)
 
     def _ask_the_other_mounts(self, answers: dict[str, Answer], abandoned: dict[str, int]) -> None:
         """Go on behind a mount that hangs, as long as there is time; what is left then stays unknown."""
