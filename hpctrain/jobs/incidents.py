@@ -160,6 +160,7 @@ class _Reader:
 
     def _trace(self, event: Event) -> None:
         draft = self._open
+        first = draft is None
         if draft is None:
             draft = self._begin(event, "node" if event.kind == "node.lost" else "rank")
             draft.step = event.step if event.step is not None else self._last_step
@@ -167,7 +168,8 @@ class _Reader:
             # Older coordinators tell of the node after the ranks that it took along.
             draft.cause, draft.reason = "node", event.reason
         draft.traceback = draft.traceback or str(event.evidence.get("traceback") or "")
-        if not draft.acted and not draft.measured:
+        # The first to die is to blame: ranks of other nodes fail a moment later, because they miss it.
+        if not draft.acted and not draft.measured and (first or event.kind == "node.lost"):
             draft.blame(event)
 
     def _recovery(self, event: Event) -> None:
