@@ -57,12 +57,15 @@ def find_targets(job_id: int, run_dir: Path, rank_pids: Iterable[tuple[str, int,
             continue
         arguments = processes.command_line(pid)
         what = _role(arguments, str(run_dir))
+        is_of_run = pid in family or environment.get("HPCTRAIN_RUN_DIR") == str(run_dir)
+        if told.get(pid, ("", 0))[0] == node and what in ("", WARM) and is_of_run:
+            # A forked rank has the arguments of the warm process.
+            found.append(Target(pid, started, RANK, node, told[pid][1]))
+            continue
         if what in (KEEPER, WRITER, WARM) and pid not in family:
             continue  # they are told of no run, and another cluster may have a job of this number
         if what:
             found.append(Target(pid, started, what, node))
-        elif pid in told and told[pid][0] == node and (pid in family or environment.get("HPCTRAIN_RUN_DIR") == str(run_dir)):
-            found.append(Target(pid, started, RANK, node, told[pid][1]))
     return found
 
 
