@@ -12,6 +12,9 @@ from hpctrain.jobs.incident import CANCELLED, OPEN, OVERTAKEN, RECOVERED, STOPPE
 from hpctrain.jobs.incident_text import kept, phases, seconds
 
 
+MEASURE_S = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What happened after a fault.
@@ -76,6 +79,9 @@ def settled(promise: Promise, seen: Seen, *, steps_wanted: int) -> bool:
     if last is None:
         unharmed = promise.outcome == UNHARMED and set(promise.expects) <= seen.kinds
         return unharmed and (seen.steps is None or seen.steps >= steps_wanted)
+    if last.outcome == RECOVERED and last.measured and "recovery.finished" not in seen.kinds:
+        # The coordinator's own measure comes a moment after the trainer's word of the first step.
+        return seen.waited_s > (last.mended_time or seen.caused) - seen.caused + MEASURE_S
     return last.outcome in (RECOVERED, STOPPED, CANCELLED)
 
 
