@@ -15,6 +15,8 @@ from hpctrain.jobs.incident import CANCELLED, RECOVERED
 
 UNHARMED = "unharmed"
 """Training goes on as if nothing had happened."""
+REPLACED = "coordinator.replaced"
+"""No event: what a drill itself sees when another coordinator signs control/coordinator.json."""
 R1_S, R2_S, R3_S = 1.2, 10.0, 20.0
 ORPHANED_S = 60.0
 """Agents wait half a minute for a silent coordinator before one of them has the job queued again."""
@@ -133,7 +135,7 @@ _ALL = (
     Kind("kill-writer", "the process that makes a node's checkpoints durable is killed", ANYWHERE,
          _unharmed("it is started again; training goes on"), takes="node"),
     Kind("kill-coordinator", "the coordinator is killed", ANYWHERE,
-         _unharmed("another one takes over, and the ranks need not even hear of it")),
+         _unharmed("another one takes over, and the ranks need not even hear of it", REPLACED)),
     Kind("stop-coordinator", "the coordinator is stopped (SIGSTOP)", ANYWHERE,
          _requeue("coordinator", within_s=ORPHANED_S, words="the agents save and have the job queued again"), random=False),
     Kind("kill-node", "a node loses its power", PRIVATE, _node("node"), takes="node"),

@@ -11,8 +11,8 @@ from hpctrain.drill.catalogue import UNHARMED, Promise
 from hpctrain.jobs.incident import CANCELLED, OPEN, OVERTAKEN, RECOVERED, STOPPED, Incident
 from hpctrain.jobs.incident_text import kept, phases, seconds
 
-
 MEASURE_S = 5.0
+"""The coordinator writes its measure of a recovery down so soon after the first step, if it lives."""
 
 
 @dataclass(frozen=True, slots=True)

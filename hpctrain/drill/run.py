@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from typing import Any
 from hpctrain.clock import Clock
 from hpctrain.devcluster.layout import Layout, Spec
 from hpctrain.devcluster.state import known_clusters, layout_of, load_spec
-from hpctrain.drill.catalogue import HEALTH, PRIVATE, UNHARMED, Kind, Place, Promise
+from hpctrain.drill.catalogue import HEALTH, PRIVATE, REPLACED, UNHARMED, Kind, Place, Promise
 from hpctrain.drill.causes import Aim, Causer, Scene
 from hpctrain.drill.judge import Judgement, Seen, judge, settled
 from hpctrain.errors import JobStateError, NotPermittedError, SlurmError
@@ -79,6 +81,7 @@ class Driller:
     patience_s: float = PATIENCE_S
     dry: bool = False
     _done: list[str] = field(default_factory=list)
+    _coordinator: int = 0
 
     # -- before --------------------------------------------------------------------------------------------------------
 
@@ -193,6 +196,7 @@ class Driller:
         causer = self.causer(self.check())
         self._done.clear()
         best = self._best()
+        self._coordinator = self._coordinator_now()
         try:
             caused = causer.cause(kind.name, aim)
             self._record(kind, caused)
@@ -236,7 +240,16 @@ class Driller:
         told = {"job.failed": "failed", "job.finished": "finished", "job.cancelled": "cancelled"}
         for event in after:
             state = told.get(event.kind, state)
-        return Seen(caused, incidents, frozenset(event.kind for event in after), steps, state, waited_s)
+        kinds = {event.kind for event in after}
+        if self._coordinator != (newest := self._coordinator_now()) and newest:
+            kinds.add(REPLACED)
+        return Seen(caused, incidents, frozenset(kinds), steps, state, waited_s)
+
+    def _coordinator_now(self) -> int:
+        """The process that signs the run's ``control/coordinator.json``; 0 while there is none."""
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            return int(json.loads((self.run.dir.control / "coordinator.json").read_text()).get("pid") or 0)
+        return 0
 
     def _best(self) -> int | None:
         points = read_tail(self.run.dir.metrics)
