@@ -200,6 +200,8 @@ class Driller:
         try:
             caused = causer.cause(kind.name, aim)
             self._record(kind, caused)
+            # What was done while the fault was being caused shows nothing.
+            best = max((step for step in (best, self._best()) if step is not None), default=None)
             seen = self._watch(promise, caused, best, causer)
         finally:
             causer.clean_up()
@@ -222,7 +224,7 @@ class Driller:
             now = self.clock.monotonic()
             if now - looked > SLURM_POLL_S:
                 state, looked = self._state(), now
-            seen = self._seen(caused, best, state, now - began)
+            seen = self._seen(caused, best, state, self.clock.time() - caused)
             if settled(promise, seen, steps_wanted=UNHARMED_STEPS):
                 return seen
             if now - began > limit:

@@ -8,83 +8,15 @@ incidents are pieced together, with fewer phases and ``measured`` false.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from hpctrain.jobs.event import Event
-from hpctrain.jobs.incident import CANCELLED, OPEN, OVERTAKEN, PHASES, RECOVERED, STOPPED, Incident
+from hpctrain.jobs.incident import CANCELLED, OVERTAKEN, PHASES, RECOVERED, STOPPED, Incident
+from hpctrain.jobs.incident_draft import Draft, completed_by_metrics, piece_together, with_queue
 from hpctrain.jobs.records import Restart, real, whole
 
 SAME_FAULT_S = 10.0
 """Agents tell of their own dead ranks; what comes this soon after belongs to the fault that is known already."""
-
-
-@dataclass(slots=True)
-class _Draft:
-    """An incident that is being read."""
-
-    fault_time: float
-    cause: str = ""
-    reason: str = ""
-    action: str = ""
-    detected_by: str = ""
-    rung: str = ""
-    tried: list[str] = field(default_factory=list)
-    known_time: float | None = None
-    mended_time: float | None = None
-    ended_time: float | None = None
-    phases: dict[str, float] = field(default_factory=dict)
-    redone: int | None = None
-    step: int | None = None
-    restored_step: int | None = None
-    tier: str = ""
-    nodes: list[str] = field(default_factory=list)
-    ranks: list[int] = field(default_factory=list)
-    incarnation: int | None = None
-    outcome: str = OPEN
-    measured: bool = False
-    fingerprint: str = ""
-    traceback: str = ""
-    rule: str = ""
-    exit_code: int | None = None
-    acted: bool = False
-    guessed: bool = False
-    """The fault time is that of the last trace before."""
-    requeued: float | None = None
-    started: float | None = None
-    ranks_started: float | None = None
-    restored: float | None = None
-
-    def blame(self, event: Event) -> None:
-        """Add the ranks and nodes that an event names."""
-        names = [str(name) for name in _list(event.evidence.get("nodes"))] or ([event.node] if event.node else [])
-        self.nodes += [name for name in names if name not in self.nodes]
-        ranks = _list(event.evidence.get("ranks")) or _list(event.evidence.get("rank"))
-        self.ranks += [rank for value in ranks if (rank := whole(value)) is not None and rank not in self.ranks]
-
-    def climb(self, rung: str) -> None:
-        """A rung was tried."""
-        if rung and (not self.tried or self.tried[-1] != rung):
-            self.tried.append(rung)
-        self.rung = rung or self.rung
-
-    def close(self, outcome: str, time: float) -> None:
-        """It is over."""
-        self.outcome, self.ended_time = outcome, time
-
-    def made(self, number: int) -> Incident:
-        """The finished value."""
-        return Incident(
-            number=number, cause=self.cause or "unknown", rung=self.rung, fault_time=self.fault_time,
-            tried=tuple(self.tried), known_time=self.known_time, mended_time=self.mended_time,
-            ended_time=self.ended_time,
-            phases={name: self.phases[name] for name in PHASES if name in self.phases}, redone_steps=self.redone,
-            step=self.step, restored_step=self.restored_step, tier=self.tier, nodes=tuple(self.nodes),
-            ranks=tuple(self.ranks), incarnation=self.incarnation, reason=self.reason, action=self.action,
-            detected_by=self.detected_by, outcome=self.outcome, measured=self.measured, fingerprint=self.fingerprint,
-            traceback=self.traceback, rule=self.rule, exit_code=self.exit_code,
-        )
 
 
 def find_incidents(events: Sequence[Event], restarts: Sequence[Restart] = ()) -> list[Incident]:
@@ -98,15 +30,15 @@ def find_incidents(events: Sequence[Event], restarts: Sequence[Restart] = ()) ->
     reader = _Reader()
     for event in events:
         reader.read(event)
-    return [_measured_by_metrics(draft, restarts).made(index) for index, draft in enumerate(reader.drafts, start=1)]
+    return [completed_by_metrics(draft, restarts).made(index) for index, draft in enumerate(reader.drafts, start=1)]
 
 
 class _Reader:
     """Reads events one by one; ``drafts`` are the incidents so far, the last one perhaps still open."""
 
     def __init__(self) -> None:
-        self.drafts: list[_Draft] = []
-        self._open: _Draft | None = None
+        self.drafts: list[Draft] = []
+        self._open: Draft | None = None
         self._last_time = 0.0
         self._last_step: int | None = None
         self._starts = 0
@@ -129,10 +61,10 @@ class _Reader:
         if event.step is not None and event.kind != "checkpoint.restored":
             self._last_step = event.step
 
-    def _begin(self, event: Event, cause: str, fault_time: float | None = None) -> _Draft:
+    def _begin(self, event: Event, cause: str, fault_time: float | None = None) -> Draft:
         if self._open is not None:
             self._open.close(OVERTAKEN, event.time)
-        draft = _Draft(fault_time or event.time, cause, event.reason, step=event.step)
+        draft = Draft(fault_time or event.time, cause, event.reason, step=event.step)
         self.drafts.append(draft)
         self._open = draft
         return draft
@@ -164,12 +96,13 @@ class _Reader:
         if draft is None:
             draft = self._begin(event, "node" if event.kind == "node.lost" else "rank")
             draft.step = event.step if event.step is not None else self._last_step
-        elif not draft.acted and not draft.measured and event.kind == "node.lost":
-            # Older coordinators tell of the node after the ranks that it took along.
-            draft.cause, draft.reason = "node", event.reason
+        elif not draft.acted and event.kind == "node.lost":
+            # A node is found to be lost after the ranks that it took along, or that missed it.
+            draft.learn("node", event.reason)
+            draft.nodes, draft.ranks = [], []
         draft.traceback = draft.traceback or str(event.evidence.get("traceback") or "")
         # The first to die is to blame: ranks of other nodes fail a moment later, because they miss it.
-        if not draft.acted and not draft.measured and (first or event.kind == "node.lost"):
+        if (first and not draft.measured) or (event.kind == "node.lost" and not draft.acted):
             draft.blame(event)
 
     def _recovery(self, event: Event) -> None:
@@ -177,6 +110,7 @@ class _Reader:
         draft = self._open or self._begin(event, str(facts.get("cause") or ""))
         draft.climb(str(facts.get("rung") or ""))
         draft.acted = draft.measured = True
+        draft.learn(str(facts.get("cause") or ""), str(facts.get("reason") or ""))
         draft.action = str(facts.get("reason") or "") or event.reason or draft.action
         draft.incarnation = whole(facts.get("incarnation"))
         if draft.known_time is None:
@@ -197,7 +131,7 @@ class _Reader:
         total = real(facts.get("total_s"))
         draft.mended_time = draft.fault_time + total if total is not None and total >= 0 else event.time
         told = {name: seconds for name in PHASES if (seconds := real(facts.get(f"{name}_s"))) is not None and seconds >= 0}
-        draft.phases = _with_queue(told, draft, draft.mended_time - draft.fault_time)
+        draft.phases = with_queue(told, draft, draft.mended_time - draft.fault_time)
         draft.redone = _first(whole(facts.get("redone_steps")), draft.redone)
         draft.restored_step = _first(whole(facts.get("restored_step")), draft.restored_step)
         draft.tier = str(facts.get("tier") or draft.tier)
@@ -214,6 +148,8 @@ class _Reader:
             cause = _cause_in(event)
             planned = self._stop is not None and cause in ("time_limit", "preemption", "maintenance")
             draft = self._begin(event, cause, self._stop.time if planned and self._stop else None)
+        else:
+            draft.learn(str(event.evidence.get("cause") or ""), event.reason)
         draft.climb("R3")
         draft.acted, draft.requeued = True, event.time
         draft.action = draft.action or event.reason
@@ -267,7 +203,7 @@ class _Reader:
         took = real(event.evidence.get("seconds"))
         if took is not None:
             draft.phases["first_step"] = took
-        _piece_together(draft)
+        piece_together(draft)
         draft.close(RECOVERED, event.time)
         self._open = None
 
@@ -298,49 +234,6 @@ class _Reader:
         self._open, self._ended = None, True
 
 
-def _piece_together(draft: _Draft) -> None:
-    """Phases out of the times of other events, where the coordinator did not measure them."""
-    phases, begun = draft.phases, draft.started
-    if begun is not None and draft.ranks_started is not None:
-        phases.setdefault("regroup", max(0.0, draft.ranks_started - begun))
-    if draft.ranks_started is not None and draft.mended_time is not None:
-        known = phases.get("state", 0.0) + phases.get("first_step", 0.0)
-        phases.setdefault("data", max(0.0, draft.mended_time - draft.ranks_started - known))
-
-
-def _with_queue(told: dict[str, float], draft: _Draft, total: float) -> dict[str, float]:
-    """The coordinator's own phases; where they hold Slurm's time, that is taken out of them."""
-    queue = draft.phases.get("queue")
-    if not told:
-        return dict(draft.phases)
-    if queue is not None and "queue" not in told:
-        excess = sum(told.values()) + queue - total
-        for name in ("regroup", "kill", "detect"):
-            taken = min(max(0.0, excess), told.get(name, 0.0))
-            if taken > 0:
-                told[name] -= taken
-                excess -= taken
-        told["queue"] = queue
-    return told
-
-
-def _measured_by_metrics(draft: _Draft, restarts: Iterable[Restart]) -> _Draft:
-    """Complete what events did not say by what the metrics show: the steps done again, and the time of an unseen fault."""
-    if draft.mended_time is None:
-        return draft
-    near = [restart for restart in restarts if draft.fault_time - 60 <= restart.time <= draft.mended_time + 60]
-    match = min(near, key=lambda restart: abs(restart.time - (draft.mended_time or 0.0)), default=None)
-    if match is None:
-        return draft
-    if draft.redone is None:
-        draft.redone = match.steps_redone
-    if draft.guessed:
-        draft.fault_time = max(match.last_time, min(draft.fault_time, draft.mended_time))
-    if draft.step is None:
-        draft.step = match.last_step
-    return draft
-
-
 def _cause_in(event: Event) -> str:
     told = str(event.evidence.get("cause") or "")
     text = event.reason.lower()
@@ -360,9 +253,3 @@ def _sane(time: float | None, otherwise: float, latest: float) -> float:
 
 def _first(value: int | None, otherwise: int | None) -> int | None:
     return otherwise if value is None else value
-
-
-def _list(value: Any) -> list[Any]:
-    if value is None or value == "":
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]

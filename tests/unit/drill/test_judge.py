@@ -12,6 +12,7 @@ from hpctrain.drill.report import catalogue, lines, promised, summary, verdict
 from hpctrain.drill.run import choose
 from hpctrain.errors import NotFoundError
 from hpctrain.jobs.incident import CANCELLED, OPEN, OVERTAKEN, RECOVERED, STOPPED, Incident
+from tests.unit.drill import guide
 
 R1 = Promise(RECOVERED, ("R1",), ("rank",), 1.2)
 R3 = Promise(RECOVERED, ("R3",), ("node",), 20.0)
@@ -166,3 +167,8 @@ def test_the_list_says_what_is_not_possible_here() -> None:
 
     assert "not possible here: only on a private cluster" in text
     assert "Not a drill: network cut" in text
+
+
+def test_the_guide_has_every_cause() -> None:
+    """docs/recovery.md lists each drill with its rung and aim; 'python -m tests.unit.drill.guide' writes the table anew."""
+    assert guide.table() in guide.PAGE.read_text(), "run: python -m tests.unit.drill.guide"

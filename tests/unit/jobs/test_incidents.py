@@ -156,3 +156,15 @@ def test_a_clock_that_is_ahead_makes_no_negative_phase() -> None:
 
     assert one.fault_time <= (one.known_time or 0)
     assert one.phases["detect"] == 0
+
+
+def test_the_cause_as_it_is_judged_later_counts() -> None:
+    """A dead agent shows first as a rank elsewhere that lost its connection; the requeue knows that the node was lost."""
+    story = Story().begin().fault("rank", reason="rank 1 on n1 ended with exit code 1", nodes=["n1"], ranks=[1])
+    story.tell("node.lost", "n2 was lost: its agent is gone", after=20, node="n2", cause="node")
+    story.tell("job.requeued", "node n2 was lost (its agent is gone); restart 5 of at most 20", cause="node")
+
+    (one,) = find_incidents(story.events)
+
+    assert ("node", ("n2",), ()) == (one.cause, one.nodes, one.ranks)
+    assert "node n2 was lost" in one.reason or "n2 was lost" in one.reason
