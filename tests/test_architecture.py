@@ -83,6 +83,7 @@ REACHED = {
     "tensorboard": "through torch.utils.tensorboard",
     "safetensors": "transformers writes weights with it",
     "tomli": "by name, on Python 3.10 only",
+    "py-spy": "a program that agents run, where it is installed",
 }
 """Requirements that no import names."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from hpctrain.agent.python_command import PythonCommand, prepare
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_PTRACER = 0x59616D61
 _OOM_SCORE = "500"
 _PYTHON_IGNORES = {signal.SIGPIPE, signal.SIGXFSZ}
 _UNCHANGEABLE = {signal.SIGKILL, signal.SIGSTOP}
@@ -24,10 +25,15 @@ _NOT_PERMITTED = 126
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The warm process: its id, and the C library through which a child ties its life to it."""
+    """The warm process: its id, and the C library through which a child ties its life to it.
+
+    Attributes:
+        agent: its own parent, which may look why a rank hangs.
+    """
 
     pid: int
     libc: ctypes.CDLL
+    agent: int
 
 
 def become_rank(order: Mapping[str, Any], output: int, parent: Parent) -> PythonCommand:
@@ -42,6 +48,7 @@ def become_rank(order: Mapping[str, Any], output: int, parent: Parent) -> Python
     os.dup2(output, 2)
     os.close(output)
     parent.libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    parent.libc.prctl(_PR_SET_PTRACER, parent.agent, 0, 0, 0)
     if os.getppid() != parent.pid:
         os._exit(1)
     # See start_rank.py: the kernel should rather take a rank than the agent, or the process that can fork another.

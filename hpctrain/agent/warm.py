@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> PythonCommand:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     wire = Wire(socket.socket(fileno=fd))
-    parent = Parent(os.getpid(), libc)
+    parent = Parent(os.getpid(), libc, agent)
     order = wire.receive()
     if order is None:
         sys.exit(0)
