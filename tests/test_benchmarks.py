@@ -134,3 +134,45 @@ def test_checkpoint_campaign(tmp_path: Path, tmp_path_factory: pytest.TempPathFa
     assert counts["starts that restored one"]
     assert sum(count for name, count in counts.items() if name.startswith("restored from") and "ram" in name)
     assert [] == list(tmp_path.iterdir())
+
+
+def test_recovery(tmp_path: Path) -> None:
+    """A killed rank of a torchrun job costs a whole start, whose phases add up to the time until the next step."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    numbers = tmp_path / "numbers.json"
+    argv = [sys.executable, str(ROOT / "benchmarks/recovery.py"), "--short", "--systems", "torchrun", "--json", str(numbers)]
+
+    result = process.run(argv, timeout_s=280, cwd=str(tmp_path))
+
+    assert result.ok, result.stdout + result.stderr
+    run = json.loads(numbers.read_text())
+    assert {} == run["missing"]
+    for one in run["systems"]["torchrun"]:
+        assert one["total_s"] == pytest.approx(sum(one["phases_s"].values()))
+        assert all(value > 0 for value in one["phases_s"].values())
+    assert re.search(r"^\| torchrun \| 1 \| [\d.]+ s \|", result.stdout, re.MULTILINE)
+
+
+def test_recovery_times_are_read_from_timelines() -> None:
+    """The first step begun after a fault counts, and none that was under way; replicas go on with fewer, then with all."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        timeline = importlib.import_module("recovery_systems.timeline")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+
+    def moments(*lines: tuple[float, int, str, int, int]) -> list[Any]:
+        return [timeline.Moment(time, rank, 1, what, step, ranks) for time, rank, what, step, ranks in lines]
+
+    before = moments((1.0, 0, "step", 6, 2), (1.0, 1, "step", 6, 2), (2.1, 0, "step", 7, 2))
+    restarted = moments((4.0, 0, "start", 0, 0), (5.0, 0, "import", 0, 0), (6.0, 0, "join", 0, 0), (7.0, 0, "load", 5, 0))
+    assert timeline.recovery([*before, *restarted], 2.0, 2) is None
+    found = timeline.recovery([*before, *restarted, *moments((7.5, 0, "step", 6, 2), (8.0, 0, "step", 7, 2))], 2.0, 2)
+    assert (5.5, 5.5, 1) == (found.total_s, found.whole_s, found.redone_steps)
+    assert [2.0, 1.0, 1.0, 1.0, 0.5] == list(found.phases_s.values())
+
+    alone = moments((5.0, 0, "step", 7, 1), (6.0, 0, "step", 8, 1))
+    assert timeline.recovery_by_replicas([*before, *alone], 2.0, 2) is None
+    found = timeline.recovery_by_replicas([*before, *alone, *moments((9.0, 1, "step", 9, 2))], 2.0, 2)
+    assert (3.0, 7.0) == (found.total_s, found.whole_s)

@@ -27,8 +27,12 @@ class Rivals:
     problems: dict[str, str]
 
 
-def make_environment(folder: Path) -> Rivals:
-    """Make it, or use the one that is there."""
+def make_environment(folder: Path, file: Path = REQUIREMENTS) -> Rivals:
+    """Make it, or use the one that is there.
+
+    Args:
+        file: what to install, one system per line.
+    """
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
@@ -37,7 +41,7 @@ def make_environment(folder: Path) -> Rivals:
     bounds = folder / "constraints.txt"
     bounds.write_text(f"torch=={version('torch')}\n")
     versions, problems = {}, {}
-    for name, requirement in requirements().items():
+    for name, requirement in requirements(file).items():
         argv = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(bounds), *requirement]
         result = process.run(argv, timeout_s=_INSTALL_S)
         lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
@@ -47,7 +51,7 @@ def make_environment(folder: Path) -> Rivals:
     return Rivals(str(python), versions, problems)
 
 
-def requirements() -> dict[str, list[str]]:
+def requirements(file: Path = REQUIREMENTS) -> dict[str, list[str]]:
     """What to install for each system: the words of its line in the file of requirements."""
-    lines = [line.split() for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
+    lines = [line.split() for line in file.read_text().splitlines() if line and not line.startswith("#")]
     return {words[0].partition("==")[0]: words for words in lines}
