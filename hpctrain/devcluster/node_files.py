@@ -27,6 +27,8 @@ from hpctrain.devcluster.simulated_node import (
 )
 from hpctrain.files import make_private_dir, storage_errors, write_atomic
 
+_BOOT_ID = "proc/sys/kernel/random/boot_id"
+
 
 class NodeFiles:
     """The simulated kernel and GPUs of one node.
@@ -76,6 +78,10 @@ class NodeFiles:
         path = self._directory / FAULTS_FILE
         return tuple(Injected(**one) for one in json.loads(path.read_text())) if path.exists() else ()
 
+    def boot_id(self) -> str:
+        """The simulated kernel's boot."""
+        return (self._directory / _BOOT_ID).read_text().strip()
+
     def inject(self, changes: Changes) -> None:
         """Change what is there; a fault made so is not remembered, and any remedy ends it. Raises StorageError."""
         if changes.gpus:
@@ -98,7 +104,7 @@ class NodeFiles:
             file.write(log_line(sequence, max(0.0, uptime_s - 1), text))
 
     def _restore(self, *, reboot: bool) -> None:
-        boot_file, log = self._directory / "proc/sys/kernel/random/boot_id", self._directory / KERNEL_LOG
+        boot_file, log = self._directory / _BOOT_ID, self._directory / KERNEL_LOG
         boot_id = str(uuid.uuid4()) if reboot or not boot_file.exists() else boot_file.read_text().strip()
         tree = node_tree(self._node, self._kind, boot_id)
         if not reboot and log.exists():
