@@ -197,7 +197,7 @@ def fault(
     Examples: hpctrain cluster fault n1 row-remap-failed --gpu 3; hpctrain cluster fault n1 --heal
     """
     from hpctrain.devcluster import health_setup
-    from hpctrain.devcluster.faults import FAULTS, fault_named
+    from hpctrain.devcluster.faults import DEEP_FAULTS, FAULTS, fault_named
     from hpctrain.devcluster.state import layout_of
 
     spec = _running(name, node)
@@ -209,11 +209,12 @@ def fault(
         say(f"{'would heal' if dry_run else 'healed'} node {node}")
         say(f"if it was drained: scontrol update nodename={node} state=undrain")
     elif kind is None:
+        everything = (*FAULTS.values(), *DEEP_FAULTS.values())
         told["faults"] = [
-            {"name": one.name, "what": one.what, "found_by": one.check, "drains": one.drains} for one in FAULTS.values()
+            {"name": one.name, "what": one.what, "found_by": one.check, "drains": one.drains} for one in everything
         ]
         if output == "text":
-            for one in FAULTS.values():
+            for one in everything:
                 click.echo(f"{one.name:<22} {one.what} (found by {one.check}{', drains' if one.drains else ''})")
     else:
         chosen = fault_named(kind)

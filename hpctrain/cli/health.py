@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from hpctrain.cli.health_deep import deep
 from hpctrain.cli.health_install import install
 from hpctrain.cli.health_record import record, replay_recording
 from hpctrain.cli.output import output_option, print_json
@@ -47,6 +48,7 @@ def health() -> None:
 
 health.add_command(install)
 health.add_command(record)
+health.add_command(deep)
 
 
 @health.command("check")

@@ -6,11 +6,12 @@ writes. Each names the check that has to find it, and whether that should take t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hpctrain.devcluster.simulated_gpus import Value, pci_bus
-from hpctrain.devcluster.simulated_node import MEMORY_KIB, port_path
+from hpctrain.devcluster.simulated_node import DEEP, MEMORY_KIB, port_path
 from hpctrain.errors import NotFoundError
 
 
@@ -51,9 +52,10 @@ class Fault:
 
 def fault_named(name: str) -> Fault:
     """The fault of this name. Raises NotFoundError."""
-    if name not in FAULTS:
-        raise NotFoundError(f"no fault '{name}'", hint=f"the faults are: {', '.join(FAULTS)}")
-    return FAULTS[name]
+    everything = {**FAULTS, **DEEP_FAULTS}
+    if name not in everything:
+        raise NotFoundError(f"no fault '{name}'", hint=f"the faults are: {', '.join(everything)}")
+    return everything[name]
 
 
 def _gpu(
@@ -236,3 +238,20 @@ _ALL = (
     ),
 )
 FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _ALL}
+
+
+def _deep(name: str, what: str, check: str, *, slow_factor: int = 1, corrupt: str = "") -> Fault:
+    text = json.dumps({"slow_factor": slow_factor, "corrupt": [corrupt] if corrupt else []}) + "\n"
+    return Fault(name, "deep", what, check, False, lambda _: Changes(tree={DEEP: text}), ())
+
+
+_DEEP = (
+    _deep("slow-node", "everything on a node takes 50 times as long", "deep pairwise", slow_factor=50),
+    _deep("corrupt-gemm", "a node multiplies wrongly", "deep gemm", corrupt="gemm"),
+    _deep("corrupt-memory", "a node's memory loses a bit", "deep pattern", corrupt="pattern"),
+    _deep("corrupt-core", "one core of a node computes wrongly", "deep cpu", corrupt="cpu"),
+    _deep("corrupt-link", "sums over a node's links are wrong", "deep pairwise", corrupt="pairwise"),
+    _deep("corrupt-disk", "a node's disk returns other data", "deep disk", corrupt="disk"),
+)
+DEEP_FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _DEEP}
+"""Faults that only a load shows: no reading of a node betrays them, and 'hpctrain health deep' finds them."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from hpctrain.devcluster.faults import DEEP_FAULTS
+
 REMEDIES = ("reset", "reboot", "replace")
 """The mildest first; each mends what those before it mend."""
 
@@ -36,7 +38,8 @@ class Injected:
 
 def injected(fault: str, number: int, until: str = "") -> Injected:
     """A fault as it is remembered; what mends it is the catalogue's unless said otherwise."""
-    return Injected(fault, number, until or MENDED_BY.get(fault, "reboot"))
+    usual = "replace" if fault in DEEP_FAULTS else MENDED_BY.get(fault, "reboot")
+    return Injected(fault, number, until or usual)
 
 
 def left_after(remedy: str, faults: Iterable[Injected], gpu: int | None = None) -> tuple[Injected, ...]:

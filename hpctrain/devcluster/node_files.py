@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from hpctrain.devcluster.faults import FAULTS, Changes, Fault
+from hpctrain.devcluster.faults import Changes, Fault, fault_named
 from hpctrain.devcluster.healing import Injected, injected, left_after
 from hpctrain.devcluster.simulated_gpus import node_state, parse, render
 from hpctrain.devcluster.simulated_node import (
@@ -64,7 +64,7 @@ class NodeFiles:
         if booted:
             self._boot(time.time())
         for one in left:
-            changes = FAULTS[one.fault].make(one.number)
+            changes = fault_named(one.fault).make(one.number)
             self.inject(changes if booted else replace(changes, log=()))
         self._remember(left)
 

@@ -20,6 +20,8 @@ CLOCK = "clock"
 BOOTED = "booted"
 """File with the time of the node's boot, in whole seconds since the epoch."""
 FAULTS_FILE = "faults.json"
+DEEP = "deep.json"
+"""What deep checks pretend on this node; ``hpctrain.health.deep.simulated`` reads it."""
 UPTIME_S = 864_000.0
 LIBRARY = "libnvidia-ml.so.1"
 
@@ -57,6 +59,7 @@ def node_tree(node: str, kind: NodeKind, boot_id: str) -> dict[str, str]:
         "sys/devices/system/edac/mc/mc0/ue_count": "0\n",
         "sys/class/nvme/nvme0/state": "live\n",
         CLOCK: "synchronised 1\nerror_s 0.002\n",
+        DEEP: '{"slow_factor": 1, "corrupt": []}\n',
         KERNEL_LOG: log_line(0, 0.0, f"Linux version 6.1.0-simulated ({node})"),
     }
     for index in range(kind.gpus):

@@ -29,6 +29,8 @@ class Step(str, Enum):
     PERSON = "person"
 
 
+DEEP_PREFIX = f"{PREFIX} deep"
+"""How the drain reason of a deep check begins."""
 REMEDIES = frozenset({Step.RESET, Step.REBOOT, Step.REPLACE})
 _WEIGHTS = {Step.DRAIN: 1.0, Step.RESET: 1.0, Step.REBOOT: 2.0, Step.REPLACE: 4.0}
 
@@ -260,6 +262,9 @@ def _return(facts: Facts, own: list[Deed], limits: Limits, now: float) -> Decisi
     """Flaps lengthen the time for which a node has to stay healthy."""
     if any(deed.step is Step.REPLACE for deed in own):
         return Decision(Step.PERSON, "healthy, but it was to be replaced: a person says whether it was", "replaced")
+    if facts.reason.startswith(DEEP_PREFIX):
+        why = "a deep check drained it, and no reading shows what that found: undrain it when it is mended"
+        return Decision(Step.PERSON, why, "deep check")
     score = lemon_score(facts.node, own, limits, now)
     if score >= limits.lemon_score:
         return Decision(Step.PERSON, f"healthy, but a repeat offender (score {score:.1f})", "lemon")
