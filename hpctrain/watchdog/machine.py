@@ -28,12 +28,14 @@ from hpctrain.watchdog.causes import (
     failed_prologs,
 )
 from hpctrain.watchdog.fingerprint import fingerprint
-from hpctrain.watchdog.model import Beat, Beats, Command, Event, JobView, Looked, Managed, Polled, Silence
+from hpctrain.watchdog.model import Beat, Beats, Command, Deed, Event, JobView, Looked, Managed, Polled, Silence
 
 UNKNOWN_PROGRESS_S = 600.0
 """A script whose steps are not known has made progress if it ran this long before it failed."""
 SAFE_DELAY_S = 4.0
 """Slurm's delay is lifted when the job has been seen waiting for so long: see :mod:`hpctrain.slurm.requeue_delay`."""
+CLEAN_UP_S = 120.0
+"""A job that is being cleaned up after our requeue is looked at often for so long: its delay is to be lifted next."""
 AGAIN_S = 30.0
 """A step that may be repeated without harm is repeated when it has shown no effect for so long."""
 
@@ -113,6 +115,7 @@ class Machine:
         self.alarmed = False
         self.silent_since: float | None = None
         self.gone: list[int] = []
+        self._acted, self._now = False, 0.0
         self._memory = dict(memory or {})
         self._missing: dict[int, int] = {}
         for job_id, known in self._memory.items():
@@ -132,7 +135,9 @@ class Machine:
             self._missing.clear()
             return []
         if isinstance(event, Looked):
-            return self._judge(event)
+            commands = self._judge(event)
+            self._acted = self._acted or bool(commands)
+            return commands
         if isinstance(event, Beats):
             self._hear(event)
             return []
@@ -141,11 +146,12 @@ class Machine:
     @property
     def unsettled(self) -> bool:
         """Something is on its way, so that the next poll should come soon."""
-        return any(
+        return self._acted or bool(self._missing) or any(
             track.suspicion or track.moving is not None or track.waiting_since is not None
             or (track.diagnosis is not None and track.diagnosis.way is Way.WAIT and track.view.job.state.finished)
+            or ("COMPLETING" in track.view.job.flags and track.judged and self._now - track.since < CLEAN_UP_S)
             for track in self.tracks.values()
-        ) or bool(self._missing)
+        )
 
     def reopen(self, job_id: int, restarts: int) -> None:
         """A restart that was decided on proved needless: this start of the job may be judged again."""
@@ -156,7 +162,7 @@ class Machine:
     # -- polls ------------------------------------------------------------------------------------------------------
 
     def _poll(self, event: Polled) -> list[Command]:
-        self.changed, self.alarmed, self.silent_since = False, False, None
+        self.changed, self.alarmed, self.silent_since, self._now = False, False, None, event.time
         commands: list[Command] = []
         seen = set()
         for view in event.views:
@@ -164,6 +170,7 @@ class Machine:
             track = self._update(view, event.time)
             commands += self._steps(track, event.time)
         commands += self._lost(seen)
+        self._acted = any(command.deed not in (Deed.LOOK, Deed.RECORD, Deed.NOTIFY) for command in commands)
         return commands
 
     def _hear(self, event: Beats) -> None:

@@ -52,6 +52,21 @@ def test_a_job_whose_coordinator_is_gone_is_queued_again_and_starts_at_once(worl
     assert world.job(job_id).restarts == 1
 
 
+def test_the_next_look_comes_soon_until_the_job_runs_again(world: World) -> None:
+    """Five seconds after a requeue, not a minute: its delay is to be lifted; then back to the ordinary pace."""
+    job_id = world.submit()
+    world.beat(job_id, ago_s=500)
+    waits = []
+    for _ in range(12):
+        before = world.job(job_id)
+        waits.append((before.restarts, before.state, world.daemon.turn()))
+        world.clock.advance(5)
+    assert all(wait == 5 for restarts, state, wait in waits if restarts == 0 or state is JobState.PENDING), waits
+    assert world.job(job_id).state is JobState.RUNNING and world.job(job_id).restarts == 1
+    world.beat(job_id)
+    assert world.daemon.turn() > 5
+
+
 def test_an_old_sign_of_life_needs_two_looks(world: World) -> None:
     """A watchdog that has just started does not trust one look at a clock that may differ from its own."""
     job_id = world.submit()
