@@ -16,7 +16,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from hpctrain.slurm.port import Slurm
 from hpctrain.submit.plan_model import Plan
 from hpctrain.train.environment import INCARNATION
 
+EXIT_OWN_FAULT = 70
+"""Of a coordinator that met an error of its own (EX_SOFTWARE)."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one of the roles; returns the exit code."""
@@ -36,18 +40,32 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("role", choices=("coordinate", "node", "writer", "lift-delay"))
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--job", type=int, default=0)
+    parser.add_argument("--exclude", default="")
     before, _, after = _split(argv)
     options = parser.parse_args(before)
     run_dir = RunDir(Path(options.run_dir))
     try:
         if options.role == "coordinate":
-            return coordinate(run_dir, after)
+            return _or_successor(lambda: coordinate(run_dir, after))
         if options.role == "writer":
             return writer(run_dir)
-        return node(run_dir) if options.role == "node" else lift_delay(JobId(options.job))
+        if options.role == "node":
+            return node(run_dir)
+        return lift_delay(JobId(options.job), tuple(filter(None, options.exclude.split(","))))
     except HpctrainError as error:
         _say(f"hpctrain: error: {error}" + (f"\nhint: {error.advice}" if error.advice else ""))
         return error.exit_code
+
+
+def _or_successor(run: Callable[[], int]) -> int:
+    """A fault of our own must not cost the job its ranks: the batch script starts another coordinator, which finds them."""
+    try:
+        return run()
+    except HpctrainError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever it is
+        _say(f"hpctrain: a fault of the coordinator:\n{traceback.format_exc()}")
+        return EXIT_OWN_FAULT
 
 
 def _say(text: str) -> None:
@@ -59,6 +77,7 @@ def _say(text: str) -> None:
 def coordinate(run_dir: RunDir, srun: Sequence[str]) -> int:
     """Build the coordinator from the batch step's environment and run it."""
     from hpctrain.agent.coordinator import Coordinator
+    from hpctrain.agent.coordinator_file import read_state
     from hpctrain.agent.lift_delay import start_helper
     from hpctrain.agent.memory import heal_record
     from hpctrain.slurm.nodelist import expand
@@ -66,11 +85,15 @@ def coordinate(run_dir: RunDir, srun: Sequence[str]) -> int:
     clock, env = SystemClock(), dict(os.environ)
     job_id = JobId(int(env["SLURM_JOB_ID"]))
     host = env.get("SLURMD_NODENAME") or os.uname().nodename
+    restarts = int(env.get("SLURM_RESTART_COUNT") or 0)
     heal_record(run_dir, job_id, clock.time())
+    before = read_state(run_dir)
+    if before is not None and ((before.job, before.restarts) != (job_id, restarts) or before.state == "over"):
+        before = None
     return Coordinator(
         _plan(run_dir), srun=srun, nodes=expand(env["SLURM_JOB_NODELIST"]), job_id=job_id, slurm=_slurm(),
         events=EventWriter(run_dir, "coordinator", host, clock, job_id), clock=clock, env=env, lift_delay=start_helper,
-        restarts=int(env.get("SLURM_RESTART_COUNT") or 0),
+        restarts=restarts, before=before,
     ).run()
 
 
@@ -78,12 +101,16 @@ def node(run_dir: RunDir) -> int:
     """Build this node's agent from the task's environment and run it."""
     from hpctrain.agent.control import Control
     from hpctrain.agent.node import NodeAgent
+    from hpctrain.agent.requeue_alone import RequeueAlone
+    from hpctrain.checkpoint.keeper_client import shared_secret
 
-    clock, env = SystemClock(), dict(os.environ)
+    clock, env, plan = SystemClock(), dict(os.environ), _plan(run_dir)
     name = NodeName(env.get("SLURMD_NODENAME") or os.uname().nodename)
-    events = EventWriter(run_dir, "agent", name, clock, int(env.get("SLURM_JOB_ID") or 0) or None)
-    control = Control(run_dir, Incarnation(int(env.get(INCARNATION) or 0)))
-    return NodeAgent(_plan(run_dir), control, node=name, events=events, clock=clock, env=env).run()
+    job_id, restarts = JobId(int(env.get("SLURM_JOB_ID") or 0)), int(env.get("SLURM_RESTART_COUNT") or 0)
+    events = EventWriter(run_dir, "agent", name, clock, job_id or None)
+    secret = shared_secret(Control(run_dir, Incarnation(0)).secret)
+    alone = RequeueAlone(plan, run_dir, job_id, restarts, slurm=_slurm(), events=events, clock=clock)
+    return NodeAgent(plan, run_dir, node=name, secret=secret, events=events, clock=clock, env=env, alone=alone).run()
 
 
 def writer(run_dir: RunDir) -> int:
@@ -106,14 +133,14 @@ def writer(run_dir: RunDir) -> int:
     return 0
 
 
-def lift_delay(job_id: JobId) -> int:
+def lift_delay(job_id: JobId, exclude: tuple[str, ...] = ()) -> int:
     """Detach, then wait for the job to be queued again."""
     from hpctrain.agent.lift_delay import detach, lift
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     if detach():
-        lift(_slurm(), job_id, SystemClock())
+        lift(_slurm(), job_id, SystemClock(), exclude)
     return 0
 
 

@@ -1,6 +1,7 @@
-"""The coordinator: starts the agents in the batch step, passes stop requests on, decides when all is over (service).
+"""The coordinator: starts the agents in the batch step, brings ranks back, decides when all is over (service).
 
-It is the only one that acts on the job itself: the batch script does nothing but start it and forward signals.
+It is the only one that acts on the job itself: the batch script does nothing but start it (again, should it be killed) and
+forward signals. What to do about each piece of news :mod:`hpctrain.agent.ladder` says; here is how it is done.
 """
 
 from __future__ import annotations
@@ -9,350 +10,374 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
-from hpctrain import process
-from hpctrain.agent.control import EXIT_UNREPORTED, Control, try_write
-from hpctrain.agent.decide import (
-    Action,
-    Decision,
-    End,
-    History,
-    Limits,
-    cannot_start,
-    decide,
-    slurms_notice,
-    why_told_to_end,
-)
+from hpctrain.agent import ladder_model as rungs
+from hpctrain.agent.agents import Agents, Heard, Silent
+from hpctrain.agent.announcer import Announcer
+from hpctrain.agent.channel import Hub
+from hpctrain.agent.control import Control, try_write
+from hpctrain.agent.coordinator_file import CoordinatorState
+from hpctrain.agent.decide import Action, Decision, End, History, Limits, cannot_start, cause_of, decide
+from hpctrain.agent.detectors import Detectors
+from hpctrain.agent.job_end import JobEnd, LiftDelay
+from hpctrain.agent.ladder import Ladder
+from hpctrain.agent.ladder_model import Stage
 from hpctrain.agent.lines import stamp
 from hpctrain.agent.memory import load_history, save_history
+from hpctrain.agent.node_states import NodeStates
 from hpctrain.agent.progress import best_step
-from hpctrain.agent.rank_plan import RankPlan, plan_ranks
-from hpctrain.agent.rank_result import NodeOutcome, NodeResult, first_failure
+from hpctrain.agent.rank_environment import COORDINATOR
+from hpctrain.agent.rank_result import RankExit
+from hpctrain.agent.recovery_log import RecoveryLog
+from hpctrain.agent.rendezvous import own_address
+from hpctrain.agent.step import AgentsStep
 from hpctrain.agent.wakeup import Wakeup
 from hpctrain.checkpoint.keeper_client import shared_secret
+from hpctrain.checkpoint.keeper_wire import WireError
 from hpctrain.clock import Clock
-from hpctrain.errors import HpctrainError, JobStateError, NoSuchJobError, NotPermittedError, SlurmError, StorageError
+from hpctrain.detect.beat import Detection
+from hpctrain.errors import HpctrainError, StorageError
 from hpctrain.ids import Incarnation, JobId, NodeName
 from hpctrain.jobs.layout import RunDir
-from hpctrain.jobs.reader import read_events
 from hpctrain.jobs.writer import EventWriter
-from hpctrain.slurm.model import Job, JobState
+from hpctrain.slurm.model import JobState
 from hpctrain.slurm.port import Slurm
 from hpctrain.submit.plan_model import Plan
-from hpctrain.train.environment import INCARNATION
+from hpctrain.watchdog import attempts as attempts_file
+from hpctrain.watchdog.budget import BudgetLimits, Verdict
 
 POLL_S = 0.25
-CONTROL_POLL_S = 0.5
-RESULTS_PATIENCE_S = 5.0
-"""Results of other nodes may become visible a little after srun has ended."""
-NOTICE_PATIENCE_S = 1.5
-"""Longest wait for Slurm's words about why it ends the job."""
-SILENCE_PATIENCE_S = 3.0
-"""When some agents were sent SIGTERM and others stay silent for this long, those are dead."""
-REQUEUE_PATIENCE_S = 300.0
-"""A controller that does not answer is asked again for so long to requeue the job."""
-EXIT_NOT_REQUEUED = 75
-_LEFT_AS = {
-    JobState.CANCELLED: "job.cancelled", JobState.PREEMPTED: "job.requeued", JobState.PENDING: "job.requeued",
-    JobState.RUNNING: "job.failed",
-}
-_OVERTAKEN = {
-    JobState.CANCELLED: "the job was cancelled",
-    JobState.PREEMPTED: "a job with more priority takes the nodes; Slurm queues this one again",
-}
-"""What may have happened to the job since the decision to queue it again, which is then left to others."""
-
-
-class LiftDelay(Protocol):
-    """Starts the helper that lifts Slurm's delay after a requeue; see :mod:`hpctrain.agent.lift_delay`."""
-
-    def __call__(self, job_id: JobId, run_dir: RunDir) -> None: ...
-
-
-@dataclass(slots=True)
-class _Step:
-    """What happened while the ranks ran."""
-
-    stop_reason: str = ""
-    terminated: bool = False
-    job_state: JobState | None = None
-    aborted: str = ""
-    first_notice: float | None = None
-    failure_seen: bool = False
+TERM_ALONE_S = 3.0
+"""An agent that was sent SIGTERM while the others and we were not is about to be gone."""
+SAVE_MARGIN_S = 10.0
+"""Agents end their saving by themselves at the recipe's limit; this much later they are not waited for."""
+STEP_END_S = 10.0
+STUCK_S = 600.0
+"""When the main loop has not come round for so long, our file says no longer that we live."""
 
 
 class Coordinator:
-    """One start of the batch script.
+    """One start of the batch script, or the rest of one whose coordinator was killed.
 
     Args:
         srun: the command that starts one agent per node.
         nodes: nodes of the allocation, in Slurm's order.
         lift_delay: called just before the job is requeued.
         restarts: how often Slurm has started this script before.
+        before: what a coordinator of this same start has left behind, None for the first one.
     """
 
     def __init__(
         self, plan: Plan, *, srun: Sequence[str], nodes: Sequence[NodeName], job_id: JobId, slurm: Slurm,
         events: EventWriter, clock: Clock, env: Mapping[str, str], lift_delay: LiftDelay, restarts: int = 0,
-        say: Callable[[str], None] | None = None,
+        before: CoordinatorState | None = None, say: Callable[[str], None] | None = None,
     ) -> None:
         self.plan = plan
         self.run_dir = RunDir(Path(plan.run_dir))
-        self._srun = tuple(srun)
-        self._nodes = tuple(nodes)
-        self._job_id = job_id
-        self._slurm = slurm
-        self._events = events
-        self._clock = clock
-        self._env = env
-        self._lift_delay = lift_delay
-        self._restarts = restarts
+        self._srun, self._nodes, self._job_id, self._slurm = tuple(srun), tuple(nodes), job_id, slurm
+        self._events, self._clock, self._env, self._restarts, self._before = events, clock, env, restarts, before
         self._say = say or self._print
-        self._log_offset = self.run_dir.job_log.stat().st_size if self.run_dir.job_log.exists() else 0
+        self._end = JobEnd(
+            self.run_dir, job_id, slurm=slurm, events=events, clock=clock, lift_delay=lift_delay, say=self._say)
+        self._recovery = RecoveryLog(self.run_dir, events, clock)
+        self._saved: set[str] = set()
+        self._finish: rungs.Finish | None = None
+        self._over: int | None = None
+        self._announcer: Announcer | None = None
 
     def run(self) -> int:
         """Start the ranks, see them through, decide and act. Returns the exit code of the batch script."""
         with Wakeup((signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)) as wakeup:
             try:
-                history = self._claim_incarnation()
+                history = self._claim()
             except StorageError as error:
-                stop = cannot_start(_with_advice(error), error.exit_code, load_history(self.run_dir))
-                return self._act(stop, End(), wakeup)
-            incarnation = Incarnation(history.incarnation)
-            control = Control(self.run_dir, incarnation)
+                return self._act(cannot_start(_with_advice(error), error.exit_code), End(), wakeup, ())
             try:
-                ranks = plan_ranks(self._nodes, self.plan.nodes, self.plan.ranks_per_node, incarnation)
-                control.publish_ranks(ranks)
-                self._make_secret(control)
-                end = self._run_step(ranks, control, wakeup)
-            except (HpctrainError, ValueError) as error:
+                finish = self._run_step(history, wakeup)
+            except (HpctrainError, WireError, ValueError) as error:
                 end = End(problem=str(error), exit_code=getattr(error, "exit_code", 1), best_step=best_step(self.run_dir))
-            limits = Limits(
-                self.plan.slurm.requeue, self.plan.max_restarts, self.plan.max_restarts_without_progress,
-                self.plan.command.is_trainer,
-            )
-            decision = decide(end, history, limits)
-            if problem := try_write(save_history, self.run_dir, decision.history):
-                self._say(f"the history of restarts cannot be written: {problem}")
-            return self._act(decision, end, wakeup)
+                finish = rungs.Finish(end, Verdict(True, "", ""))
+            decision = decide(finish.end, finish.verdict, self._limits)
+            if finish.attempt is not None and decision.action is not Action.LEAVE:
+                rung = "R3" if decision.action is Action.REQUEUE else "R4"
+                attempt = replace(finish.attempt, rung=rung)
+                if problem := try_write(attempts_file.append, self.run_dir, attempt):
+                    decision = cannot_start(problem, 9)
+            exclude = tuple(dict.fromkeys((*finish.verdict.exclude, *finish.end.blamed_nodes)))
+            return self._act(decision, finish.end, wakeup, exclude)
 
-    def _claim_incarnation(self) -> History:
-        """Take the next number, on disk before anything is started under it."""
-        before = load_history(self.run_dir)
-        history = History(
-            before.incarnation + 1, before.failures, before.failures_without_progress, before.best_step
-        )
+    @property
+    def _limits(self) -> Limits:
+        command = self.plan.command
+        return Limits(self.plan.slurm.requeue, command.is_trainer, command.is_trainer or self.plan.stop_signal != "none")
+
+    def _claim(self) -> History:
+        """See that this start can be recorded, before anything is started; say that it begins."""
+        history = load_history(self.run_dir)
         save_history(self.run_dir, history)
+        if self._before is not None:
+            why = f"the coordinator (process {self._before.pid}) is gone: this one takes over"
+            self._events.note("coordinator.replaced", why, evidence={"incarnation": history.incarnation})
+            self._say(why)
+            return history
+        attempts = attempts_file.read(self.run_dir)
+        self._recovery.take_over(history.incarnation + 1)
         self._events.note(
-            "job.started", f"start {history.incarnation + 1} on {len(self._nodes)} nodes",
+            "job.started", f"start {self._restarts + 1} on {len(self._nodes)} nodes",
             evidence={
-                "incarnation": history.incarnation, "nodes": list(self._nodes), "restarts": self._restarts,
-                "failures": history.failures,
+                "incarnation": history.incarnation + 1, "nodes": list(self._nodes), "restarts": self._restarts,
+                "failures": sum(attempt.counted for attempt in attempts),
             },
         )
-        self._say(f"start {history.incarnation + 1} of {self.plan.run_name} on {' '.join(self._nodes)}")
+        self._say(f"start {self._restarts + 1} of {self.plan.run_name} on {' '.join(self._nodes)}")
         return history
 
-    def _make_secret(self, control: Control) -> None:
-        """Before any agent needs it; where it cannot be made there are no checkpoints in memory, and the agents say so."""
-        if self.plan.checkpoint.ram:
-            with contextlib.suppress(StorageError):
-                shared_secret(control.secret)
+    # -- while agents work ---------------------------------------------------------------------------------------------
 
-    # -- while the ranks run ---------------------------------------------------------------------------------------
-
-    def _run_step(self, ranks: RankPlan, control: Control, wakeup: Wakeup) -> End:
-        started = self._clock.monotonic()
-        env = {**self._env, INCARNATION: str(ranks.incarnation)}
-        srun = process.start(self._srun, env=env)
-        step = _Step()
-        next_look = 0.0
+    def _run_step(self, history: History, wakeup: Wakeup) -> rungs.Finish:
+        plan = self.plan
+        self._machine = Ladder(
+            self._nodes, plan.nodes, plan.ranks_per_node, history, self._limits, BudgetLimits.from_plan(plan),
+            attempts_file.read(self.run_dir), in_place=plan.in_place)
+        if self._before is not None and (ranks := Control(self.run_dir, Incarnation(history.incarnation)).ranks()):
+            self._machine.adopt(ranks)
+        self._detectors = Detectors(plan, self._events)
+        self._states = NodeStates(self._slurm, self._nodes, self._clock)
+        secret = shared_secret(Control(self.run_dir, Incarnation(0)).secret)
+        several = plan.nodes + plan.spares > 1
+        hub = self._hub = Hub(secret, own_address(plan.interface, several, self._env)[0])
+        env = {**self._env, COORDINATOR: f"{hub.addr}:{hub.port}"}
+        agents = self._agents = Agents(hub, self._clock, srun=self._srun, env=env, silence_s=plan.agent_silence_s)
+        left = AgentsStep.take_over(self._before.srun_pid) if self._before is not None else None
+        self._step = left or AgentsStep.start(self._srun, env)
+        self._announcer = Announcer(self.run_dir, self._state)
+        self._announcer.start()
+        self._states.start()
         try:
-            while srun.poll() is None:
-                self._take_signals(step, control, wakeup)
-                if self._clock.monotonic() >= next_look:
-                    self._look_at_agents(step, control, ranks)
-                    next_look = self._clock.monotonic() + CONTROL_POLL_S
-                wakeup.wait(POLL_S)
+            while self._finish is None:
+                self._take_signals(wakeup)
+                self._take_news()
+                self._look_at_step()
+                self._tell_ladder(rungs.Tick(self._clock.time(), self._best_step()))
+                self._detect()
+                read, write = agents.descriptors
+                wakeup.wait(POLL_S, read, write)
+            self._save_and_dismiss(self._finish, wakeup)
+            return self._finish
         finally:
-            if srun.poll() is None:
-                process.kill_group(srun)
-        self._take_signals(step, control, wakeup)
-        results = self._results(control, ranks, srun.returncode)
-        if not step.terminated and not step.aborted and set(ranks.nodes) <= control.term_noticed():
-            step.terminated, step.job_state = True, self._job_state()
-        return self._end(step, ranks, results, srun.returncode, self._clock.monotonic() - started)
+            self._states.stop()
+            self._announcer.stop()
+            self._step.end()
+            agents.close()
 
-    def _take_signals(self, step: _Step, control: Control, wakeup: Wakeup) -> None:
+    def _best_step(self) -> int | None:
+        steps = [beat.step for beat in self._agents.beats.values() if beat.step]
+        return max(steps, default=None)
+
+    def _take_signals(self, wakeup: Wakeup) -> None:
         if wakeup.take(signal.SIGUSR1):
-            self._request_stop(step, control, "the time limit is near")
+            self._ask_to_stop("the time limit is near")
         if wakeup.take(signal.SIGTERM) or wakeup.take(signal.SIGINT):
-            self._on_term(step, control)
+            self._told_to_end()
 
-    def _on_term(self, step: _Step, control: Control) -> None:
+    def _ask_to_stop(self, reason: str) -> None:
+        self._tell_ladder(rungs.StopAsked(self._clock.time(), reason))
+
+    def _told_to_end(self) -> None:
         """Slurm's own state of the job tells a cancellation, the time limit and preemption apart."""
-        step.terminated = True
-        step.job_state = self._job_state()
-        if step.job_state is JobState.RUNNING:
-            self._request_stop(step, control, "the job was sent SIGTERM")
-        else:
-            self._abort(step, control, f"Slurm ends the job ({step.job_state.value if step.job_state else 'no answer'})")
+        self._tell_ladder(rungs.Signalled(self._clock.time(), self._end.job_state()))
 
-    def _look_at_agents(self, step: _Step, control: Control, ranks: RankPlan) -> None:
-        if step.aborted:
+    def _take_news(self) -> None:
+        for news in self._agents.poll():
+            now = self._clock.time()
+            if isinstance(news, Silent):
+                self._tell_ladder(rungs.Lost(now, news.node, news.why, now - news.since_s))
+                continue
+            self._hear(news, now)
+        self._look_at_terms()
+        if self._recovery.is_open and self._machine.stage is Stage.RUN and self._machine.ranks is not None:
+            self._look_for_first_step()
+
+    def _hear(self, news: Heard, now: float) -> None:
+        message, node = news.message, news.node
+        kind, incarnation = message.get("t"), int(message.get("incarnation", -1))
+        exits = tuple(RankExit.from_json(one) for one in message.get("exits", ()))
+        if kind == "hello":
+            self._events.note("agent.started", f"the agent of {node} has called", node=node,
+                              evidence={"pid": message.get("pid"), "incarnation": incarnation})
+            alive = tuple(int(rank) for rank in message.get("alive", ()))
+            ranks = self._machine.ranks
+            if alive and (ranks is None or incarnation != ranks.incarnation):
+                old = {"t": "kill", "incarnation": incarnation, "reason": "these ranks belong to the past"}
+                self._agents.send([node], old)
+            self._tell_ladder(rungs.Joined(now, node, incarnation, alive, exits))
+        elif kind == "ended":
+            if all(one.by_agent for one in exits) and exits:
+                self._look_at_terms()
+            self._tell_ladder(rungs.Ended(now, node, incarnation, exits))
+        elif kind == "killed":
+            self._tell_ladder(rungs.Killed(now, node, incarnation, exits))
+        elif kind == "failed":
+            self._tell_ladder(rungs.NotStarted(
+                now, node, incarnation, str(message.get("error")), int(message.get("exit_code", 1))))
+        elif kind == "lines":
+            self._act_on(self._detectors.lines(node, message, now), now)
+        elif kind == "beat":
+            self._detectors.node(node, message.get("reports", ()), now)
+        elif kind == "saved":
+            self._saved.add(node)
+
+    def _look_at_terms(self) -> None:
+        """Slurm signals all processes of the job; where only some agents were told to end, those are about to be gone."""
+        told = self._agents.told_to_end()
+        if not told or self._machine.stage is Stage.OVER or self._machine.is_told_to_end:
             return
-        failed = [result for result in control.results() if result.outcome is NodeOutcome.FAILED]
-        if failed:
-            self._abort(step, control, f"a rank on {failed[0].node} failed")
+        live = set(self._agents.nodes)
+        if live <= set(told):
+            self._told_to_end()
             return
-        noticed = control.term_noticed()
-        if not noticed or step.terminated:
-            return
-        if step.first_notice is None:
-            step.first_notice = self._clock.monotonic()
-        reported = {result.node for result in control.results()}
-        silent = set(ranks.nodes) - noticed - reported
-        if not silent:
-            self._on_term(step, control)
-        elif self._clock.monotonic() - step.first_notice > SILENCE_PATIENCE_S:
-            self._abort(step, control, f"the agent of {', '.join(sorted(silent))} is gone")
+        for node, since in told.items():
+            if self._clock.monotonic() - since > TERM_ALONE_S:
+                self._tell_ladder(rungs.Lost(self._clock.time(), node, "its agent was sent SIGTERM"))
 
-    def _request_stop(self, step: _Step, control: Control, reason: str) -> None:
-        if step.stop_reason or step.aborted:
-            return
-        step.stop_reason = reason
-        problem = try_write(control.request_stop, reason, self._clock.time())
-        self._events.note("job.stop_requested", reason, evidence={"incarnation": control.incarnation, "problem": problem})
-        self._say(f"{reason}: the ranks are asked to save and stop" + (f" ({problem})" if problem else ""))
+    def _look_for_first_step(self) -> None:
+        timings = self._agents.timings.get(0, {})
+        beat = self._agents.beats.get(0)
+        if timings and beat is not None:
+            self._recovery.first_step(timings, beat.step)
+        elif not self.plan.command.is_trainer and beat is not None and beat.output_bytes and not beat.phase:
+            self._recovery.first_step({}, None)
 
-    def _abort(self, step: _Step, control: Control, reason: str) -> None:
-        if step.aborted:
-            return
-        step.aborted = reason
-        if problem := try_write(control.abort, reason, self._clock.time()):
-            self._say(f"the agents cannot be told to end: {problem}")
+    def _look_at_step(self) -> None:
+        code = self._step.poll()
+        if code is not None and not self._agents.nodes:
+            self._tell_ladder(rungs.StepEnded(self._clock.time(), code))
 
-    def _job_state(self) -> JobState | None:
-        try:
-            jobs = self._slurm.jobs([self._job_id])
-        except SlurmError as error:
-            self._say(f"Slurm does not say what happens to the job: {error}")
-            return None
-        if not jobs:
-            return None
-        deadline = self._clock.monotonic() + NOTICE_PATIENCE_S
-        while True:
-            notice = slurms_notice(self._log_of_this_start(), self._job_id)
-            state = why_told_to_end(jobs[0], notice, self._clock.time())
-            # The notice and the signal are sent together; at the time limit it is worth waiting for the notice.
-            if state is not JobState.CANCELLED or not _over_limit(jobs[0]) or self._clock.monotonic() >= deadline:
-                return state
-            self._clock.sleep(0.1)
+    def _detect(self) -> None:
+        ranks = self._machine.ranks
+        if self._machine.stage is Stage.RUN and ranks is not None:
+            now = self._clock.time()
+            for node, report in self._states.take():
+                self._detectors.node(node, [report], now)
+            self._act_on(self._detectors.look(list(self._agents.beats.values()), ranks.incarnation, now), now)
 
-    def _log_of_this_start(self) -> str:
-        with contextlib.suppress(OSError), self.run_dir.job_log.open("rb") as log:
-            log.seek(self._log_offset)
-            return log.read().decode("utf-8", errors="replace")
-        return ""
+    def _act_on(self, found: Sequence[Detection], now: float) -> None:
+        for detection in found:
+            self._tell_ladder(rungs.Detected(now, detection))
 
-    # -- how it ended ----------------------------------------------------------------------------------------------
+    # -- what the ladder says ------------------------------------------------------------------------------------------
 
-    def _results(self, control: Control, ranks: RankPlan, exit_code: int) -> list[NodeResult]:
-        """The results of all training nodes; waits a little for those of agents that ended well."""
-        deadline = self._clock.monotonic() + (RESULTS_PATIENCE_S if exit_code == 0 else 1.0)
-        while True:
-            results = [result for result in control.results() if result.node in ranks.nodes]
-            if len(results) == len(ranks.nodes) or self._clock.monotonic() >= deadline:
-                return results
-            self._clock.sleep(0.1)
+    def _tell_ladder(self, event: rungs.Event) -> None:
+        was = self._machine.stage
+        for command in self._machine.handle(event):
+            if was is Stage.KILL and isinstance(command, (rungs.Start, rungs.Mend, rungs.Finish)):
+                self._recovery.killed()
+            self._do(command)
 
-    def _end(self, step: _Step, ranks: RankPlan, results: Sequence[NodeResult], exit_code: int, ran_s: float) -> End:
-        outcomes = {result.node: result.outcome for result in results}
-        complete = len(outcomes) == len(ranks.nodes)
-        well = complete and set(outcomes.values()) <= {NodeOutcome.DONE, NodeOutcome.STOPPED}
-        silent = [node for node in ranks.nodes if node not in outcomes]
-        lost = self._lost(silent) if silent and not step.terminated else ()
-        if step.terminated and not well and step.job_state in (None, JobState.RUNNING):
-            step.job_state = self._job_state() or step.job_state
-        return End(
-            done=well and set(outcomes.values()) == {NodeOutcome.DONE},
-            stopped=well and NodeOutcome.STOPPED in outcomes.values(),
-            stop_reason=step.stop_reason, failure=first_failure(results), lost_nodes=lost,
-            problem=_silence(silent, exit_code) if silent else "",
-            exit_code=exit_code if exit_code >= 0 else 128 - exit_code, terminated=step.terminated,
-            job_state=step.job_state, best_step=best_step(self.run_dir), ran_s=ran_s,
-        )
+    def _do(self, command: rungs.Command) -> None:
+        agents, ranks = self._agents, self._machine.ranks
+        if isinstance(command, rungs.Start):
+            self._start(command)
+        elif isinstance(command, rungs.Fault):
+            best = self._best_step() or self._machine.history.best_step
+            self._recovery.fault(command, ranks.incarnation if ranks else -1, best)
+            self._say(f"{command.reason}: all ranks are killed")
+        elif isinstance(command, rungs.Kill) and ranks is not None:
+            agents.send(ranks.nodes, {"t": "kill", "incarnation": command.incarnation, "reason": command.reason,
+                                      "stacks": command.stacks})
+        elif isinstance(command, rungs.Stop) and ranks is not None:
+            agents.send(ranks.nodes, {"t": "stop", "reason": command.reason})
+            self._events.note("job.stop_requested", command.reason, evidence={"incarnation": ranks.incarnation})
+            self._say(f"{command.reason}: the ranks are asked to save and stop")
+        elif isinstance(command, rungs.Mend):
+            for node in command.nodes:
+                if problem := agents.enlist(node):
+                    self._say(f"no agent can be brought up on {node}: {problem}")
+        elif isinstance(command, rungs.Forget):
+            agents.forget(command.node)
+        elif isinstance(command, rungs.Finish):
+            self._finish = command
 
-    def _lost(self, nodes: Sequence[NodeName]) -> tuple[str, ...]:
-        """Those of the nodes that Slurm has given up.
+    def _start(self, start: rungs.Start) -> None:
+        """The next incarnation: on disk before anything is started under its number."""
+        ranks = start.ranks
+        if start.attempt is not None:
+            attempts_file.append(self.run_dir, start.attempt)
+        save_history(self.run_dir, self._machine.history)
+        Control(self.run_dir, ranks.incarnation).publish_ranks(ranks)
+        first = ranks.nodes[0]
+        rendezvous = {**self._agents.offer(first), "node": first}
+        self._agents.begin()
+        self._detectors.begin(ranks.incarnation, self._clock.time())
+        self._recovery.started(start, ranks.spares)
+        self._agents.send((*ranks.nodes, *ranks.spares), {"t": "start", "ranks": ranks.to_json(), "rendezvous": rendezvous})
+        if start.rung:
+            self._say(f"{start.rung}: {start.reason}; incarnation {ranks.incarnation} starts on {' '.join(ranks.nodes)}")
+            gone = [node for node in self._nodes if node not in self._machine.live]
+            for node in gone:  # dead, or only its agent: then it is a spare from now on
+                self._agents.enlist(node)
 
-        With --no-kill a dead node leaves the job's node list, and that is remembered when the node itself is back.
-        """
-        with contextlib.suppress(SlurmError):
-            jobs = self._slurm.jobs([self._job_id])
-            left = set(jobs[0].nodes) if jobs and jobs[0].nodes else set(nodes)
-            down = {node.name for node in self._slurm.nodes(nodes) if node.state == "DOWN" or "NOT_RESPONDING" in node.flags}
-            return tuple(node for node in nodes if node in down or node not in left)
-        return ()
+    # -- the end -------------------------------------------------------------------------------------------------------
 
-    # -- acting ----------------------------------------------------------------------------------------------------
+    def _save_and_dismiss(self, finish: rungs.Finish, wakeup: Wakeup) -> None:
+        """Have the agents save what only memory holds, or finish what is under way; then send them home."""
+        living = sorted(self._machine.live & set(self._agents.nodes))
+        cancelled = finish.end.terminated and finish.end.job_state is JobState.CANCELLED
+        if self._machine.ranks is not None and self.plan.checkpoint.ram and living and not cancelled:
+            done = finish.end.done or finish.end.stopped
+            reason = finish.end.problem or "the ranks have died"
+            if finish.end.failure is not None:
+                reason = finish.end.failure.describe()
+            self._agents.send(living, {"t": "drain"} if done else {"t": "flush", "reason": reason, "living": living})
+            self._await_saved(set(living), wakeup)
+        self._agents.send(self._agents.nodes, {"t": "exit", "code": 0})
+        deadline = self._clock.monotonic() + STEP_END_S
+        while self._step.poll() is None and self._clock.monotonic() < deadline:
+            self._agents.poll()
+            wakeup.wait(0.05, *self._agents.descriptors)
 
-    def _act(self, decision: Decision, end: End, wakeup: Wakeup) -> int:
-        step = decision.history.best_step
+    def _await_saved(self, waiting: set[str], wakeup: Wakeup) -> None:
+        deadline = self._clock.monotonic() + self.plan.checkpoint.flush_limit_s + SAVE_MARGIN_S
+        while waiting - self._saved and self._clock.monotonic() < deadline:
+            for news in self._agents.poll():
+                if isinstance(news, Silent):
+                    waiting.discard(news.node)
+                    self._agents.forget(news.node)
+                elif news.message.get("t") == "saved":
+                    self._saved.add(news.node)
+            wakeup.wait(POLL_S, *self._agents.descriptors)
+
+    def _act(self, decision: Decision, end: End, wakeup: Wakeup, exclude: tuple[str, ...]) -> int:
+        attempts = []
+        with contextlib.suppress(OSError):
+            attempts = attempts_file.read(self.run_dir)
+        history = load_history(self.run_dir)
         evidence: dict[str, object] = {
-            "incarnation": decision.history.incarnation, "exit_code": decision.exit_code,
-            "failures": decision.history.failures, "best_step": step,
+            "incarnation": history.incarnation, "exit_code": decision.exit_code, "best_step": end.best_step,
+            "failures": sum(attempt.counted for attempt in attempts), "cause": cause_of(end).value,
         }
-        for node in end.lost_nodes:
-            self._events.note("node.lost", f"Slurm says that {node} is down", node=node, evidence=evidence)
-        if decision.action is Action.REQUEUE:
-            return self._requeue(decision, evidence, wakeup)
-        if decision.action is Action.FAIL and end.failure:
-            evidence |= {"rank": end.failure.rank, "node": end.failure.node, "traceback": end.failure.traceback}
-        kind = {Action.FINISH: "job.finished", Action.FAIL: "job.failed"}.get(decision.action, "")
-        if decision.action is Action.LEAVE and end.job_state:
-            kind = _LEFT_AS.get(end.job_state, "")
-        if kind and not (kind == "job.cancelled" and self._told_by_a_person()):
-            self._events.note(kind, decision.reason, step=step, evidence=evidence)
-        verb = {Action.FINISH: "finished", Action.FAIL: "failed", Action.LEAVE: "ended"}[decision.action]
-        self._say(f"{verb}: {decision.reason}")
-        if decision.action is Action.FAIL and end.failure and end.failure.traceback:
-            self._say(f"the cause, from rank {end.failure.rank}:\n{end.failure.traceback.rstrip()}")
-        return decision.exit_code
+        if decision.action is Action.FAIL:
+            evidence |= {"rule": decision.rule, "fingerprint": attempts[-1].fingerprint if attempts else "",
+                         "checkpoint": _newest_checkpoint(self.run_dir), "attempts": len(attempts)}
+        code = self._end.act(decision, end, evidence, self._recovery, wakeup=wakeup, exclude=exclude)
+        self._over = code
+        if self._announcer is not None:
+            self._announcer.write()
+        return code
 
-    def _told_by_a_person(self) -> bool:
-        """'hpctrain cancel' has recorded who cancelled the job and needs no echo."""
-        return any(event.kind == "job.cancelled" and event.source == "cli" for event in read_events(self.run_dir))
+    # -- our own file --------------------------------------------------------------------------------------------------
 
-    def _requeue(self, decision: Decision, evidence: dict[str, object], wakeup: Wakeup) -> int:
-        """Have Slurm start the job again, unless it was cancelled meanwhile; a silent controller is waited for."""
-        deadline = self._clock.monotonic() + REQUEUE_PATIENCE_S
-        prepared = False
-        while True:
-            if (state := self._job_state()) in _OVERTAKEN:
-                left = Decision(Action.LEAVE, _OVERTAKEN[state], 128 + signal.SIGTERM, decision.history)
-                return self._act(left, End(job_state=state), wakeup)
-            try:
-                if not prepared:
-                    self._say(f"queueing the job again: {decision.reason}")
-                    self._events.note("job.requeued", decision.reason, step=decision.history.best_step, evidence=evidence)
-                    self._lift_delay(self._job_id, self.run_dir)
-                    prepared = True
-                self._slurm.requeue(self._job_id)
-                return 0
-            except HpctrainError as error:
-                if self._job_state() is JobState.PENDING:
-                    return 0  # Slurm was so quick to end this start that it ended the command that asked for it, too
-                self._say(f"the job cannot be queued again: {error}")
-                hopeless = isinstance(error, (JobStateError, NoSuchJobError, NotPermittedError))
-                if hopeless or wakeup.take(signal.SIGTERM) or self._clock.monotonic() >= deadline:
-                    reason = f"{decision.reason}; the job could not be queued again: {error}"
-                    self._events.note("job.failed", reason, evidence=evidence)
-                    return EXIT_NOT_REQUEUED
-            wakeup.wait(5.0)
+    def _state(self, beat: int) -> CoordinatorState | None:
+        if self._over is None and self._clock.monotonic() - self._agents.alive_s > STUCK_S:
+            return None
+        return CoordinatorState(
+            time=self._clock.time(), beat=beat, host=self._env.get("SLURMD_NODENAME") or os.uname().nodename,
+            pid=os.getpid(), srun_pid=self._step.pid, job=self._job_id, restarts=self._restarts,
+            incarnation=self._machine.history.incarnation,
+            state="over" if self._over is not None else self._machine.stage.value, exit_code=self._over,
+            addr=self._hub.addr, port=self._hub.port)
 
     def _print(self, text: str) -> None:
         data = f"{stamp(self._clock.time())} hpctrain: {text}\n".encode()
@@ -360,21 +385,15 @@ class Coordinator:
             os.write(1, data)
 
 
-def _silence(nodes: Sequence[NodeName], exit_code: int) -> str:
-    """Why these nodes left no result, in words."""
-    if exit_code == EXIT_UNREPORTED:
-        return (
-            f"the ranks of {', '.join(nodes)} ended, but the result could not be written: the run directory's file system"
-            " is full or read-only"
-        )
-    return f"the agent of {', '.join(nodes)} ended without a word (srun: exit code {exit_code})"
+def _newest_checkpoint(run_dir: RunDir) -> str:
+    """Path of the newest checkpoint in the shared tier, "" where there is none."""
+    with contextlib.suppress(OSError):
+        committed = [path for path in run_dir.checkpoints.iterdir() if (path / "commit.json").exists()]
+        if committed:
+            return str(max(committed, key=lambda path: (path / "commit.json").stat().st_mtime))
+    return ""
 
 
 def _with_advice(error: HpctrainError) -> str:
     return f"{error} ({error.advice})" if error.advice else str(error)
 
-
-def _over_limit(job: Job) -> bool:
-    if job.end_time is None or job.start_time is None or job.time_limit_s is None:
-        return False
-    return job.end_time - job.start_time >= job.time_limit_s

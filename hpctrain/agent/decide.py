@@ -1,4 +1,4 @@
-"""What the coordinator does when the ranks are gone (pure, standard library only).
+"""What is done when the ranks of a job have ended for good in this start, or have failed (pure, standard library only).
 
 One function decides, with one reason; the coordinator only carries it out. The order of its rules is the policy:
 
@@ -8,6 +8,8 @@ One function decides, with one reason; the coordinator only carries it out. The 
 3. The work is done.
 4. The ranks stopped as asked, or asked to be started again: continue in a new start.
 5. Something failed: again, if the budget allows and starting again can help at all; else stop with the cause.
+
+The budget itself is :mod:`hpctrain.watchdog.budget`, which the watchdog asks, too.
 """
 
 from __future__ import annotations
@@ -19,15 +21,20 @@ from typing import Any
 
 from hpctrain.agent.rank_result import RankExit
 from hpctrain.slurm.model import Job, JobState
+from hpctrain.train.environment import EXIT_DIVERGED, EXIT_REWIND
+from hpctrain.watchdog.budget import Attempt, Cause, Verdict
+from hpctrain.watchdog.fingerprint import fingerprint
 
 UNKNOWN_PROGRESS_S = 600.0
 """A script whose steps are not known has made progress if it ran this long before it failed."""
 NOT_MENDED_BY_RESTART = {
     2: "its command line is wrong", 3: "the recipe is wrong", 4: "something it needs does not exist",
     12: "a package it needs is not installed", 13: "no checkpoint may be trusted",
+    EXIT_DIVERGED: "its loss policy says that training has failed",
 }
 """Exit codes of our trainer (the table of hpctrain.errors) that the next start would only repeat."""
-
+_GPU_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|HIP out of memory")
+_HOST_MEMORY = re.compile(r"MemoryError|Cannot allocate memory|can't allocate memory|oom[-_]kill", re.I)
 
 _NOTICES = {
     "TIME LIMIT": JobState.TIMEOUT, "PREEMPTION": JobState.PREEMPTED, "JOB REQUEUE": JobState.PENDING,
@@ -51,18 +58,14 @@ class Action(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What is known of the starts before, kept in the run directory.
+    """What is known of the incarnations before, kept in the run directory.
 
     Attributes:
-        incarnation: number of the newest start.
-        failures: starts that ended in a failure.
-        failures_without_progress: the newest of them in a row that completed no new step.
+        incarnation: number of the newest one.
         best_step: most steps ever completed, None while none is known.
     """
 
     incarnation: int = -1
-    failures: int = 0
-    failures_without_progress: int = 0
     best_step: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -75,26 +78,29 @@ class Limits:
     """The recipe's ``resilience`` as far as it matters here."""
 
     requeue: bool = True
-    max_restarts: int = 20
-    max_restarts_without_progress: int = 2
     is_trainer: bool = True
+    tells_to_stop: bool = True
+    """A stop request reaches the ranks: with ``stop_signal: none`` a script hears nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How this start ended.
+    """How an incarnation ended.
 
     Attributes:
         done: all ranks ended because the work is complete.
         stopped: all ranks ended as asked, or asked to be started again.
         stop_reason: why they were asked to stop, "" if nobody asked.
         failure: the rank that failed first.
-        lost_nodes: nodes of the allocation that Slurm says are down.
-        problem: what else went wrong, in words: an agent that left no result, ``srun`` that could not start.
-        exit_code: of ``srun``.
+        cause: what it was, as far as it is known without the failed rank's own words.
+        lost_nodes: nodes whose agents are gone.
+        blamed_nodes: nodes that a detector or Slurm holds responsible.
+        problem: what else went wrong, in words.
+        exit_code: for the batch script, where no rank's says more.
+        hopeless: why no further start can help, "" if one might.
         terminated: this job was sent SIGTERM.
         job_state: what Slurm says about the job, asked only after a SIGTERM; None if it did not answer.
-        best_step: most steps completed so far over all starts, None if unknown.
+        best_step: most steps completed so far over all incarnations, None if unknown.
         ran_s: how long the ranks ran.
     """
 
@@ -102,9 +108,12 @@ class End:
     stopped: bool = False
     stop_reason: str = ""
     failure: RankExit | None = None
+    cause: Cause = Cause.RANK
     lost_nodes: tuple[str, ...] = ()
+    blamed_nodes: tuple[str, ...] = ()
     problem: str = ""
     exit_code: int = 0
+    hopeless: str = ""
     terminated: bool = False
     job_state: JobState | None = None
     best_step: int | None = None
@@ -113,23 +122,23 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, why, and what is to be remembered.
+    """What to do, and why.
 
     Attributes:
         reason: one sentence for people.
         exit_code: of the batch script.
-        history: to be written before the action.
+        rule: of the budget that forbids another start, "" where none does.
     """
 
     action: Action
     reason: str
     exit_code: int
-    history: History
+    rule: str = ""
 
 
-def cannot_start(problem: str, exit_code: int, history: History) -> Decision:
+def cannot_start(problem: str, exit_code: int) -> Decision:
     """What to do when a start cannot be recorded: stop, since starts that nobody counts would go on for ever."""
-    return Decision(Action.FAIL, f"this start cannot be recorded: {problem}", exit_code, history)
+    return Decision(Action.FAIL, f"this start cannot be recorded: {problem}", exit_code)
 
 
 def slurms_notice(log: str, job_id: int) -> str:
@@ -162,94 +171,126 @@ def why_told_to_end(job: Job, notice: str, now: float) -> JobState:
     return JobState.CANCELLED
 
 
-def decide(end: End, history: History, limits: Limits) -> Decision:
-    """Choose the action; see the module's docstring for the rules and their order."""
-    progress = _progressed(end, history)
-    best = max((step for step in (end.best_step, history.best_step) if step is not None), default=None)
-    now = History(history.incarnation, history.failures, history.failures_without_progress, best)
-    if end.terminated and (ended := _after_sigterm(end, now, limits, progress=progress)):
+def attempt_of(end: End, history: History, rung: str, now: float) -> Attempt:
+    """The record of this end, as the budget counts it.
+
+    Args:
+        rung: by which it shall go on.
+        now: seconds since the epoch.
+    """
+    failure = end.failure
+    message = (failure.message if failure else "") or end.problem
+    mark = ""
+    if failure is not None and cause_of(end) in (Cause.RANK, Cause.GPU_MEMORY, Cause.HOST_MEMORY) and failure.returncode > 0:
+        mark = fingerprint(failure.message, failure.traceback, failure.exit_code)
+    return Attempt(
+        time=now, cause=cause_of(end), rung=rung, incarnation=history.incarnation, step=end.best_step,
+        progressed=progressed(end, history), fingerprint=mark,
+        nodes=tuple(dict.fromkeys((*end.lost_nodes, *end.blamed_nodes))), message=message[:500],
+    )
+
+
+def cause_of(end: End) -> Cause:
+    """One word for what happened."""
+    if end.lost_nodes:
+        return end.cause if end.cause in (Cause.NODE, Cause.AGENT) else Cause.NODE
+    if end.terminated and end.job_state is JobState.TIMEOUT:
+        return Cause.TIME_LIMIT
+    if end.terminated and end.failure is None:
+        return Cause.CANCELLED if end.job_state is JobState.CANCELLED else Cause.PREEMPTION
+    if end.stopped and end.failure is None:
+        return Cause.TIME_LIMIT
+    if end.failure is not None and end.cause is Cause.RANK:
+        if end.failure.returncode == EXIT_REWIND:
+            return Cause.LOSS
+        words = f"{end.failure.message}\n{end.failure.traceback}"
+        if _GPU_MEMORY.search(words):
+            return Cause.GPU_MEMORY
+        if _HOST_MEMORY.search(words):
+            return Cause.HOST_MEMORY
+    return end.cause
+
+
+def decide(end: End, verdict: Verdict, limits: Limits) -> Decision:
+    """Choose the action; see the module's docstring for the rules and their order.
+
+    Args:
+        verdict: of the budget on :func:`attempt_of` this end.
+    """
+    if end.terminated and (ended := _after_sigterm(end, verdict, limits)):
         return ended
     if end.done:
-        return Decision(Action.FINISH, "the work is complete", 0, now)
+        return Decision(Action.FINISH, "the work is complete", 0)
     if end.stopped and end.failure is None:
-        return _continue(end.stop_reason or "the trainer asked to be started again", end, now, limits, progress=progress)
-    return _after_failure(end, now, limits, progress=progress)
+        return _continue(end.stop_reason or "the trainer asked to be started again", end, verdict, limits)
+    return _after_failure(end, verdict, limits)
 
 
-def _after_sigterm(end: End, history: History, limits: Limits, *, progress: bool) -> Decision | None:
+def _after_sigterm(end: End, verdict: Verdict, limits: Limits) -> Decision | None:
     """The job was told to end: by whom decides. None if it had ended well by itself."""
     code = 128 + 15
     if end.job_state is JobState.CANCELLED:
-        return Decision(Action.LEAVE, "the job was cancelled", code, history)
+        return Decision(Action.LEAVE, "the job was cancelled", code)
     if end.done:
         return None
     if end.job_state is JobState.TIMEOUT:
-        late = "the time limit was reached before the ranks had stopped"
-        return _continue(late, end, history, limits, progress=progress)
+        return _continue("the time limit was reached before the ranks had stopped", end, verdict, limits)
     if end.job_state is JobState.PREEMPTED:
-        return Decision(Action.LEAVE, "a job with more priority takes the nodes; Slurm queues this one again", code, history)
+        return Decision(Action.LEAVE, "a job with more priority takes the nodes; Slurm queues this one again", code)
     if end.job_state is JobState.PENDING:
-        return Decision(Action.LEAVE, "somebody had Slurm queue the job again", code, history)
+        return Decision(Action.LEAVE, "somebody had Slurm queue the job again", code)
     if end.job_state is None:
-        return Decision(Action.LEAVE, "the job was told to end, and Slurm did not say why", code, history)
+        return Decision(Action.LEAVE, "the job was told to end, and Slurm did not say why", code)
     what = "the job was sent SIGTERM (by preemption with a grace time, or by scancel --signal)"
     if end.stopped and end.failure is None and end.job_state is JobState.RUNNING:
         # Slurm calls a job RUNNING during the grace time, and does not queue again what ends by itself in it.
-        return _continue(f"{what} and has saved", end, history, limits, progress=progress)
-    return Decision(Action.LEAVE, f"{what} and has stopped", code, history)
+        return _continue(f"{what} and has saved", end, verdict, limits)
+    return Decision(Action.LEAVE, f"{what} and has stopped", code)
 
 
-def _continue(reason: str, end: End, history: History, limits: Limits, *, progress: bool) -> Decision:
+def _continue(reason: str, end: End, verdict: Verdict, limits: Limits) -> Decision:
     """Start again without counting a failure, unless our trainer comes no further from one start to the next."""
     if not limits.requeue:
-        return Decision(Action.FAIL, f"{reason}, and the recipe says 'requeue: false'", 1, history)
-    stuck = limits.is_trainer and not progress
-    in_a_row = history.failures_without_progress + 1 if stuck else 0
-    kept = History(history.incarnation, history.failures, in_a_row, history.best_step)
-    if in_a_row > limits.max_restarts_without_progress:
-        why = f"{_starts(in_a_row)} in a row ended without a new completed step; a start may be too short for one"
-        return Decision(Action.FAIL, f"{reason}, but {why}", end.exit_code or 1, kept)
-    return Decision(Action.REQUEUE, reason, 0, kept)
+        return Decision(Action.FAIL, f"{reason}, and the recipe says 'requeue: false'", 1)
+    if not verdict.restart and limits.is_trainer:
+        return Decision(Action.FAIL, f"{reason}, but {verdict.reason}", end.exit_code or 1, verdict.rule)
+    return Decision(Action.REQUEUE, reason, 0)
 
 
-def _after_failure(end: End, history: History, limits: Limits, *, progress: bool) -> Decision:
-    cause = _cause(end)
+def _after_failure(end: End, verdict: Verdict, limits: Limits) -> Decision:
+    cause = describe_cause(end)
     code = end.failure.exit_code if end.failure else end.exit_code or 1
-    in_a_row = 0 if progress else history.failures_without_progress + 1
-    counted = History(history.incarnation, history.failures + 1, in_a_row, history.best_step)
-    if why := _hopeless(end, limits):
-        return Decision(Action.FAIL, f"{cause}; starting it again would not help: {why}", code, counted)
+    if why := hopeless(end, limits):
+        return Decision(Action.FAIL, f"{cause}; starting it again would not help: {why}", code, "hopeless")
     if not limits.requeue:
-        return Decision(Action.FAIL, f"{cause}; the recipe says 'requeue: false'", code, counted)
-    if counted.failures > limits.max_restarts:
-        why = f"it was restarted {limits.max_restarts} times, which is its limit"
-        return Decision(Action.FAIL, f"{cause}; {why}", code, counted)
-    if in_a_row > limits.max_restarts_without_progress:
-        why = f"{_starts(in_a_row)} in a row failed without a new completed step"
-        return Decision(Action.FAIL, f"{cause}; {why}", code, counted)
-    return Decision(Action.REQUEUE, f"{cause}; restart {counted.failures} of at most {limits.max_restarts}", code, counted)
+        return Decision(Action.FAIL, f"{cause}; the recipe says 'requeue: false'", code)
+    if not verdict.restart:
+        return Decision(Action.FAIL, f"{cause}; {verdict.reason}", code, verdict.rule)
+    return Decision(Action.REQUEUE, f"{cause}; {verdict.reason}" if verdict.reason else cause, code)
 
 
-def _hopeless(end: End, limits: Limits) -> str:
-    if not limits.is_trainer or end.failure is None:
+def hopeless(end: End, limits: Limits) -> str:
+    """Why another start would only repeat this end, "" if it may not."""
+    if end.hopeless:
+        return end.hopeless
+    if not limits.is_trainer or end.failure is None or end.lost_nodes:
         return ""
     return NOT_MENDED_BY_RESTART.get(end.failure.returncode, "")
 
 
-def _cause(end: End) -> str:
+def describe_cause(end: End) -> str:
+    """What happened, in words."""
     if end.lost_nodes:
-        return f"node {', '.join(end.lost_nodes)} was lost"
+        return f"node {', '.join(end.lost_nodes)} was lost" + (f" ({end.problem})" if end.problem else "")
+    if end.problem and end.cause is not Cause.RANK:
+        return end.problem
     if end.failure:
         return end.failure.describe() + (f": {end.failure.message}" if end.failure.message else "")
     return end.problem or f"srun ended with exit code {end.exit_code}"
 
 
-def _progressed(end: End, history: History) -> bool:
-    """Whether this start completed a step that no earlier start had completed."""
+def progressed(end: End, history: History) -> bool:
+    """Whether this incarnation completed a step that none before it had completed."""
     if end.best_step is None:
         return end.ran_s >= UNKNOWN_PROGRESS_S
     return end.best_step > (history.best_step or 0)
-
-
-def _starts(count: int) -> str:
-    return "1 start" if count == 1 else f"{count} starts"

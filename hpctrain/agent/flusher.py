@@ -1,8 +1,8 @@
 """One node's part in saving what memory holds after the ranks have died (service).
 
-Every agent of the job does the same: it kills its ranks, says what its keeper holds, decides with the others what is to be
-written and by whom, orders its own share of that, and waits until all are done. Nobody exits before, because srun ends the
-agents of all nodes when one of them exits with an error.
+Every agent of the job that lives does the same, whether the coordinator asks for it or there is none any more: it says what
+its keeper holds, decides with the others what is to be written and by whom, orders its own share of that, and waits until
+all are done.
 """
 
 from __future__ import annotations
@@ -58,16 +58,18 @@ class Flusher:
         durable: the newest checkpoint that is committed in the shared tier; None when there is none.
         pause: waits a moment, and may move the deadline.
         restart_writer: ends the writer, for another to take its place.
+        living: nodes of the job that take part; a spare among them may hold copies of what a node before it held.
         values: the run's tiers, as in HPCTRAIN_CHECKPOINT.
     """
 
     def __init__(
-        self, control: Control, ranks: RankPlan, keeper: Keeper, *, node: NodeName, values: Mapping[str, Any],
+        self, control: Control, ranks: RankPlan, keeper: Keeper, *, node: NodeName, living: Sequence[str],
+        values: Mapping[str, Any],
         durable: Callable[[], Name | None], events: EventWriter, clock: Clock, pause: Callable[[], None],
         restart_writer: Callable[[], None],
     ) -> None:
         self._control, self._ranks, self._keeper, self._node = control, ranks, keeper, node
-        self._values, self._durable = values, durable
+        self._values, self._durable, self._living = values, durable, frozenset(living)
         self._events, self._clock, self._pause = events, clock, pause
         self._restart_writer = restart_writer
         self._started_s = 0.0
@@ -97,9 +99,8 @@ class Flusher:
         while self._clock.monotonic() < deadline.at_s:
             if flush := self._control.flush_decision():
                 return flush
-            holdings = [held for held in self._control.holdings() if held.node in self._ranks.nodes]
-            spoken = {held.node for held in holdings} | {result.node for result in self._control.results()}
-            if spoken >= set(self._ranks.nodes) or self._clock.monotonic() >= silent_s:
+            holdings = [held for held in self._control.holdings() if held.node in self._living]
+            if {held.node for held in holdings} >= self._living or self._clock.monotonic() >= silent_s:
                 flush = agree(holdings, {node: self._ranks.ranks_of(node) for node in self._ranks.nodes})
                 if problem := try_write(self._control.decide_flush, flush):
                     self._undecided(problem)

@@ -8,15 +8,16 @@ requeued job does. Nothing depends on it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
 from hpctrain import process
 from hpctrain.clock import Clock
-from hpctrain.errors import HpctrainError, SlurmError
-from hpctrain.ids import JobId
+from hpctrain.errors import HpctrainError, JobStateError, SlurmError
+from hpctrain.ids import JobId, NodeName
 from hpctrain.jobs.layout import RunDir
-from hpctrain.slurm.model import JobUpdate
+from hpctrain.slurm.model import JobState, JobUpdate
 from hpctrain.slurm.port import Slurm
 from hpctrain.slurm.requeue_delay import DelayWatch
 
@@ -24,13 +25,17 @@ PATIENCE_S = 90.0
 POLL_S = 1.0
 
 
-def start_helper(job_id: JobId, run_dir: RunDir) -> None:
+def start_helper(job_id: JobId, run_dir: RunDir, exclude: tuple[str, ...] = ()) -> None:
     """Start the helper and return; failing to is no error.
+
+    Args:
+        exclude: nodes that the next start must leave out: Slurm takes that of a waiting job only.
 
     The job's variables are left out of its environment, because it no longer belongs to this start of the job.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
     argv = [sys.executable, "-m", "hpctrain.agent", "lift-delay", "--run-dir", str(run_dir.path), "--job", str(job_id)]
+    argv += ["--exclude", ",".join(exclude)] if exclude else []
     try:
         # The child forks once more and ends, so that the helper's parent is init and not the batch step.
         process.start(argv, env=env, cwd="/", stdout=process.DEVNULL, stderr=process.DEVNULL).wait(timeout=10)
@@ -46,7 +51,7 @@ def detach() -> bool:
     return True
 
 
-def lift(slurm: Slurm, job_id: JobId, clock: Clock) -> bool:
+def lift(slurm: Slurm, job_id: JobId, clock: Clock, exclude: tuple[str, ...] = ()) -> bool:
     """Wait until the job is queued again and make it eligible now; False if that did not come to pass in time."""
     deadline = clock.monotonic() + PATIENCE_S
     lifted_at: int | None = None
@@ -58,6 +63,10 @@ def lift(slurm: Slurm, job_id: JobId, clock: Clock) -> bool:
                 return False
             if lifted_at is not None and (job.restarts > lifted_at or job.reason != "BeginTime"):
                 return True  # started, or waiting for nodes; a later requeue has a helper of its own
+            if exclude and job.state is JobState.PENDING and "COMPLETING" not in job.flags:
+                names, exclude = tuple(NodeName(node) for node in exclude), ()
+                with contextlib.suppress(JobStateError):  # no other nodes: better these than none
+                    slurm.update_job(job_id, JobUpdate(exclude=names))
             if watch.may_lift(job, clock.monotonic()):
                 slurm.update_job(job_id, JobUpdate(start_now=True))
                 lifted_at = job.restarts

@@ -42,14 +42,21 @@ def remove_abandoned(now: float) -> list[Path]:
     return removed
 
 
+def directories() -> list[Path]:
+    """This user's directories of agents, living and dead."""
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        return [Path(entry.path) for entry in entries if entry.name.startswith(_prefix()) and _is_ours(Path(entry.path))]
+    return []
+
+
 def _prefix() -> str:
     return f"hpctrain-{os.getuid()}-"
 
 
 def _abandoned(path: Path, now: float) -> bool:
+    if not _is_ours(path):
+        return False  # in a directory that everybody may write to
     status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        return False  # in a directory that everybody may write to, only what is ours
     try:
         lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -61,3 +68,10 @@ def _abandoned(path: Path, now: float) -> bool:
     finally:
         os.close(lock)
     return True
+
+
+def _is_ours(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        status = path.lstat()
+        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return False

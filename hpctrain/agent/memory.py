@@ -21,10 +21,7 @@ def load_history(run_dir: RunDir) -> History:
     used = [int(path.name[1:]) for path in run_dir.logs.glob("i[0-9]*") if path.name[1:].isdigit()]
     try:
         best = data.get("best_step")
-        return History(
-            max([int(data.get("incarnation", -1)), *used]), int(data.get("failures", 0)),
-            int(data.get("failures_without_progress", 0)), None if best is None else int(best),
-        )
+        return History(max([int(data.get("incarnation", -1)), *used]), None if best is None else int(best))
     except (TypeError, ValueError):
         return History(max(used, default=-1))
 

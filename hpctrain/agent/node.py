@@ -1,7 +1,26 @@
-"""The node agent: starts this node's ranks, watches them, reports how they ended (service).
+"""The node agent: does on one node what the coordinator says, and tells it what happens there (service).
 
-One agent runs per node, as the only task of the job's ``srun`` there. When one of its ranks fails it kills all others
-of the node at once and exits with an error; ``srun --kill-on-bad-exit`` then ends the agents of the other nodes.
+One agent runs per node of the allocation, as the only task of the job's ``srun`` there; spares have one, too. Messages, each
+a JSON object with its kind in ``t``::
+
+    agent                                                coordinator
+      hello    node, pid, incarnation, alive, exits, offer  -->      offer: where rank 0's store would be on this node
+      beat     time, ranks                                  -->      twice a second
+      ended    incarnation, exits                           -->      at once when a rank ends
+      killed   incarnation, exits, offer                    -->      all are gone, with the reasons they left
+      failed   incarnation, error, exit_code                -->      the ranks could not be started
+      term                                                  -->      this agent was sent SIGTERM
+      lines    incarnation, rank, lines                     -->      lines that a rule of the recipe asks for
+      saved                                                 -->      the answer to flush and to drain
+      <--  ping
+      <--  start    ranks, rendezvous
+      <--  kill     incarnation, reason, stacks
+      <--  stop     reason
+      <--  flush    reason, living      save what only memory holds
+      <--  drain                        let the writer finish
+      <--  exit     code
+
+An agent that loses its coordinator decides by :mod:`hpctrain.agent.orphan`.
 """
 
 from __future__ import annotations
@@ -9,306 +28,337 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from hpctrain.agent.control import EXIT_UNREPORTED, Control, try_write
+from hpctrain.agent.channel import Line
+from hpctrain.agent.coordinator_link import CoordinatorLink
 from hpctrain.agent.flusher import Deadline
+from hpctrain.agent.launcher import Launcher
 from hpctrain.agent.local_dir import claim, remove_abandoned
-from hpctrain.agent.node_report import NodeReport, explained
+from hpctrain.agent.node_extras import NodeExtras
+from hpctrain.agent.node_ranks import NodeRanks
+from hpctrain.agent.node_report import NodeReport
 from hpctrain.agent.node_tiers import PAUSE_S, open_tiers
-from hpctrain.agent.output import OutputWriter, RankOutput
-from hpctrain.agent.rank_environment import LocalFiles, Rendezvous, rank_argv, rank_environment
+from hpctrain.agent.orphan import Fate, fate
+from hpctrain.agent.output import OutputWriter
+from hpctrain.agent.predecessor import end_predecessors, leave_note
+from hpctrain.agent.rank_environment import COORDINATOR, Rendezvous
 from hpctrain.agent.rank_plan import RankPlan
-from hpctrain.agent.rank_process import RankProcess, Warden
-from hpctrain.agent.rank_result import NodeOutcome, NodeResult, RankExit, outcome_of, rank_failed
+from hpctrain.agent.rank_process import Warden
+from hpctrain.agent.rank_result import RankExit, outcome_of
 from hpctrain.agent.relay import Relay
 from hpctrain.agent.rendezvous import HeldPort, own_address
+from hpctrain.agent.requeue_alone import RequeueAlone
 from hpctrain.agent.wakeup import Wakeup
 from hpctrain.clock import Clock
 from hpctrain.errors import HpctrainError
-from hpctrain.ids import NodeName, Rank
+from hpctrain.ids import NodeName
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.writer import EventWriter
 from hpctrain.submit.plan_model import Plan
 
+BEAT_S = 0.5
+LOOP_S = 0.25
 TERM_PATIENCE_S = 8.0
 """After SIGTERM the coordinator has this long to say whether to save or to end; then the ranks are killed."""
-PUBLISH_PATIENCE_S = 120.0
-"""Longest wait for a control file that another process writes before or right after we start."""
-DRAIN_S = 3.0
-"""Longest wait for the output of dead ranks, which a surviving grandchild may hold open."""
-FIRST_PATIENCE_S = 10.0
-"""Longest wait for the coordinator to see the failure of another node."""
 SAVE_AFTER_TERM_S = 20.0
 """Slurm's KillWait is 30 s by default: then everything is killed."""
-UNKILLABLE_S = 10.0
-"""A killed process that hangs in a system call (dead file system, stuck GPU driver) is not waited for longer."""
-
-
-@dataclass(slots=True)
-class _Running:
-    """One rank of this node."""
-
-    rank: Rank
-    process: RankProcess
-    output: RankOutput
-    files: LocalFiles
-    ended: RankExit | None = None
+END_S = 3.0
 
 
 class NodeAgent:
-    """The ranks of one node in one incarnation.
+    """The agent of one node, for one start of the job.
 
     Args:
         node: this node, as Slurm names it.
+        secret: of the job.
         env: the agent's own environment, which the ranks inherit.
+        alone: has the job queued again when there is no coordinator any more.
     """
 
     def __init__(
-        self, plan: Plan, control: Control, *, node: NodeName, events: EventWriter, clock: Clock, env: Mapping[str, str]
+        self, plan: Plan, run_dir: RunDir, *, node: NodeName, secret: bytes, events: EventWriter, clock: Clock,
+        env: Mapping[str, str], alone: RequeueAlone,
     ) -> None:
-        self.plan = plan
-        self.control = control
-        self.node = node
-        self.run_dir = RunDir(Path(plan.run_dir))
-        self._events = events
-        self._clock = clock
-        self._env = env
+        self.plan, self.run_dir, self.node = plan, run_dir, node
+        self._secret, self._events, self._clock, self._env, self._alone = secret, events, clock, env, alone
+        self._job, self._restarts = env.get("SLURM_JOB_ID", "0"), int(env.get("SLURM_RESTART_COUNT") or 0)
         self._output = OutputWriter(clock)
-        self._report = NodeReport(self.run_dir, control.incarnation, node, events, self._output.say)
-        self._ranks: list[_Running] = []
+        self._relay = Relay(run_dir.progress)
+        self._ranks: NodeRanks | None = None
+        self._killing = self._told_end = False
+        self._offer: HeldPort | None = None
         self._term_deadline: float | None = None
-        self._stop_sent = False
-        self._aborted = ""
+        self._exit: int | None = None
+        self._next_beat = float("-inf")
+        self._seen: tuple[int, float] = (-1, clock.monotonic())
+        self._link = CoordinatorLink(run_dir, secret, clock, _place(env.get(COORDINATOR, "")), self._greet)
 
     def run(self) -> int:
-        """Start the ranks, wait for their end, report it. Returns the agent's exit code."""
+        """Serve until told to end. Returns the agent's exit code."""
         with Wakeup((signal.SIGTERM, signal.SIGINT)) as wakeup:
+            remove_abandoned(self._clock.time())
+            end_predecessors(self._job, self.node)
+            local_dir, lock = claim(self._job, self.node)
+            leave_note(local_dir, self._job, self.node)
+            warden = self._warden = Warden(local_dir)
+            self._local_dir = local_dir
+            self._launcher = Launcher(
+                self.plan, node=self.node, env=self._env, clock=self._clock, say=self._output.say, watch=warden.watch,
+                forget=warden.forget)
+            self._tiers = open_tiers(
+                self.plan, self.run_dir, node=self.node, events=self._events, clock=self._clock, env=self._env)
+            self._extras = NodeExtras(self.plan, self.run_dir, self.node, self._env, self._clock)
             try:
-                ranks = self._wait_for_ranks(wakeup)
-                if not ranks.ranks_of(self.node):
-                    return self._finish(self._wait_as_spare(ranks, wakeup))
-                return self._finish(self._run_ranks(ranks, wakeup))
+                self._launcher.start()
+                if self._tiers is not None:
+                    self._tiers.start(warden.watch, warden.forget)
+                self._relay.start()
+                self._serve(wakeup)
+                return self._exit or 0
             except HpctrainError as error:
                 self._output.say(f"error on {self.node}: {error}")
-                self._events.note("rank.failed", str(error), node=self.node)
                 return error.exit_code
             finally:
-                self._output.close(DRAIN_S)
+                self._end(warden, lock)
 
-    # -- waiting for the others ------------------------------------------------------------------------------------
+    def _end(self, warden: Warden, lock: int) -> None:
+        if self._ranks is not None:
+            self._ranks.kill()
+        self._launcher.stop()
+        if self._tiers is not None:
+            self._tiers.stop()
+        self._relay.finish(END_S)
+        self._link.close()
+        warden.close()
+        os.close(lock)
+        if self._offer is not None:
+            self._offer.close()
+        self._output.close(END_S)
 
-    def _wait_for_ranks(self, wakeup: Wakeup) -> RankPlan:
-        deadline = self._clock.monotonic() + PUBLISH_PATIENCE_S
-        while self._clock.monotonic() < deadline:
-            if ranks := self.control.ranks():
-                return ranks
-            wakeup.wait(0.2)
-        raise HpctrainError(
-            f"the coordinator's rank plan did not appear in {self.run_dir.control} within {PUBLISH_PATIENCE_S:.0f} s",
-            hint="is the run directory on a file system that all nodes share?",
-        )
+    def _serve(self, wakeup: Wakeup) -> None:
+        while self._exit is None:
+            for message in self._tend(wakeup):
+                self._obey(message, wakeup)
+            self._look_at_ranks(wakeup)
+            self._look_at_coordinator(wakeup)
+            read, write = self._link.descriptors
+            busy = self._ranks.descriptors if self._ranks is not None else []
+            # A rank whose kill is under way is polled: its end may have no descriptor.
+            wakeup.wait(0.005 if self._killing else LOOP_S, [*read, *busy], write)
 
-    def _wait_as_spare(self, ranks: RankPlan, wakeup: Wakeup) -> NodeResult:
-        """A spare has nothing to do until the training nodes are through."""
-        wanted = set(ranks.nodes)
-        while not wanted <= {result.node for result in self.control.results()}:
-            if wakeup.take(signal.SIGTERM) or self.control.abort_reason() is not None:
-                break
-            wakeup.wait(1.0)
-        return NodeResult(self.node, NodeOutcome.IDLE)
+    def _tend(self, wakeup: Wakeup) -> list[dict[str, Any]]:
+        """What must go on while something else is waited for: signals, beats, messages."""
+        if wakeup.take(signal.SIGTERM) or wakeup.take(signal.SIGINT):
+            self._term_deadline = self._clock.monotonic() + TERM_PATIENCE_S
+            self._link.send({"t": "term"})
+        messages = self._link.tend()
+        if self._clock.monotonic() >= self._next_beat:
+            self._next_beat = self._clock.monotonic() + BEAT_S
+            beat = {"t": "beat", "time": self._clock.time(), **self._extras.report(), "ranks": []}
+            if self._ranks is not None:
+                beat |= {"incarnation": self._ranks.incarnation, "ranks": self._ranks.beats()}
+            self._link.send(beat)
+        for rank, lines in self._extras.lines():
+            if self._ranks is not None:
+                self._link.send({"t": "lines", "incarnation": self._ranks.incarnation, "rank": rank, "lines": lines})
+        return messages
 
-    def _rendezvous(self, ranks: RankPlan, wakeup: Wakeup, relay: Relay) -> tuple[Rendezvous, HeldPort | None]:
-        """Rank 0's agent takes a port and publishes it; the others wait for that."""
-        if self.node == ranks.nodes[0]:
-            addr, interface = own_address(self.plan.interface, len(ranks.nodes) > 1, self._env)
-            held = HeldPort()
-            rendezvous = Rendezvous(addr, held.port, self.node, interface)
-            self.control.publish_rendezvous(rendezvous)
-            return rendezvous, held
-        deadline = self._clock.monotonic() + PUBLISH_PATIENCE_S
-        while self._clock.monotonic() < deadline and relay.abort_reason is None and not wakeup.take(signal.SIGTERM):
-            if found := self.control.rendezvous():
-                # Where the store listens is one for all; which interface leads there is each node's own matter.
-                own = own_address(self.plan.interface, True, self._env)[1]
-                return Rendezvous(found.addr, found.port, found.node, own), None
-            wakeup.wait(0.1)
-        raise HpctrainError(f"the agent of {ranks.nodes[0]} published no address for rank 0")
+    # -- what the coordinator says -------------------------------------------------------------------------------------
 
-    # -- the ranks -------------------------------------------------------------------------------------------------
-
-    def _run_ranks(self, ranks: RankPlan, wakeup: Wakeup) -> NodeResult:
-        remove_abandoned(self._clock.time())
-        local_dir, lock = claim(self._env.get("SLURM_JOB_ID", "0"), self.node)
-        first = self.node == ranks.nodes[0]
-        heartbeat = local_dir / "heartbeat-0.json" if first else None
-        relay = Relay(self.control, self.node, self._clock, heartbeat, self.run_dir.progress)
-        relay.start()
-        held: HeldPort | None = None
-        warden = Warden(local_dir)
-        tiers = open_tiers(
-            self.plan, self.control, ranks, node=self.node, events=self._events, clock=self._clock, env=self._env
-        )
-        try:
-            if tiers is not None:
-                tiers.start(warden.watch, warden.forget)
-            rendezvous, held = self._rendezvous(ranks, wakeup, relay)
-            self._start(ranks, rendezvous, local_dir, warden)
-            self._watch(wakeup, relay, local_dir)
-            self._end_all()
-            result = self._result()
-            self._report.tell(result)
-            if tiers is not None:
-                tiers.finish(result, self._aborted, lambda deadline: self._pause(deadline, wakeup, relay))
-            self._let_failed_go_first(result, wakeup, relay)
-            return result
-        finally:
-            for running in self._ranks:
-                running.process.kill()
-                warden.forget(running.process.pid)
-            if tiers is not None:
-                tiers.stop()
-            relay.finish(DRAIN_S)
-            warden.close()
-            os.close(lock)
-            if held is not None:
-                held.close()
-
-    def _result(self) -> NodeResult:
-        exits = tuple(running.ended for running in self._ranks if running.ended is not None)
-        outcome = outcome_of(
-            exits, is_trainer=self.plan.command.is_trainer, stop_requested=self._stop_requested,
-            aborted=bool(self._aborted),
-        )
-        return NodeResult(self.node, outcome, exits)
-
-    def _let_failed_go_first(self, result: NodeResult, wakeup: Wakeup, relay: Relay) -> None:
-        """When ranks of another node have failed, that node's result must be the first that the coordinator hears of.
-
-        srun ends all other agents as soon as one exits with an error, with the SIGTERM that otherwise means the job.
-        """
-        limit = self._clock.monotonic() + FIRST_PATIENCE_S
-        while (result.outcome is NodeOutcome.ABORTED and relay.abort_reason is None and self._term_deadline is None
-               and self._clock.monotonic() < limit):
-            wakeup.wait(0.1)
-            self._take_term(wakeup, relay)
-
-    def _pause(self, deadline: Deadline, wakeup: Wakeup, relay: Relay) -> None:
-        """Wait a moment for the checkpoint tiers; less time is left once Slurm ends the step."""
-        wakeup.wait(PAUSE_S)
-        self._take_term(wakeup, relay)
+    def _greet(self, line: Line) -> None:
+        """Say who we are and how it stands here; a successor of the coordinator knows nothing of it."""
+        ranks = self._ranks
+        if self._offer is None:
+            self._offer = HeldPort()
+        line.send({
+            "t": "hello", "node": self.node, "pid": os.getpid(), "incarnation": ranks.incarnation if ranks else -1,
+            "alive": sorted(ranks.pids) if ranks else [], "exits": [one.to_json() for one in ranks.exits] if ranks else [],
+            "offer": self._address(),
+        })
         if self._term_deadline is not None:
-            deadline.at_s = min(deadline.at_s, self._term_deadline - TERM_PATIENCE_S + SAVE_AFTER_TERM_S)
+            line.send({"t": "term"})
 
-    def _start(self, ranks: RankPlan, rendezvous: Rendezvous, local_dir: Path, warden: Warden) -> None:
-        argv = rank_argv(self.plan, package_dir=str(Path(__file__).parent.parent), local_dir=str(local_dir))
-        for rank in ranks.ranks_of(self.node):
-            files = LocalFiles(
-                str(local_dir / f"heartbeat-{rank}.json"), str(local_dir / "stop"), str(local_dir / f"error-{rank}.json")
-            )
-            env = rank_environment(
-                self.plan, ranks, node=self.node, rank=rank, rendezvous=rendezvous, files=files, base=self._env
-            )
-            process = RankProcess(argv, env, self.plan.command.workdir)
-            warden.watch(process.pid)
-            target = self._output.open(self.run_dir.rank_log(ranks.incarnation, rank, self.node), echo=rank == 0)
-            self._ranks.append(_Running(rank, process, RankOutput(process.stdout, self._output, target, self._clock), files))
+    def _address(self) -> dict[str, Any]:
+        several = self.plan.nodes + self.plan.spares > 1
+        addr, interface = own_address(self.plan.interface, several, self._env)
+        return {"addr": addr, "port": self._offer.port if self._offer is not None else 0, "interface": interface}
+
+    def _obey(self, message: Mapping[str, Any], wakeup: Wakeup) -> None:
+        kind = message.get("t")
+        if kind == "start":
+            self._start(RankPlan.from_json(message["ranks"]), message["rendezvous"])
+        elif kind == "kill" and self._ranks is not None and message["incarnation"] == self._ranks.incarnation:
+            if message.get("stacks"):
+                self._extras.dump_stacks(self._ranks.pids, self._ranks.incarnation)
+            self._kill()
+        elif kind == "stop" and self._ranks is not None:
+            if problem := self._ranks.ask_to_stop(str(message["reason"])):
+                self._output.say(f"error on {self.node}: {problem}")
+        elif kind in ("flush", "drain"):
+            self._save(message, wakeup)
+        elif kind == "exit":
+            self._exit = int(message.get("code", 0))
+
+    def _start(self, ranks: RankPlan, rendezvous: Mapping[str, Any]) -> None:
+        if self._ranks is not None and not self._ranks.are_gone:
+            self._ranks.kill()  # the coordinator knows better than we do what belongs to the past
+        self._relay.source = None
+        if self._tiers is not None:
+            self._tiers.begin(ranks)
+        if not ranks.ranks_of(self.node):
+            self._ranks = None
+            return
+        self._killing = self._told_end = False
+        # Where the store listens is one for all; which interface leads there is each node's own matter.
+        interface = str(self._address()["interface"])
+        where = Rendezvous(str(rendezvous["addr"]), int(rendezvous["port"]), NodeName(rendezvous["node"]), interface)
+        self._ranks = NodeRanks(
+            self.plan, ranks, node=self.node, local_dir=self._local_dir, launcher=self._launcher, output=self._output,
+            env=self._env, clock=self._clock, on_line=self._extras.listener)
+        self._where = where
+        if not self._launcher.warming:
+            self._start_ranks(self._ranks)
+
+    def _start_ranks(self, ranks: NodeRanks) -> None:
+        """Start them now: what they are forked from is ready, or will not be."""
+        try:
+            ranks.start(self._where)
+        except HpctrainError as error:
+            self._link.send({
+                "t": "failed", "incarnation": ranks.incarnation, "error": str(error), "exit_code": error.exit_code})
+            return
+        self._relay.source = ranks.heartbeat_of_rank_0()
+        pids = ranks.pids
         self._events.note(
-            "ranks.started", f"{len(self._ranks)} ranks were started on {self.node}", node=self.node,
+            "ranks.started", f"{len(pids)} ranks were started on {self.node}", node=self.node,
             evidence={
-                "incarnation": ranks.incarnation, "ranks": [running.rank for running in self._ranks],
-                "pids": [running.process.pid for running in self._ranks],
-                "master": f"{rendezvous.addr}:{rendezvous.port}",
+                "incarnation": ranks.incarnation, "ranks": list(pids), "pids": list(pids.values()),
+                "master": f"{self._where.addr}:{self._where.port}",
             },
         )
 
-    def _watch(self, wakeup: Wakeup, relay: Relay, local_dir: Path) -> None:
-        """Return when all ranks have ended, one has failed, or they are to be killed."""
-        while True:
-            self._reap(wakeup, relay)
-            if all(running.ended for running in self._ranks) or any(self._failed(running) for running in self._ranks):
+    def _kill(self) -> None:
+        if self._ranks is not None:
+            self._killing = True
+            self._ranks.kill()
+
+    # -- what the ranks do ---------------------------------------------------------------------------------------------
+
+    def _look_at_ranks(self, wakeup: Wakeup) -> None:
+        ranks = self._ranks
+        if ranks is None or self._told_end:
+            return
+        if not ranks.is_started and not self._killing:
+            if not self._launcher.warming:  # it is never waited for here: the coordinator must go on hearing of us
+                self._start_ranks(ranks)
+            return
+        ended = ranks.reap(told_by_slurm=self._term_deadline is not None)
+        if self._term_deadline is None and any(one.returncode == -signal.SIGTERM and not one.by_agent for one in ended):
+            # Slurm signals every process of a step: our own SIGTERM may arrive a moment after the rank died of its.
+            self._clock.sleep(0.1)
+            ended = self._by_slurm(ended, wakeup)
+        if ended:
+            self._link.send({"t": "ended", "incarnation": ranks.incarnation, "exits": [one.to_json() for one in ended]})
+        stop = self._term_deadline is not None
+        if any(ranks.failed(one, stop_requested=stop) for one in ended) and not self._killing:
+            self._kill()  # the others of this node can do nothing but wait for it in vain
+        if self._killing and ranks.are_gone:
+            self._report_gone(ranks)
+        elif ranks.are_gone:
+            self._told_end = True
+            if any(one.by_agent for one in ranks.exits):
                 return
-            if relay.stop_reason is not None and not self._stop_sent:
-                self._ask_to_stop(relay.stop_reason, local_dir)
-            self._take_term(wakeup, relay)
-            if relay.abort_reason is not None:
-                self._aborted = relay.abort_reason
-            elif relay.flush_reason is not None:
-                self._aborted = relay.flush_reason
-            elif self._term_deadline and relay.stop_reason is None and self._clock.monotonic() > self._term_deadline:
-                self._aborted = "this agent was sent SIGTERM, and the coordinator did not say what for"
-            if self._aborted:
-                return
-            wakeup.wait(0.25)
+            outcome = outcome_of(ranks.exits, is_trainer=self.plan.command.is_trainer, stop_requested=stop, aborted=False)
+            self._report(ranks).tell_stopped(outcome)
 
-    def _ask_to_stop(self, reason: str, local_dir: Path) -> None:
-        """Pass the stop request on: a file for our trainer, a signal for a script of the user's."""
-        if self.plan.command.is_trainer:
-            try:
-                (local_dir / "stop").write_text(reason + "\n")
-            except OSError as error:
-                self._output.say(f"error on {self.node}: the stop request cannot be passed on: {error}")
-        elif self.plan.stop_signal != "none":
-            for running in self._ranks:
-                running.process.ask_to_stop(signal.Signals[self.plan.stop_signal])
-        # With stop_signal "none" a script is not asked: what it does is its own, and 0 then means done.
-        self._stop_sent = self.plan.command.is_trainer or self.plan.stop_signal != "none"
+    def _by_slurm(self, ended: list[RankExit], wakeup: Wakeup) -> list[RankExit]:
+        for message in self._tend(wakeup):
+            self._obey(message, wakeup)
+        if self._term_deadline is None:
+            return ended
+        return [RankExit(one.rank, one.node, one.returncode, one.time, by_agent=True)
+                if one.returncode == -signal.SIGTERM else one for one in ended]
 
-    @property
-    def _stop_requested(self) -> bool:
-        """The ranks know that they are to stop: through us, or because Slurm's SIGTERM reaches them as well as us."""
-        return self._stop_sent or self._term_deadline is not None
+    def _report_gone(self, ranks: NodeRanks) -> None:
+        """All are dead: tell it, with the reasons they left, and with a place for the next rank 0."""
+        self._told_end, self._killing = True, False
+        exits = ranks.explain()
+        for group in ranks.groups:
+            self._warden.forget(group)
+        if self._offer is not None:
+            self._offer.close()
+        self._offer = HeldPort()
+        self._link.send({
+            "t": "killed", "incarnation": ranks.incarnation, "exits": [one.to_json() for one in exits],
+            "offer": self._address()})
+        stop = self._term_deadline is not None
+        failed = [one for one in exits if ranks.failed(one, stop_requested=stop)]
+        self._report(ranks).tell_failures(failed)
 
-    def _take_term(self, wakeup: Wakeup, relay: Relay) -> None:
-        if wakeup.take(signal.SIGTERM) or wakeup.take(signal.SIGINT):
-            relay.report_term()
-            self._term_deadline = self._clock.monotonic() + TERM_PATIENCE_S
+    def _report(self, ranks: NodeRanks) -> NodeReport:
+        return NodeReport(self.run_dir, ranks.ranks.incarnation, self.node, self._events, self._output.say)
 
-    def _reap(self, wakeup: Wakeup, relay: Relay) -> None:
-        for running in self._ranks:
-            if running.ended is not None or (code := running.process.poll()) is None:
-                continue
-            if code == -signal.SIGTERM and self._term_deadline is None:
-                # Slurm signals every process of a step: our own SIGTERM may arrive a moment after the rank died of its.
-                self._clock.sleep(0.1)
-                self._take_term(wakeup, relay)
-            by_slurm = code == -signal.SIGTERM and self._term_deadline is not None
-            running.ended = RankExit(running.rank, self.node, code, self._clock.time(), by_agent=by_slurm)
-            if by_slurm and not self._stop_sent:
-                self._aborted = self._aborted or "Slurm ended the ranks with SIGTERM"
+    # -- the end -------------------------------------------------------------------------------------------------------
 
-    def _failed(self, running: _Running) -> bool:
-        return running.ended is not None and not running.ended.by_agent and rank_failed(
-            running.ended.returncode, is_trainer=self.plan.command.is_trainer, stop_requested=self._stop_requested
-        )
+    def _save(self, message: Mapping[str, Any], wakeup: Wakeup) -> None:
+        """Save what memory holds, or wait for the writer; then say so."""
+        if self._tiers is not None and message["t"] == "flush":
+            self._tiers.flush(str(message["reason"]), [str(node) for node in message["living"]],
+                              lambda deadline: self._pause(deadline, wakeup))
+        elif self._tiers is not None:
+            self._tiers.drain(lambda deadline: self._pause(deadline, wakeup))
+        self._link.send({"t": "saved"})
 
-    def _end_all(self) -> None:
-        """Kill what still runs, read the rest of all output, and complete the reports of the failed."""
-        alive = [running for running in self._ranks if running.ended is None]
-        for running in self._ranks:
-            running.process.kill()
-        limit = self._clock.monotonic() + UNKILLABLE_S
-        while any(running.process.poll() is None for running in alive) and self._clock.monotonic() < limit:
-            self._clock.sleep(0.005)
-        for running in alive:
-            code = running.process.poll()
-            returncode = -signal.SIGKILL if code is None else code
-            running.ended = RankExit(running.rank, self.node, returncode, self._clock.time(), by_agent=True)
-        deadline = self._clock.monotonic() + DRAIN_S
-        for running in self._ranks:
-            running.output.finish(max(0.0, deadline - self._clock.monotonic()))
-            if self._failed(running) and running.ended and not running.ended.by_agent:
-                running.ended = explained(running.ended, running.files.error, tuple(running.output.tail))
+    def _pause(self, deadline: Deadline, wakeup: Wakeup) -> None:
+        """Wait a moment for the checkpoint tiers; less time is left once Slurm ends the step."""
+        read, write = self._link.descriptors
+        wakeup.wait(PAUSE_S, [], write)
+        del read  # nothing that comes now may end the wait early, again and again
+        for message in self._tend(wakeup):
+            if message.get("t") == "exit":
+                self._exit = int(message.get("code", 0))
+                deadline.at_s = self._clock.monotonic()
+        if self._term_deadline is not None:
+            deadline.at_s = min(deadline.at_s, self._term_deadline - TERM_PATIENCE_S + SAVE_AFTER_TERM_S)
 
-    # -- the end ---------------------------------------------------------------------------------------------------
+    def _look_at_coordinator(self, wakeup: Wakeup) -> None:
+        """Nobody may look after us any more."""
+        now = self._clock.monotonic()
+        if self._term_deadline is not None and now > self._term_deadline and self._ranks and not self._told_end:
+            self._kill()  # the coordinator did not say what the SIGTERM was for
+        if self._link.is_up:
+            return
+        state = self._link.seen
+        if state is not None and state.beat != self._seen[0]:
+            self._seen = (state.beat, now)
+        what, why = fate(
+            now - self._link.heard_s, now - self._seen[1], restarts=self._restarts,
+            seen_restarts=None if state is None else state.restarts, seen_state="" if state is None else state.state)
+        if what is Fate.WAIT:
+            return
+        self._events.note("agent.lost_coordinator", f"{self.node}: {why}", node=self.node, evidence={"fate": what.value})
+        self._output.say(f"{self.node}: {why}: the ranks here are killed")
+        self._kill_and_wait(wakeup)
+        self._exit = 128 + signal.SIGTERM
+        if what is Fate.ALONE:
+            self._save_and_requeue(why, wakeup)
 
-    def _finish(self, result: NodeResult) -> int:
-        """Tell the coordinator; choose the exit code."""
-        if problem := try_write(self.control.report, result):
-            self._output.say(f"error on {self.node}: the result cannot be written: {problem}")
-        if result.outcome is NodeOutcome.FAILED:
-            return next((rank.exit_code for rank in result.ranks if not rank.by_agent and rank.returncode), 1)
-        if result.outcome is NodeOutcome.ABORTED:
-            return 128 + signal.SIGTERM
-        return EXIT_UNREPORTED if problem else 0
+    def _kill_and_wait(self, wakeup: Wakeup) -> None:
+        limit = self._clock.monotonic() + END_S
+        while self._ranks is not None and not self._told_end and self._clock.monotonic() < limit:
+            self._kill()
+            self._look_at_ranks(wakeup)
+            wakeup.wait(0.02)
+
+    def _save_and_requeue(self, why: str, wakeup: Wakeup) -> None:
+        nodes = self._ranks.ranks.nodes if self._ranks is not None else ()
+        if self._tiers is not None and nodes:
+            self._tiers.flush(why, nodes, lambda deadline: self._pause(deadline, wakeup))
+        turn = nodes.index(self.node) if self.node in nodes else len(nodes)
+        self._alone.requeue(why, turn)
+
+
+def _place(text: str) -> tuple[str, int] | None:
+    addr, _, port = text.rpartition(":")
+    return (addr, int(port)) if addr and port.isdigit() else None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hpctrain.agent.error_file import explain
-from hpctrain.agent.rank_result import NodeOutcome, NodeResult, RankExit
+from hpctrain.agent.rank_result import NodeOutcome, RankExit
 from hpctrain.ids import Incarnation, NodeName, Rank
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.writer import EventWriter
@@ -28,16 +28,17 @@ class NodeReport:
         self._run_dir, self._incarnation, self._node = run_dir, incarnation, node
         self._events, self._say = events, say
 
-    def tell(self, result: NodeResult) -> None:
-        """Every rank that failed by itself, or that all have ended as they should."""
-        for rank in result.ranks:
-            if result.outcome is NodeOutcome.FAILED and not rank.by_agent and rank.returncode:
-                self._tell_failure(rank)
-        if result.outcome in (NodeOutcome.DONE, NodeOutcome.STOPPED):
-            self._events.note(
-                "ranks.stopped", f"the ranks of {self._node} ended ({result.outcome.value})", node=self._node,
-                evidence={"incarnation": self._incarnation, "outcome": result.outcome.value},
-            )
+    def tell_failures(self, failed: Sequence[RankExit]) -> None:
+        """Every rank that failed by itself."""
+        for rank in failed:
+            self._tell_failure(rank)
+
+    def tell_stopped(self, outcome: NodeOutcome) -> None:
+        """All ranks have ended as they should."""
+        self._events.note(
+            "ranks.stopped", f"the ranks of {self._node} ended ({outcome.value})", node=self._node,
+            evidence={"incarnation": self._incarnation, "outcome": outcome.value},
+        )
 
     def _tell_failure(self, rank: RankExit) -> None:
         log = self._run_dir.rank_log(self._incarnation, Rank(rank.rank), self._node)

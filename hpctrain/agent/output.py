@@ -33,6 +33,7 @@ class _Target:
     dropped: int = 0
     why: str = ""
     torn: bool = False
+    released: bool = False
     waiting: list[bytes] = field(default_factory=list)
 
 
@@ -71,6 +72,13 @@ class OutputWriter:
         """A line of the agent's own, for its standard output only."""
         self._enqueue(None, f"{stamp(self._clock.time())} hpctrain: {text}\n".encode())
 
+    def release(self, target: _Target) -> None:
+        """Close a log once what is queued for it is written: a node that starts many incarnations has many logs."""
+        with self._changed:
+            target.released = True
+            self._queue.append((target, b""))
+            self._changed.notify()
+
     def close(self, timeout_s: float) -> None:
         """Write what is queued, as far as that works within the time."""
         with self._changed:
@@ -101,8 +109,14 @@ class OutputWriter:
         for target in self._targets:
             if target.dropped:
                 self._write(target, [])
-            if target.fd is not None:
-                os.close(target.fd)
+            self._close(target, keep=True)
+
+    def _close(self, target: _Target, *, keep: bool = False) -> None:
+        if target.fd is not None:
+            os.close(target.fd)
+            target.fd = None
+        if not keep:
+            self._targets.remove(target)
 
     def _write_batch(self, batch: deque[tuple[_Target | None, bytes]]) -> None:
         touched: dict[int, _Target] = {}
@@ -114,12 +128,16 @@ class OutputWriter:
                 target.waiting.append(data)
                 touched[id(target)] = target
         for target in touched.values():
-            lines, target.waiting = target.waiting, []
+            lines, target.waiting = [line for line in target.waiting if line], []
             self._write(target, lines)
+            if target.released and not target.dropped:
+                self._close(target)
         if echoed:
             self._echo(b"".join(echoed))
 
     def _write(self, target: _Target, lines: list[bytes]) -> None:
+        if not lines and not target.dropped:
+            return
         with self._changed:
             dropped, why, target.dropped = target.dropped, target.why, 0
         said = f"{stamp(self._clock.time())} hpctrain: {dropped} lines are missing here: {why}\n"
@@ -146,10 +164,19 @@ class RankOutput:
 
     Attributes:
         tail: the last lines, without stamps.
+        received_bytes: how much the rank has printed.
+
+    Args:
+        listen: called with every line.
     """
 
-    def __init__(self, pipe: IO[bytes], writer: OutputWriter, target: _Target, clock: Clock) -> None:
+    def __init__(
+        self, pipe: IO[bytes], writer: OutputWriter, target: _Target, clock: Clock,
+        listen: Callable[[bytes], None] | None = None,
+    ) -> None:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.received_bytes = 0
+        self._listen = listen
         self._pipe = pipe
         self._writer = writer
         self._target = target
@@ -169,11 +196,15 @@ class RankOutput:
                 data = os.read(fd, _READ_BYTES)
             except OSError:
                 break
+            self.received_bytes += len(data)
             for line in cutter.feed(data, self._clock.monotonic()) if data else cutter.close():
                 self.tail.append(line.decode("utf-8", errors="replace"))
                 self._writer.put(self._target, line)
+                if self._listen is not None:
+                    self._listen(line)
             if not data:
                 break
+        self._writer.release(self._target)
 
 
 def _write_stdout(data: bytes) -> None:

@@ -19,6 +19,10 @@ KEEPER_SECRET = "keeper.secret"  # noqa: S105 - the name of a file
 """In the control directory: what keepers, writers and ranks of the job prove to each other that they know."""
 
 
+COORDINATOR = "HPCTRAIN_COORDINATOR"
+"""``ADDR:PORT`` of the coordinator that started the step; for agents."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rendezvous:
     """Where rank 0 opens its store.

@@ -22,8 +22,6 @@ class NodeOutcome(str, Enum):
     """A rank of this node ended with an error."""
     ABORTED = "aborted"
     """The ranks were killed because of something elsewhere."""
-    IDLE = "idle"
-    """A spare: it ran no ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +46,15 @@ class RankExit:
     last_lines: tuple[str, ...] = ()
     by_agent: bool = False
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a message."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RankExit:
+        """Read it back."""
+        return cls(**{**data, "last_lines": tuple(data.get("last_lines", ()))})
+
     @property
     def exit_code(self) -> int:
         """Exit status as a shell shows it: 128 + signal for a killed rank."""
@@ -56,25 +63,6 @@ class RankExit:
     def describe(self) -> str:
         """``rank 3 on n1 ended with exit code 1``."""
         return f"rank {self.rank} on {self.node} {describe_exit(self.returncode)}"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeResult:
-    """What one agent reports at its end."""
-
-    node: str
-    outcome: NodeOutcome
-    ranks: tuple[RankExit, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for the control directory."""
-        return {**asdict(self), "outcome": self.outcome.value}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> NodeResult:
-        """Read it back."""
-        ranks = (RankExit(**{**rank, "last_lines": tuple(rank["last_lines"])}) for rank in data["ranks"])
-        return cls(str(data["node"]), NodeOutcome(data["outcome"]), tuple(ranks))
 
 
 def describe_exit(returncode: int) -> str:
@@ -115,10 +103,18 @@ def outcome_of(exits: Iterable[RankExit], *, is_trainer: bool, stop_requested: b
     return NodeOutcome.STOPPED if stop_requested else NodeOutcome.DONE
 
 
-def first_failure(results: Iterable[NodeResult]) -> RankExit | None:
-    """The rank that ended first of all that failed: the others usually failed because of it."""
-    failed = [
-        rank for result in results if result.outcome is NodeOutcome.FAILED
-        for rank in result.ranks if not rank.by_agent and rank.returncode not in (EXIT_DONE, EXIT_STOPPED)
-    ]
-    return min(failed, key=lambda rank: rank.time, default=None)
+TOGETHER_S = 1.0
+"""Failures of ranks within so short a time belong together: nodes' clocks differ, and news travels."""
+
+
+def first_failure(exits: Iterable[RankExit]) -> RankExit | None:
+    """The rank that failed first: the others usually failed because of it.
+
+    Of those that failed together one that a signal killed comes first: a connection that breaks kills nobody.
+
+    Args:
+        exits: ends that are errors.
+    """
+    failed = sorted(exits, key=lambda one: one.time)
+    together = [one for one in failed if one.time - failed[0].time <= TOGETHER_S]
+    return min(together, key=lambda one: (one.returncode >= 0, one.time), default=None)

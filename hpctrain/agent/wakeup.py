@@ -41,9 +41,17 @@ class Wakeup:
         os.close(self._read)
         os.close(self._write)
 
-    def wait(self, timeout_s: float) -> None:
-        """Return at the next signal, or after the time."""
-        select.select([self._read], [], [], timeout_s)
+    def wait(self, timeout_s: float, readable: Iterable[int] = (), writable: Iterable[int] = ()) -> None:
+        """Return at the next signal, when one of the descriptors is ready, or after the time.
+
+        A descriptor that has been closed ends the wait, too: whoever owns it will see why.
+        """
+        poller = select.poll()  # not select: a job of thousands of nodes has descriptors beyond its 1024
+        for number in (self._read, *(one for one in readable if one >= 0)):
+            poller.register(number, select.POLLIN)
+        for number in (one for one in writable if one >= 0):
+            poller.register(number, select.POLLIN | select.POLLOUT)
+        poller.poll(max(0.0, timeout_s) * 1000)
         with contextlib.suppress(BlockingIOError):
             while os.read(self._read, 512):
                 pass

@@ -170,30 +170,34 @@ class Line:
                 f"{self._patience.slowest_bytes_per_s / 1e6:.4g} MB/s")
 
 
-def challenge(line: Line, secret: bytes) -> None:
-    """The receiver's half of the handshake. Raises WireError: the other end does not know the secret."""
+def challenge(line: Line, secret: bytes, purpose: str = "peer") -> None:
+    """The receiver's half of the handshake. Raises WireError: the other end does not know the secret.
+
+    Args:
+        purpose: what the connection is for; a proof for one purpose is of no use for another.
+    """
     mine = secrets.token_hex(_NONCE_BYTES)
     line.send({"nonce": mine})
     answer = line.receive()
     theirs = str(answer.get("nonce", ""))
-    if not hmac.compare_digest(str(answer.get("proof", "")), _proof(secret, "sender", mine, theirs)):
+    if not hmac.compare_digest(str(answer.get("proof", "")), _proof(secret, f"{purpose} sender", mine, theirs)):
         with contextlib.suppress(WireError):
             line.send({"error": "the secret is not this job's", "kind": "secret"})
         raise WireError("the sender does not know the secret")
-    line.send({"proof": _proof(secret, "receiver", mine, theirs)})
+    line.send({"proof": _proof(secret, f"{purpose} receiver", mine, theirs)})
 
 
-def answer_challenge(line: Line, secret: bytes) -> None:
+def answer_challenge(line: Line, secret: bytes, purpose: str = "peer") -> None:
     """The sender's half. Raises WireError: the other end refuses us, or does not know the secret itself."""
     theirs = str(line.receive().get("nonce", ""))
     mine = secrets.token_hex(_NONCE_BYTES)
-    line.send({"nonce": mine, "proof": _proof(secret, "sender", theirs, mine)})
+    line.send({"nonce": mine, "proof": _proof(secret, f"{purpose} sender", theirs, mine)})
     answer = line.receive()
     if "error" in answer:
         raise WireError(f"it refuses: {answer['error']}")
-    if not hmac.compare_digest(str(answer.get("proof", "")), _proof(secret, "receiver", theirs, mine)):
+    if not hmac.compare_digest(str(answer.get("proof", "")), _proof(secret, f"{purpose} receiver", theirs, mine)):
         raise WireError("it does not know the secret")
 
 
 def _proof(secret: bytes, role: str, first: str, second: str) -> str:
-    return hmac.new(secret, f"peer {role}\0{first}\0{second}".encode(), hashlib.sha256).hexdigest()
+    return hmac.new(secret, f"{role}\0{first}\0{second}".encode(), hashlib.sha256).hexdigest()

@@ -84,6 +84,7 @@ KINDS: Mapping[str, str] = {
     "recovery.started": "the job is being brought back, on which rung of the ladder",
     "recovery.finished": "the first new step after a failure was done, with what each phase took",
     "agent.started": "a node's agent has reached the coordinator",
+    "coordinator.replaced": "the coordinator was killed, and another one has taken over",
     "agent.lost_coordinator": "an agent hears nothing from the coordinator any more",
     "node.excluded": "the job is kept from a node for a time",
     "hang.stacks": "the stacks of all ranks were written down before the ranks were killed",

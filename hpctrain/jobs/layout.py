@@ -15,7 +15,7 @@
     logs/i000/rank-00003@n1.log   one rank of incarnation 0 on node n1; each line "<ISO time>Z <text>"
     checkpoints/             hpctrain.checkpoint
     tensorboard/
-    control/                 rendezvous and stop requests of each incarnation
+    control/                 what coordinator and agents must find again; see hpctrain.agent.control
     cache/                   tokenised data
     model/                   final weights in Hugging Face format
 """
@@ -126,14 +126,6 @@ class RunDir:
     def rank_log(self, incarnation: Incarnation, rank: Rank, node: NodeName) -> Path:
         """Log of one rank in one incarnation."""
         return self.logs / f"i{incarnation:03d}" / f"rank-{rank:05d}@{node}.log"
-
-    def rendezvous(self, incarnation: Incarnation) -> Path:
-        """JSON ``{"addr", "port", "node"}`` that rank 0's agent publishes for one incarnation."""
-        return self.control / f"rendezvous-i{incarnation:03d}.json"
-
-    def stop_request(self, incarnation: Incarnation) -> Path:
-        """JSON ``{"reason", "time"}``; its presence asks the ranks to save and stop at the next step boundary."""
-        return self.control / f"stop-i{incarnation:03d}.json"
 
 
 @dataclass(frozen=True, slots=True, order=True)

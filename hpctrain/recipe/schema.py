@@ -194,6 +194,11 @@ class Resilience(Strict):
 
     requeue: bool = True
     """Let the job be queued again: at the time limit, on preemption, after a node failure or a crash."""
+    in_place: bool = True
+    """Mend failures within the allocation where that is possible: ranks are started again on the same nodes from memory,
+    or with a spare in a lost node's place. Off: every failure is one for the queue."""
+    agent_silence: Duration = 8
+    """A node whose agent has said nothing for so long counts as lost."""
     max_restarts: int = Field(default=20, ge=0, le=10**6)
     """Starts after failures, over the life of the job. Time-limit continuations and preemptions do not count."""
     max_restarts_without_progress: int = Field(default=2, ge=0, le=10**6)

@@ -59,6 +59,7 @@ def make_plan(recipe: Recipe, facts: ClusterFacts | None, place: Place) -> Plan:
         restarts_per_window=recipe.resilience.restarts_per_window, restart_window_s=recipe.resilience.restart_window,
         max_same_failure=recipe.resilience.max_same_failure, exclude_after=recipe.resilience.exclude_after,
         exclude_window_s=recipe.resilience.exclude_window, exclude_for_s=recipe.resilience.exclude_for,
+        in_place=recipe.resilience.in_place, agent_silence_s=float(recipe.resilience.agent_silence),
         stop_signal=recipe.resilience.stop_signal, checkpoint=_checkpoint(recipe, place),
         detection=recipe.detection.model_dump(mode="json"),
         notes=tuple(_notes(recipe, facts, device, ranks)),

@@ -100,6 +100,7 @@ class Plan:
         total_steps: optimizer steps if known before the data is read, else None.
         max_restarts, max_restarts_without_progress, stop_signal: see the recipe's ``resilience``.
         restarts_per_window, max_same_failure, exclude_after: likewise; durations beside them are in seconds.
+        in_place, agent_silence_s: see the recipe's ``resilience``.
         checkpoint: see :class:`CheckpointPlan`.
         detection: the recipe's section, as :mod:`hpctrain.detect.settings` reads it.
         warm_imports: ranks are forked from a process that has imported what they need, where that can be.
@@ -128,6 +129,8 @@ class Plan:
     exclude_window_s: int = 86400
     exclude_for_s: int = 86400
     stop_signal: str = "SIGTERM"
+    in_place: bool = True
+    agent_silence_s: float = 8.0
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
     detection: Mapping[str, Any] = field(default_factory=dict)
     warm_imports: bool = True

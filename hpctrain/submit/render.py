@@ -83,8 +83,8 @@ def srun_words(plan: Plan, package_dir: str) -> Iterator[str]:
     if not plan.one_host:
         # The agent's ranks share all CPUs of its task. (The private cluster binds nothing and warns when told not to.)
         yield "--cpu-bind=none"
-    # --no-kill: when a node dies the agents of the others save what their memory holds before they end.
-    yield from ("--mpi=none", "--input=none", "--wait=0", "--no-kill", "--kill-on-bad-exit=1")
+    # --no-kill: when a node dies the agents of the others live on, and its place is taken by another.
+    yield from ("--mpi=none", "--input=none", "--wait=0", "--no-kill", "--kill-on-bad-exit=0")
     if plan.container is not None and any(char in plan.run_dir + package_dir for char in ":,"):
         raise RecipeError(
             f"a path with a colon or comma cannot be mounted into a container: {plan.run_dir}, {package_dir}",

@@ -37,6 +37,10 @@ EXIT_DONE = 0
 """All steps are done."""
 EXIT_STOPPED = 75
 """Stopped on request at a step boundary, with a committed checkpoint: start me again (EX_TEMPFAIL)."""
+EXIT_REWIND = 76
+"""The loss policy wants the ranks to start again from an older checkpoint, as control/rewind.json says."""
+EXIT_DIVERGED = 77
+"""The loss policy wants the job to end: starting again would not help."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from hpctrain.clock import Clock, SystemClock
 
-LINE_BYTES = 512
+LINE_BYTES = 768
 PHASES = ("init", "data", "load", "step", "save", "evaluate", "finish")
 
 
@@ -32,6 +32,8 @@ class Heartbeat:
         self._fixed = {"rank": rank, "incarnation": incarnation}
         self._values: dict[str, Any] = {"phase": "init", "step": 0, "total_steps": None}
         self._handle: int | None = None
+        self._spent: dict[str, float] = {}
+        self._since = self._clock.monotonic()
         if path:
             # A heartbeat that cannot be opened must not stop the training; whoever waits for it will say so.
             with contextlib.suppress(OSError):
@@ -49,10 +51,25 @@ class Heartbeat:
         if self._handle is None:
             return
         self._values.pop("detail", None)
+        if "timings" not in self._values:
+            self._count()
         self._values.update(values, phase=phase)
         record = {"time": round(self._clock.time(), 3), **self._fixed, **self._values}
         with contextlib.suppress(OSError):
             os.pwrite(self._handle, render(record), 0)
+
+    def first_step(self) -> None:
+        """The first step is done: from now on each beat says what came before it took, in seconds, and when it was done."""
+        if "timings" not in self._values:
+            self._count()
+            spent = {f"{phase}_s": round(self._spent.get(phase, 0.0), 3) for phase in ("init", "data", "load", "step")}
+            self._values["timings"] = {**spent, "at": round(self._clock.time(), 3)}
+
+    def _count(self) -> None:
+        """Add the time since the last beat to the phase that it said."""
+        now, was = self._clock.monotonic(), self._values["phase"]
+        self._spent[was] = self._spent.get(was, 0.0) + now - self._since
+        self._since = now
 
     def close(self) -> None:
         """Close the file; it stays, with the last beat."""

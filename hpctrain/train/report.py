@@ -99,6 +99,7 @@ class Reporter:
         self._recent.append(line.seconds)
         pace = sum(self._recent) / len(self._recent)
         rate, eta = line.tokens / max(line.seconds, 1e-9), pace * (self._total - line.step)
+        self._heartbeat.first_step()
         self._heartbeat.beat(
             "step", step=line.step, loss=line.loss, learning_rate=line.learning_rate,
             tokens_per_s=round(line.tokens / pace, 1), eta_s=round(eta, 1),

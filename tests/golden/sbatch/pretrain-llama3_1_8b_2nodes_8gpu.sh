@@ -23,30 +23,40 @@ python=/venv/bin/python
 
 # bash runs a trap only between commands, so the coordinator is started in the background and waited for.
 # It starts with USR1 ignored, because the signal may come before its own handler is in place.
-trap '' USR1
-"$python" -m hpctrain.agent coordinate --run-dir "$run_dir" -- \
-  srun \
-    --nodes=2 \
-    --ntasks=2 \
-    --ntasks-per-node=1 \
-    --gres=gpu:8 \
-    --cpu-bind=none \
-    --mpi=none \
-    --input=none \
-    --wait=0 \
-    --no-kill \
-    --kill-on-bad-exit=1 \
-    "$python" -m hpctrain.agent node --run-dir "$run_dir" &
-coordinator=$!
-# Slurm sends USR1 600 s before the time limit, and TERM at the limit, on preemption and on scancel.
-trap 'signalled=yes; kill -s USR1 "$coordinator" 2>/dev/null' USR1
-trap 'signalled=yes; kill -s TERM "$coordinator" 2>/dev/null' TERM
+start_coordinator() {
+  trap '' USR1
+  "$python" -m hpctrain.agent coordinate --run-dir "$run_dir" -- \
+    srun \
+      --nodes=2 \
+      --ntasks=2 \
+      --ntasks-per-node=1 \
+      --gres=gpu:8 \
+      --cpu-bind=none \
+      --mpi=none \
+      --input=none \
+      --wait=0 \
+      --no-kill \
+      --kill-on-bad-exit=0 \
+      "$python" -m hpctrain.agent node --run-dir "$run_dir" &
+  coordinator=$!
+  # Slurm sends USR1 600 s before the time limit, and TERM at the limit, on preemption and on scancel.
+  trap 'signalled=yes; kill -s USR1 "$coordinator" 2>/dev/null' USR1
+  trap 'signalled=yes; told_to_end=yes; kill -s TERM "$coordinator" 2>/dev/null' TERM
+}
 
-# A signal that we forward ends 'wait' early; then it is done again.
-while :; do
-  signalled=no
-  wait "$coordinator"
-  status=$?
-  [ "$signalled" = yes ] || break
+told_to_end=no
+for attempt in 1 2 3 4; do
+  start_coordinator
+  # A signal that we forward ends 'wait' early; then it is done again.
+  while :; do
+    signalled=no
+    wait "$coordinator"
+    status=$?
+    [ "$signalled" = yes ] || break
+  done
+  # A coordinator that was killed, or met an error of its own (70), gets a successor, which finds the ranks still at work.
+  if [ "$status" -ne 70 ] && [ "$status" -le 128 ]; then break; fi
+  if [ "$told_to_end" = yes ] || [ "$attempt" = 4 ]; then break; fi
+  echo "hpctrain: the coordinator is gone (status $status): a successor takes over" >&2
 done
 exit "$status"

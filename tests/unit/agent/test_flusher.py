@@ -11,7 +11,6 @@ from hpctrain.agent.control import Control
 from hpctrain.agent.flush import Flush, Name
 from hpctrain.agent.flusher import SILENT_S, Deadline, Flusher
 from hpctrain.agent.rank_plan import RankPlan
-from hpctrain.agent.rank_result import NodeOutcome, NodeResult
 from hpctrain.clock import Clock, SystemClock
 from hpctrain.ids import Incarnation, NodeName
 from hpctrain.jobs.layout import RunDir
@@ -60,14 +59,15 @@ class FakeKeeper:
 
 def flusher(
     path: Path, node: str, keeper: FakeKeeper, durable: Name | None = None, clock: Clock | None = None,
-    pause: Callable[[], None] = lambda: None,
+    pause: Callable[[], None] = lambda: None, living: Sequence[str] = ("n1", "n2"),
 ) -> Flusher:
     """The one of a node, on a run directory that all share."""
     run_dir, time = RunDir(path), clock or SystemClock()
     run_dir.control.mkdir(exist_ok=True)
     return Flusher(
-        Control(run_dir, Incarnation(0)), RANKS, keeper, node=NodeName(node), values=VALUES, durable=lambda: durable,
-        events=EventWriter(run_dir, "agent", node, time), clock=time, pause=pause, restart_writer=keeper.restart,
+        Control(run_dir, Incarnation(0)), RANKS, keeper, node=NodeName(node), living=living, values=VALUES,
+        durable=lambda: durable, events=EventWriter(run_dir, "agent", node, time), clock=time, pause=pause,
+        restart_writer=keeper.restart,
     )
 
 
@@ -143,11 +143,10 @@ def test_a_silent_node_is_dead_after_a_while(tmp_path: Path) -> None:
     assert flush is not None and SILENT_S <= sum(clock.sleeps) < SILENT_S + 5
 
 
-def test_a_node_that_has_ended_is_not_waited_for(tmp_path: Path) -> None:
-    """The agent of n2 has reported its result and is gone: it will say nothing more."""
+def test_a_node_that_is_known_to_be_dead_is_not_waited_for(tmp_path: Path) -> None:
+    """The coordinator has named those that live: nobody waits for the others to speak."""
     clock, keeper = FakeClock(), FakeKeeper(4, ranks=(0, 1))
-    made = flusher(tmp_path, "n1", keeper, clock=clock, pause=lambda: clock.sleep(0.1))
-    Control(RunDir(tmp_path), Incarnation(0)).report(NodeResult("n2", NodeOutcome.DONE))
+    made = flusher(tmp_path, "n1", keeper, clock=clock, pause=lambda: clock.sleep(0.1), living=("n1",))
     made.run("rank 0 died", Deadline(clock.monotonic() + 60))
 
     assert sum(clock.sleeps) < 1

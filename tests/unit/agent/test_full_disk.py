@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from hpctrain import process
-from hpctrain.agent.control import EXIT_UNREPORTED
 from hpctrain.agent.coordinator import Coordinator
 from hpctrain.clock import SystemClock
 from hpctrain.ids import JobId, NodeName
@@ -38,17 +37,16 @@ def coordinator(path: Path, said: list[str], srun: str = "exit 0") -> Coordinato
     return Coordinator(
         plan, srun=("sh", "-c", srun), nodes=[NodeName("n1")], job_id=JobId(job_id), slurm=slurm,
         events=EventWriter(run_dir, "coordinator", "n1", clock, job_id), clock=clock, env=dict(os.environ),
-        lift_delay=lambda job_id, run_dir: None, say=said.append,
+        lift_delay=lambda job_id, run_dir, exclude: None, say=said.append,
     )
 
 
-def test_unwritten_result_is_told_as_a_full_disk(tmp_path: Path) -> None:
-    """Ranks that ended while their result could not be written are not called silent agents."""
+def test_agents_that_never_call_end_the_start_with_sruns_code(tmp_path: Path) -> None:
+    """An srun that cannot start anything is the failure, and is named with its exit code."""
     said: list[str] = []
-    made = coordinator(tmp_path / "run-1", said, f"exit {EXIT_UNREPORTED}")
-    assert made.run() == EXIT_UNREPORTED
-    assert "the result could not be written" in said[-1] and "full or read-only" in said[-1]
-    assert "without a word" not in said[-1]
+    made = coordinator(tmp_path / "run-1", said, "exit 3")
+    assert made.run() == 3
+    assert "srun ended with exit code 3" in said[-1]
 
 
 def test_start_that_cannot_be_recorded_fails_with_the_cause(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from hpctrain.agent.error_file import explain
-from hpctrain.agent.rank_result import NodeOutcome, NodeResult, RankExit, first_failure, outcome_of
+from hpctrain.agent.rank_result import NodeOutcome, RankExit, first_failure, outcome_of
 
 
 def ended(*codes: int) -> list[RankExit]:
@@ -29,19 +31,26 @@ def test_outcome(codes: tuple[int, ...], trainer: bool, stop: bool, outcome: Nod
 
 
 def test_first_failure_is_the_cause() -> None:
-    """Of failures on several nodes the earliest is taken, never a rank that an agent killed."""
-    early = RankExit(5, "n2", 1, 10.0)
-    late = RankExit(0, "n1", 1, 11.0)
-    killed = RankExit(4, "n2", -9, 9.0, by_agent=True)
-    results = [NodeResult("n1", NodeOutcome.FAILED, (late,)), NodeResult("n2", NodeOutcome.FAILED, (killed, early))]
-    assert first_failure(results) == early
-    assert first_failure([NodeResult("n1", NodeOutcome.ABORTED, (killed,))]) is None
+    """Of failures on several nodes the earliest is taken; without a failure there is no cause."""
+    early, late = RankExit(5, "n2", 1, 10.0), RankExit(0, "n1", 1, 12.0)
+
+    assert first_failure([late, early]) == early
+    assert first_failure([]) is None
 
 
-def test_result_survives_json() -> None:
-    """What an agent writes the coordinator reads back unchanged."""
-    result = NodeResult("n1", NodeOutcome.FAILED, (RankExit(0, "n1", -9, 1.5, "m", "t", ("a", "b"), by_agent=True),))
-    assert NodeResult.from_json(result.to_json()) == result
+def test_of_failures_that_come_together_the_killed_rank_is_the_cause() -> None:
+    """A rank that lost its connection to a killed one may be noticed a moment earlier; later deaths do not count."""
+    lost, killed, late = RankExit(0, "n1", 1, 10.0), RankExit(3, "n2", -9, 10.2), RankExit(4, "n2", -11, 15.0)
+
+    assert killed == first_failure([lost, killed, late])
+    assert lost == first_failure([lost, late])
+
+
+def test_an_end_survives_a_message() -> None:
+    """What an agent says of a rank's end the coordinator reads back unchanged."""
+    end = RankExit(0, "n1", -9, 1.5, "m", "t", ("a", "b"), by_agent=True)
+
+    assert end == RankExit.from_json(json.loads(json.dumps(end.to_json())))
 
 
 def test_torchs_error_file_is_understood() -> None:

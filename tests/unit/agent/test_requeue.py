@@ -38,7 +38,7 @@ def test_requeue_whose_answer_was_lost_is_no_failure(tmp_path: Path) -> None:
     made = Coordinator(
         plan, srun=("sh", "-c", "exit 1"), nodes=[NodeName("n1")], job_id=JobId(job_id), slurm=slurm,
         events=EventWriter(run_dir, "coordinator", "n1", clock, job_id), clock=clock, env=dict(os.environ),
-        lift_delay=lambda job_id, run_dir: None, say=said.append,
+        lift_delay=lambda job_id, run_dir, exclude: None, say=said.append,
     )
 
     assert 0 == made.run()

@@ -1,0 +1,49 @@
+"""Says in ``control/coordinator.json`` that there is a coordinator, in a thread of its own (service).
+
+A slow file system must not keep the coordinator's main loop from the agents.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from hpctrain.agent.control import try_write
+from hpctrain.agent.coordinator_file import RENEW_S, CoordinatorState, write_state
+from hpctrain.jobs.layout import RunDir
+
+
+class Announcer:
+    """Writes the file again and again.
+
+    Args:
+        state: makes what is to be written, from the number of the writing; None where the coordinator is stuck.
+    """
+
+    def __init__(self, run_dir: RunDir, state: Callable[[int], CoordinatorState | None]) -> None:
+        self._run_dir, self._state = run_dir, state
+        self._beat = 0
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
+
+    def start(self) -> None:
+        """Write it now, and from now on."""
+        self.write()
+        self._thread.start()
+
+    def write(self) -> None:
+        """Write it; that it cannot be written is no reason not to work."""
+        with self._lock:
+            self._beat += 1
+            state = self._state(self._beat)
+            if state is not None:
+                try_write(lambda: write_state(self._run_dir, state))
+
+    def stop(self) -> None:
+        """Write it no more by itself."""
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(RENEW_S):
+            self.write()

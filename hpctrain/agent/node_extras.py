@@ -1,0 +1,41 @@
+"""What an agent observes beside its ranks: lines that rules ask for, stacks of a hang, the health of its node (service)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hpctrain.agent.bounded_search import LineFilter
+from hpctrain.clock import Clock
+from hpctrain.detect.build import line_patterns
+from hpctrain.ids import NodeName
+from hpctrain.jobs.layout import RunDir
+from hpctrain.submit.plan_model import Plan
+
+
+class NodeExtras:
+    """Of one agent."""
+
+    def __init__(self, plan: Plan, run_dir: RunDir, node: NodeName, env: Mapping[str, str], clock: Clock) -> None:
+        self._plan, self._run_dir, self._node, self._env, self._clock = plan, run_dir, node, env, clock
+        patterns = line_patterns(plan.detection)
+        self._filter = LineFilter(patterns) if patterns else None
+
+    @property
+    def listener(self) -> Callable[[int, bytes], None] | None:
+        """Takes every line of every rank, from any thread; None where no rule asks for any."""
+        return self._filter.offer if self._filter is not None else None
+
+    def lines(self) -> list[tuple[int, list[str]]]:
+        """Lines that a rule asks for, by rank, since the last call; in the main thread."""
+        found: dict[int, list[str]] = {}
+        for rank, text in self._filter.take() if self._filter is not None else ():
+            found.setdefault(rank, []).append(text)
+        return list(found.items())
+
+    def report(self) -> dict[str, Any]:
+        """What belongs into the next beat."""
+        return {}
+
+    def dump_stacks(self, pids: Mapping[int, int], incarnation: int) -> None:
+        """Write down where each rank is."""
