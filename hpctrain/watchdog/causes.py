@@ -18,8 +18,9 @@ STALE_S = 60.0
 """A coordinator that has written nothing for so long is gone: it writes every 5 s (control/coordinator.json)."""
 STARTUP_S = 180.0
 """Longest time from the start of the batch script to the coordinator's first sign of life."""
-SURE_S = 8.0
-"""Two looks that are to confirm each other lie at least so far apart: longer than a coordinator's beat."""
+SURE_S = 12.0
+"""Two looks that are to confirm each other lie at least so far apart: longer than two beats of a coordinator, which any new
+beat in between disproves. So a coordinator whose clock is wrong is not taken for a dead one."""
 LONGEST_DELAY_S = 130.0
 """Slurm's own delay after a requeue is 121 s by default. A later begin time is somebody's wish, and is left alone."""
 SETTLE_S = 20.0
@@ -117,7 +118,7 @@ def _running(view: JobView, now: float, beat_since: float) -> Diagnosis | None:
                 Cause.COORDINATOR, Way.RESTART, f"the job has no coordinator, {waited}", confirm=True,
             )
         return None
-    silent = max(now - beat_since, now - beat.time if now - beat_since >= SURE_S else 0.0)
+    silent = max(now - beat_since, now - beat.time)
     if silent > STALE_S:
         what = f"the coordinator on {beat.host} has given no sign of life for {int(silent)} s"
         return Diagnosis(Cause.COORDINATOR, Way.RESTART, what, confirm=True)

@@ -17,6 +17,7 @@ from hpctrain.errors import SlurmError, StorageError
 from hpctrain.files import write_json_atomic
 from hpctrain.slurm.model import Job, JobState, Node
 from hpctrain.slurm.port import Slurm
+from hpctrain.watchdog.causes import SURE_S
 from hpctrain.watchdog.executor import Executor, describe
 from hpctrain.watchdog.journal import Journal
 from hpctrain.watchdog.lease import Lease
@@ -134,12 +135,14 @@ class Daemon:
         self._actor.void_requeues.clear()
         self._note()
         self._write_status("")
-        return self._pace.answered(changed=self.machine.changed, unsettled=self.unsettled)
+        busy = self.machine.unsettled or self._open
+        wait_s = self._pace.answered(changed=self.machine.changed, unsettled=busy)
+        return SURE_S + 0.1 if self.machine.suspicious and not busy else wait_s
 
     @property
     def unsettled(self) -> bool:
-        """Something is on its way."""
-        return self.machine.unsettled or self._open
+        """Something is on its way, or to be looked at once more."""
+        return self.machine.unsettled or self.machine.suspicious or self._open
 
     def wait(self, seconds: float, pause: Callable[[float], bool]) -> bool:
         """Let time pass until the next poll, with an eye on the files; True when asked to stop.

@@ -144,10 +144,15 @@ class Machine:
         return self._poll(event)
 
     @property
+    def suspicious(self) -> bool:
+        """Something was seen once, and is to be confirmed after :data:`hpctrain.watchdog.causes.SURE_S`."""
+        return any(track.suspicion for track in self.tracks.values())
+
+    @property
     def unsettled(self) -> bool:
         """Something is on its way, so that the next poll should come soon."""
         return self._acted or bool(self._missing) or any(
-            track.suspicion or track.moving is not None or track.waiting_since is not None
+            track.moving is not None or track.waiting_since is not None
             or (track.diagnosis is not None and track.diagnosis.way is Way.WAIT and track.view.job.state.finished)
             or ("COMPLETING" in track.view.job.flags and track.judged and self._now - track.since < CLEAN_UP_S)
             for track in self.tracks.values()
@@ -192,7 +197,7 @@ class Machine:
     def _note_beat(track: Track, beat: Beat | None, now: float) -> None:
         key = beat_key(beat)
         if key != track.beat or track.beat_since == 0.0:
-            track.beat, track.beat_since = key, now
+            track.beat, track.beat_since, track.suspicion = key, now, ""
 
     def _update(self, view: JobView, now: float) -> Track:
         job = view.job

@@ -25,6 +25,8 @@ from hpctrain.watchdog.budget import Attempt, BudgetLimits
 from hpctrain.watchdog.model import COMMENT_PREFIX, Beat, Command, Looked, Managed
 
 LOG_TAIL_BYTES = 65_536
+DOUBT_S = 20.0
+"""A sign of life that seems not to have changed for so long is read again in any case."""
 BACK_AFTER_S = 30.0
 """A sign of life this much younger than a decision means that the coordinator is back, whatever the clocks' difference."""
 _OVER = ("job.finished", "job.failed", "job.cancelled")
@@ -42,7 +44,7 @@ class RunFiles:
         self._host, self._clock = host, clock
         self._uid = os.getuid() if uid is None else uid
         self._managed: dict[tuple[int, str], tuple[tuple[int, int], Managed | None]] = {}
-        self._beats: dict[str, tuple[tuple[int, int], Beat | None]] = {}
+        self._beats: dict[str, tuple[tuple[int, int], float, Beat | None]] = {}
 
     def refresh(self) -> None:
         """Called before each poll."""
@@ -70,10 +72,13 @@ class RunFiles:
         if stamp is None:
             self._beats.pop(managed.run_dir, None)
             return None
-        known = self._beats.get(managed.run_dir)
+        now, known = self._clock.time(), self._beats.get(managed.run_dir)
         if known is None or known[0] != stamp:
-            known = self._beats[managed.run_dir] = (stamp, _read_beat(path))
-        return known[1]
+            known = self._beats[managed.run_dir] = (stamp, now, _read_beat(path))
+        elif now - known[1] > DOUBT_S:
+            # NFS may show an old directory entry for a minute; opening a file asks the server.
+            known = self._beats[managed.run_dir] = (stamp, known[1], _read_beat(path))
+        return known[2]
 
     def look(self, command: Command, nodes: list[Node]) -> Looked:
         """A closer look at one run."""
