@@ -78,7 +78,7 @@ class CoordinatorLink:
             self.heard_s = now
         if self._line.closed or now - self.heard_s > SILENCE_S:
             self._line.close()
-            self._line = None
+            self._line = self.seen = None
         return messages
 
     def close(self) -> None:

@@ -91,7 +91,7 @@ class NodeAgent:
         self._term_deadline: float | None = None
         self._exit: int | None = None
         self._next_beat = float("-inf")
-        self._seen: tuple[int, float] = (-1, clock.monotonic())
+        self._seen: tuple[int, float] | None = None
         self._link = CoordinatorLink(run_dir, secret, clock, _place(env.get(COORDINATOR, "")), self._greet)
 
     def run(self) -> int:
@@ -328,12 +328,16 @@ class NodeAgent:
         if self._term_deadline is not None and now > self._term_deadline and self._ranks and not self._told_end:
             self._kill()  # the coordinator did not say what the SIGTERM was for
         if self._link.is_up:
+            self._seen = None
             return
         state = self._link.seen
-        if state is not None and state.beat != self._seen[0]:
+        if state is not None and self._seen is None:
+            self._seen = (state.beat, self._link.heard_s)  # it may have been written before we lost its writer
+        elif state is not None and self._seen is not None and state.beat != self._seen[0]:
             self._seen = (state.beat, now)
+        unchanged_s = now - (self._seen[1] if self._seen is not None else self._link.heard_s)
         what, why = fate(
-            now - self._link.heard_s, now - self._seen[1], restarts=self._restarts,
+            now - self._link.heard_s, unchanged_s, restarts=self._restarts,
             seen_restarts=None if state is None else state.restarts, seen_state="" if state is None else state.state)
         if what is Fate.WAIT:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-ORPHAN_S = 30.0
+ORPHAN_S = 20.0
 """After so long without a word, and without a successor, the coordinator is taken for dead, or for out of reach."""
 
 
