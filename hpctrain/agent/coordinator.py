@@ -27,7 +27,7 @@ from hpctrain.agent.ladder_model import Stage
 from hpctrain.agent.lines import stamp
 from hpctrain.agent.memory import load_history, save_history
 from hpctrain.agent.node_states import NodeStates
-from hpctrain.agent.progress import best_step
+from hpctrain.agent.progress import best_step, newest_checkpoint
 from hpctrain.agent.rank_environment import COORDINATOR
 from hpctrain.agent.rank_result import RankExit
 from hpctrain.agent.recovery_log import RecoveryLog
@@ -226,6 +226,8 @@ class Coordinator:
             self._act_on(self._detectors.lines(node, message, now), now)
         elif kind == "beat":
             self._detectors.node(node, message.get("reports", ()), now)
+        elif kind == "stacks":
+            self._detectors.stacks(message, node)
         elif kind == "saved":
             self._saved.add(node)
 
@@ -270,10 +272,11 @@ class Coordinator:
     # -- what the ladder says ------------------------------------------------------------------------------------------
 
     def _tell_ladder(self, event: rungs.Event) -> None:
-        was = self._machine.stage
+        was, gone = self._machine.stage, self._machine.history.incarnation
         for command in self._machine.handle(event):
             if was is Stage.KILL and isinstance(command, (rungs.Start, rungs.Mend, rungs.Finish)):
                 self._recovery.killed()
+                self._detectors.tell_stacks(self.run_dir, gone)
             self._do(command)
 
     def _do(self, command: rungs.Command) -> None:
@@ -360,7 +363,7 @@ class Coordinator:
         }
         if decision.action is Action.FAIL:
             evidence |= {"rule": decision.rule, "fingerprint": attempts[-1].fingerprint if attempts else "",
-                         "checkpoint": _newest_checkpoint(self.run_dir), "attempts": len(attempts)}
+                         "checkpoint": newest_checkpoint(self.run_dir), "attempts": len(attempts)}
         code = self._end.act(decision, end, evidence, self._recovery, wakeup=wakeup, exclude=exclude)
         self._over = code
         if self._announcer is not None:
@@ -383,15 +386,6 @@ class Coordinator:
         data = f"{stamp(self._clock.time())} hpctrain: {text}\n".encode()
         with contextlib.suppress(OSError):  # a full disk under job.out must not end the job
             os.write(1, data)
-
-
-def _newest_checkpoint(run_dir: RunDir) -> str:
-    """Path of the newest checkpoint in the shared tier, "" where there is none."""
-    with contextlib.suppress(OSError):
-        committed = [path for path in run_dir.checkpoints.iterdir() if (path / "commit.json").exists()]
-        if committed:
-            return str(max(committed, key=lambda path: (path / "commit.json").stat().st_mtime))
-    return ""
 
 
 def _with_advice(error: HpctrainError) -> str:

@@ -11,6 +11,7 @@ a JSON object with its kind in ``t``::
       failed   incarnation, error, exit_code                -->      the ranks could not be started
       term                                                  -->      this agent was sent SIGTERM
       lines    incarnation, rank, lines                     -->      lines that a rule of the recipe asks for
+      stacks   incarnation, stacks                          -->      where each rank was, before it was killed
       saved                                                 -->      the answer to flush and to drain
       <--  ping
       <--  start    ranks, rendezvous
@@ -190,7 +191,8 @@ class NodeAgent:
             self._start(RankPlan.from_json(message["ranks"]), message["rendezvous"])
         elif kind == "kill" and self._ranks is not None and message["incarnation"] == self._ranks.incarnation:
             if message.get("stacks"):
-                self._extras.dump_stacks(self._ranks.pids, self._ranks.incarnation)
+                texts = self._extras.dump_stacks(self._ranks.pids, self._ranks.incarnation)
+                self._link.send({"t": "stacks", "incarnation": self._ranks.incarnation, "stacks": texts})
             self._kill()
         elif kind == "stop" and self._ranks is not None:
             if problem := self._ranks.ask_to_stop(str(message["reason"])):

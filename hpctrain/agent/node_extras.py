@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpctrain.agent.bounded_search import LineFilter
+from hpctrain.agent.stack_dump import dump_stacks
 from hpctrain.clock import Clock
 from hpctrain.detect.build import line_patterns
 from hpctrain.ids import NodeName
 from hpctrain.jobs.layout import RunDir
 from hpctrain.submit.plan_model import Plan
+
+STACKS_S = 5.0
+LONGEST_STACK = 64 * 1024
+"""Of one rank's text that goes to the coordinator; the file has all of it."""
 
 
 class NodeExtras:
@@ -37,5 +42,8 @@ class NodeExtras:
         """What belongs into the next beat."""
         return {}
 
-    def dump_stacks(self, pids: Mapping[int, int], incarnation: int) -> None:
-        """Write down where each rank is."""
+    def dump_stacks(self, pids: Mapping[int, int], incarnation: int) -> Mapping[int, str]:
+        """Write down where each rank is, and return it; takes no longer than the coordinator puts up with silence."""
+        into = self._run_dir.logs / f"i{incarnation:03d}" / "stacks"
+        found = dump_stacks(pids, into, clock=self._clock, timeout_s=min(STACKS_S, self._plan.agent_silence_s / 2))
+        return {rank: text[:LONGEST_STACK] for rank, text in found.items()}

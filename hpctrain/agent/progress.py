@@ -21,3 +21,12 @@ def best_step(run_dir: RunDir) -> int | None:
         commits = [path for path in run_dir.checkpoints.iterdir() if (path / "commit.json").exists()]
         found += [int(match.group(1)) for path in commits if (match := _CHECKPOINT.match(path.name))]
     return max(found, default=None)
+
+
+def newest_checkpoint(run_dir: RunDir) -> str:
+    """Path of the checkpoint of the shared tier that was committed last, "" where there is none."""
+    with contextlib.suppress(OSError):
+        committed = [path for path in run_dir.checkpoints.iterdir() if (path / "commit.json").exists()]
+        if committed:
+            return str(max(committed, key=lambda path: (path / "commit.json").stat().st_mtime))
+    return ""
