@@ -137,6 +137,7 @@ def test_one_job_survives_cause_after_cause(
     """Each cause is held by the promised rung; then the state is byte for byte that of a run that nobody disturbed."""
     assert len(private_cluster.nodes) >= 4
     job = begin(resources__spares=1)
+    job.until(job.checkpoints)
 
     found = {kind: job.drill(kind) for kind in IN_PLACE}
 
@@ -155,6 +156,7 @@ def test_one_job_survives_cause_after_cause(
 def test_a_cancelled_job_stays_cancelled(begin: Callable[..., Job]) -> None:
     """A person's scancel is the last word: half a minute later nobody has started the job again."""
     job = begin()
+    job.until(job.checkpoints)
     job.drill("cancel")
     job.until(lambda: "CANCELLED" in process.run(["squeue", "-h", "-t", "all", "-j", str(job.id), "-o", "%T"], timeout_s=30,
                                                  env=job.env).stdout)
@@ -183,6 +185,7 @@ def test_slow_causes(begin: Callable[..., Job], trainers: WarmRanks, tmp_path: P
 def test_ten_random_faults(begin: Callable[..., Job], trainers: WarmRanks, tmp_path: Path) -> None:
     """A seeded series on one job: every promise is kept, and the state is that of an undisturbed run."""
     job = begin(resources__spares=1)
+    job.until(job.checkpoints)
     result = job.command("drill", "--random", "--seed", "5", "--count", "10", job.name, "--yes", "--any-time", "-o", "json",
                          timeout_s=1000)
     assert result.returncode == 0, f"{result.stderr}\n{result.stdout}\n{job.told()}"
