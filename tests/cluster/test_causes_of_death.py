@@ -114,7 +114,7 @@ def state(run_dir: Path, step: int) -> dict[str, str]:
     folders = [path for path in (run_dir / "checkpoints").glob(f"step-{step:08d}.i*") if (path / COMMIT).exists()]
     newest = max(folders, key=lambda path: path.name)
     files = json.loads((newest / "manifest.json").read_text())["files"]
-    return {name: entry["xxh3"] for name, entry in files.items() if name.endswith(".distcp")}
+    return {name: entry["xxh3_128"] for name, entry in files.items() if name.endswith(".distcp")}
 
 
 def undisturbed(trainers: WarmRanks, job: Job, folder: Path, step: int) -> dict[str, str]:
