@@ -211,7 +211,9 @@ _ONE_PER_JOB = (
     "checkpoint.restored", "checkpoint.skipped", "checkpoint.failed", "checkpoint.schedule", "checkpoint.flushed",
 )
 """Only one process of a job reports these; its node is no news."""
-_TELL_THEMSELVES = ("checkpoint.peer", "ranks.started", "ranks.stopped", "trainer.finished", "job.cancelled")
+_TELL_THEMSELVES = (
+    "checkpoint.peer", "drill.caused", "ranks.started", "ranks.stopped", "trainer.finished", "job.cancelled",
+)
 """Events whose reason says all that a title would."""
 
 

@@ -20,6 +20,8 @@ WAITS, RESTARTED, STOPS, RUNS = "waits", "restarted", "stopped", "runs"
 SHOWN = 5
 """Restarts that are told one by one, the newest; earlier ones are counted by cause."""
 NODES_SHOWN = 8
+DRILL_S = 3.0
+"""A failure so close to a drill is the drill's."""
 _WAITING = (State.QUEUED, State.HELD, State.REQUEUED)
 _RULES = {
     "max_restarts": "it had been started again as often as resilience.max_restarts allows",
@@ -185,6 +187,10 @@ def _restarts(known: Known) -> list[Statement]:
 def _restarted(one: Incident, events: Sequence[Event]) -> Statement:
     text = f"{title(one)}; {outcome(one)}"
     evidence: list[str] = []
+    for event in events:
+        caused = event.evidence.get("caused") if event.kind == "drill.caused" else None
+        if isinstance(caused, (int, float)) and -DRILL_S <= one.fault_time - caused <= DRILL_S:
+            evidence.append(f"it was done on purpose: {event.reason}")
     if one.known_time is not None:
         seen = _SEEN_BY.get(one.detected_by, one.detected_by)
         took = f"known after {seconds(one.phases['detect'])}" if "detect" in one.phases else "known"

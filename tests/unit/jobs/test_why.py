@@ -78,6 +78,14 @@ def test_a_restart_is_told_with_its_evidence() -> None:
     assert "step 20 from the node's own memory, 1 step done again" in told
 
 
+def test_a_drill_is_called_by_its_name() -> None:
+    """What was broken on purpose must frighten nobody."""
+    story = Story().begin().fault()
+    story.tell("drill.caused", "drill kill-rank: a rank is killed", source="cli", caused=story.now - 0.1)
+
+    assert "it was done on purpose: drill kill-rank: a rank is killed" in ask(story, State.RUNNING)[-1].evidence
+
+
 def test_many_restarts_are_counted_by_cause() -> None:
     """The newest are told one by one, those before by cause."""
     story = Story().begin()
