@@ -33,6 +33,10 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: remedies reboot|replace STATE_DIR NODE, or reset STATE_DIR NODE GPU\n")
         return 2
     verb, state_dir, node = arguments[0], Path(arguments[1]), arguments[2]
+    found = _cluster(state_dir)
+    if found is None or node not in found[0].node_names:  # an empty name would match the controller
+        sys.stderr.write(f"there is no node {node!r} in {state_dir}\n")
+        return 1
     if verb == "replace":
         return _mend(state_dir, node, "replace", None)
     if verb == "reboot":

@@ -220,8 +220,14 @@ def _under_way(facts: Facts, own: list[Deed], limits: Limits, now: float) -> Dec
         if away or facts.verdict_time is None or facts.verdict_time <= last.time:
             why = f"{last.step.value} is under way; no check has run since"
             return Decision(Step.WAIT, why, "under way", last.time + limits.remedy_s)
+    if last and last.step is Step.REBOOT and facts.booted is not None and facts.booted <= last.time and not facts.fault:
+        why = f"it has not come back from the reboot of {now - last.time:.0f} s ago"
+        return Decision(Step.PERSON, why, "did not come back")
     if facts.verdict_time is None:
-        return Decision(Step.WAIT, "no health check of this node is on record here", "no verdict")
+        silent_s = now - own[-1].time if own else 0.0
+        if silent_s < limits.remedy_s:
+            return Decision(Step.WAIT, "no health check of this node is on record here", "no verdict")
+        return Decision(Step.PERSON, f"its checks have come to no verdict for {silent_s:.0f} s", "no verdict")
     if facts.booted is not None and facts.verdict_time < facts.booted + limits.settle_s:
         return Decision(Step.WAIT, "no check has run since it settled after its boot", "settle")
     return None

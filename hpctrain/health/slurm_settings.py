@@ -13,6 +13,7 @@ PROGRAMS = {"Prolog": "prolog.sh", "Epilog": "epilog.sh", "HealthCheckProgram": 
 BUDGET_S = 5
 """What a prolog takes at most."""
 DEFAULT_WAIT_S = 10
+DEFAULT_RESUME_S = 60
 """Slurm's default of MessageTimeout and BatchStartTimeout."""
 INTERVAL_S, TIMEOUT_S = 300, 60
 _LINE = re.compile(r"^(\s*)([A-Za-z]\w*)(\s*=\s*)([^#]*?)(\s*(?:#.*)?)$")
@@ -60,7 +61,7 @@ def find_changes(settings: Mapping[str, str], directory: str, *, replace: bool =
         # Only its first line was read, and a word put behind the backslash would end up inside the value.
         changes.remove(change)
         notes.append(f"{change.name} goes over several lines: change it by hand, {change.why}")
-    return changes, notes + _waits(settings)
+    return changes, notes + _waits(settings) + _mending(settings)
 
 
 def _flags(settings: Mapping[str, str]) -> list[Change]:
@@ -99,6 +100,22 @@ def _waits(settings: Mapping[str, str]) -> list[str]:
     interval = settings.get("healthcheckinterval", "")
     if interval.isdecimal() and 0 < int(interval) < TIMEOUT_S:
         notes.append(f"HealthCheckInterval is {interval} s, but one run may take {TIMEOUT_S} s: make it longer")
+    return notes
+
+
+def _mending(settings: Mapping[str, str]) -> list[str]:
+    """What keeps ``hpctrain nodes tend`` from rebooting nodes and checking them before they return."""
+    notes = []
+    states = _words(settings.get("healthchecknodestate", "ANY").upper())
+    if "ANY" not in states:
+        notes.append("HealthCheckNodeState lacks ANY: a node that is drained or DOWN is never checked, and so never returns")
+    if not settings.get("rebootprogram"):
+        return notes
+    resume = settings.get("resumetimeout", str(DEFAULT_RESUME_S))
+    if resume.isdecimal() and int(resume) <= DEFAULT_RESUME_S:
+        notes.append(f"ResumeTimeout is {resume} s: a node that takes longer to boot is given up, so make it longer")
+    if settings.get("returntoservice") == "2":
+        notes.append("ReturnToService is 2: Slurm returns a rebooted node before its checks have seen it; use 1")
     return notes
 
 

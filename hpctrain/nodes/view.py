@@ -147,15 +147,17 @@ class Viewer:
             node.name, out, node.reason, node.state in _BUSY or "COMPLETING" in node.flags,
             booted=node.boot_time,
             fault=fault_key(worst["check"], worst["entity"]) if worst else "",
-            action=self._action(worst) if worst else "",
+            action=self._action(worst, records) if worst else "",
             verdict_time=seen if not out or worst or since else None,
             healthy_since=since,
             rebooting=bool(node.flags & _REBOOTING),
         )  # fmt: skip
 
-    def _action(self, finding: Mapping[str, Any]) -> str:
+    def _action(self, finding: Mapping[str, Any], records: _Records) -> str:
+        """What the finding asks for; several GPUs to be reset are one reboot."""
         action = str(finding.get("action", ""))
-        can = self._resets and gpu_of(str(finding.get("entity", ""))) is not None
+        gpus = {gpu_of(str(one.get("entity", ""))) for one in records.findings if one.get("level") == "drain"}
+        can = self._resets and len(gpus) == 1 and None not in gpus
         return action if can or action != Action.RESET.value else Action.REBOOT.value
 
 

@@ -146,3 +146,17 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "scontrol reconfigure" in capsys.readouterr().out
     assert 0 == invoke([*argv, "--apply"])
     assert "nothing to change\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("HealthCheckNodeState=IDLE", "HealthCheckNodeState lacks ANY"),
+        ("RebootProgram=/sbin/reboot", "ResumeTimeout is 60 s"),
+        ("RebootProgram=/sbin/reboot\nResumeTimeout=900\nReturnToService=2", "ReturnToService is 2"),
+    ],
+)
+def test_what_keeps_nodes_from_being_mended_is_told(line: str, told: str) -> None:
+    """A node that is not checked after its boot does not return, or returns unchecked."""
+    _, notes = find_changes(parse_settings(line), "/d")
+    assert [told in note for note in notes] == [True]

@@ -158,3 +158,48 @@ def test_too_many_drains_in_an_hour_only_alert() -> None:
     drains = [deed(Step.DRAIN, 600.0 + number, node=f"n{number}") for number in range(10)]
     decision = ask(replace(BAD, drained=False, reason=""), *drains)
     assert (Step.ALERT, "rate", NOW - 609 + 3600) == (*told(decision), decision.due)
+
+
+def test_a_reboot_is_judged_by_a_check_of_after_the_boot() -> None:
+    """A check between request and boot, or before the node has settled, says nothing about what the reboot did."""
+    asked = deed(Step.REBOOT, 300)
+    for facts in (
+        replace(BAD, booted=NOW - 5000),
+        replace(BAD, booted=NOW - 5000, rebooting=True),
+        replace(BAD, booted=NOW - 140, verdict_time=NOW - 130),
+    ):
+        assert Step.WAIT is ask(facts, asked).step
+    assert (Step.REBOOT, "ladder") == told(ask(replace(BAD, booted=NOW - 200), asked))
+
+
+def test_a_node_that_does_not_come_back_calls_a_person() -> None:
+    """Also one whose checks come to no verdict; with a known fault the ladder goes on."""
+    gone = replace(HEALED, booted=NOW - 9000, verdict_time=None, healthy_since=None)
+    assert (Step.PERSON, "did not come back") == told(ask(gone, deed(Step.REBOOT, 2000)))
+    assert (Step.PERSON, "no verdict") == told(ask(replace(gone, booted=NOW - 1900), deed(Step.REBOOT, 2000)))
+    faulty = replace(BAD, booted=NOW - 9000, verdict_time=NOW - 8000)
+    assert (Step.REBOOT, "ladder") == told(ask(faulty, deed(Step.REBOOT, 2000)))
+
+
+def test_a_stale_verdict_drains_nothing() -> None:
+    """Half an hour without a check is an alert of its own."""
+    old = replace(BAD, drained=False, reason="", verdict_time=NOW - 2000)
+    assert (Step.ALERT, "stale") == told(ask(old))
+
+
+def test_many_drained_nodes_hold_remedies_back() -> None:
+    """What is wrong with all of them is not mended by rebooting them; returning a healthy one is always permitted."""
+    assert (Step.ALERT, "breaker") == told(ask(BAD, fleet=Fleet(20, 3)))
+    assert (Step.WAIT, "one after the other") == told(ask(BAD, fleet=Fleet(20, 2, 2)))
+    assert (Step.REBOOT, "ladder") == told(ask(BAD, fleet=Fleet(20, 2, 1)))
+    assert (Step.RETURN, "recovered") == told(ask(HEALED, deed(Step.DRAIN), fleet=Fleet(20, 3, 3)))
+
+
+def test_what_was_to_be_replaced_does_not_return_by_itself() -> None:
+    """Healthy or not: only a person knows whether the hardware was changed."""
+    assert (Step.PERSON, "replaced") == told(ask(HEALED, deed(Step.DRAIN), deed(Step.REPLACE)))
+
+
+def test_a_persons_reboot_is_no_remedy() -> None:
+    """A reboot without a fault counts neither for the ladder nor for the five in seven days."""
+    assert (Step.REBOOT, "ladder") == told(ask(BAD, *[deed(Step.REBOOT, fault="") for _ in range(6)]))
