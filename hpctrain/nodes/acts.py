@@ -20,7 +20,7 @@ from hpctrain.health.policy import Step, is_persons
 from hpctrain.health.reset import CLAIM_S, ResetFiles, ask, claim_age_s, load, withdraw
 from hpctrain.health.verdict import PREFIX
 from hpctrain.ids import NodeName
-from hpctrain.nodes.record import DONE, DROPPED, FAILED, INTENT, Entry, next_id
+from hpctrain.nodes.record import DONE, DROPPED, FAILED, INTENT, Book, Entry, next_id
 from hpctrain.nodes.replace import Replacing
 from hpctrain.nodes.site import Site
 from hpctrain.nodes.view import Viewer, is_out
@@ -50,12 +50,12 @@ class Wish:
 
 
 class Acts:
-    """Acts on the nodes of one cluster; ``entries`` are those of the journal."""
+    """Acts on the nodes of one cluster; ``book`` has the journal's records."""
 
     def __init__(self, site: Site, viewer: Viewer) -> None:
         self._slurm, self._config, self._settings = site.slurm, site.config, site.settings
         self._clock, self._viewer, self._journal = site.clock, viewer, site.journal
-        self.entries: list[Entry] = site.journal.entries() if site.journal else []
+        self.book = Book(site.journal.entries() if site.journal else ())
         self._replacing = Replacing(site.slurm, site.settings, site.commands, site.clock)
         self._how: Mapping[str, Callable[[Entry, Node], Entry | None]] = {
             Step.DRAIN.value: self._drain,
@@ -69,7 +69,7 @@ class Acts:
         """Write a record down. Raises StorageError."""
         if self._journal:
             self._journal.append(entry)
-        self.entries.append(entry)
+        self.book.add(entry)
         return entry
 
     def begin(self, wish: Wish) -> tuple[Entry, Entry | None]:
@@ -80,7 +80,7 @@ class Acts:
             StorageError: it cannot be written down, and was not done.
         """
         now = self._clock.time()
-        name = next_id(self.entries, wish.node, now)
+        name = next_id(self.book.of(wish.node), wish.node, now)
         intent = self.add(
             Entry(
                 now, wish.node, INTENT, wish.step.value, name, wish.reason, wish.rule, wish.fault, wish.by,
@@ -163,7 +163,7 @@ class Acts:
         lost = not is_out(node) or is_persons(True, node.reason)
         if lost and not self._replacing.was_started(intent):
             return self._end(intent, DROPPED, _whose(node) if is_out(node) else "it is back in service")
-        self._replacing.give_spare(intent, self.entries, self.add)
+        self._replacing.give_spare(intent, self.book.of(intent.node), self.add)
         kind, told = self._replacing.ask_for_another(intent, node.reason)
         if kind is None:
             return None

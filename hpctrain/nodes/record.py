@@ -68,11 +68,6 @@ def from_json(record: Mapping[str, Any]) -> Entry | None:
     return entry if isinstance(entry.time, int | float) and isinstance(entry.node, str) else None
 
 
-def of_node(entries: Iterable[Entry], node: str) -> list[Entry]:
-    """A node's entries, in their order."""
-    return [entry for entry in entries if entry.node == node]
-
-
 def next_id(entries: Iterable[Entry], node: str, now: float) -> str:
     """The id of the node's next act: its name and the second, or the next one that is free."""
     used, second = {entry.id for entry in entries if entry.node == node}, int(now)
@@ -131,3 +126,37 @@ def verdict_used(entries: Iterable[Entry]) -> float:
 def failed_lately(entries: Iterable[Entry], step: str, now: float, within_s: float) -> bool:
     """The same act was refused a short time ago: trying it again at once would only fill the log."""
     return any(entry.kind == FAILED and entry.step == step and now - entry.time < within_s for entry in entries)
+
+
+class Book:
+    """The journal's records, found by node without reading all of them for each."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.entries: list[Entry] = []
+        self._by_node: dict[str, list[Entry]] = {}
+        self._deeds: list[Deed] | None = None
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Entry) -> None:
+        """Take a record in."""
+        self.entries.append(entry)
+        self._by_node.setdefault(entry.node, []).append(entry)
+        if entry.kind != NEXT:
+            self._deeds = None
+
+    def of(self, node: str) -> Sequence[Entry]:
+        """A node's records, in their order."""
+        return self._by_node.get(node, ())
+
+    @property
+    def deeds(self) -> Sequence[Deed]:
+        """What was done about all nodes, see :func:`deeds`."""
+        if self._deeds is None:
+            self._deeds = deeds(self.entries)
+        return self._deeds
+
+    def history(self, node: str, since: float) -> list[Deed]:
+        """What the policy needs to decide about a node: all deeds about it, and the drains of others since a moment."""
+        others = [deed for deed in self.deeds if deed.time >= since and deed.step is Step.DRAIN and deed.node != node]
+        return [*deeds(self.of(node)), *others]

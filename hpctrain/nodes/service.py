@@ -19,7 +19,7 @@ from hpctrain.health.verdict import PREFIX
 from hpctrain.ids import NodeName
 from hpctrain.nodes.acts import Acts, Wish
 from hpctrain.nodes.journal import Journal
-from hpctrain.nodes.record import DROPPED, FAILED, Entry
+from hpctrain.nodes.record import DROPPED, FAILED, Book, Entry
 from hpctrain.nodes.site import Site
 from hpctrain.nodes.tend import replacement_words
 from hpctrain.nodes.view import NodeView, Viewer, is_out
@@ -55,9 +55,9 @@ class Nodes:
         """Nodes in natural order; all of them without names. Raises NoSuchNodeError."""
         everything = self._site.slurm.nodes()
         chosen = self._site.slurm.nodes([NodeName(name) for name in names]) if names else everything
-        entries = self._site.journal.entries() if self._site.journal else []
-        fleets = self._viewer.fleets(everything, entries)
-        return [self._viewer.view(node, fleets, entries) for node in chosen]
+        book = Book(self._site.journal.entries() if self._site.journal else ())
+        fleets = self._viewer.fleets(everything, book)
+        return [self._viewer.view(node, fleets, book) for node in chosen]
 
     def drain(self, name: str, reason: str, *, dry_run: bool = False) -> str:
         """Take a node out of service in a person's name; what was or would be done, in one sentence.

@@ -23,7 +23,6 @@ from hpctrain.nodes.record import (
     failed_lately,
     interrupted,
     is_open_drain,
-    of_node,
 )
 from hpctrain.nodes.replace import spares
 from hpctrain.nodes.site import Site
@@ -80,7 +79,7 @@ class Tender:
             return lines + list(self._decide(acts, dry_run=False))
 
     def _carry_on(self, acts: Acts) -> Iterator[Line]:
-        for intent in interrupted(acts.entries):
+        for intent in interrupted(acts.book.entries):
             if intent.step == SPARE:
                 continue  # a part of a replacement, which carries it on
             try:
@@ -93,11 +92,11 @@ class Tender:
 
     def _note(self, acts: Acts, nodes: list[Node]) -> None:
         """Drains that nodes made themselves count as ours, and so does a return that somebody else made."""
-        busy = {entry.node for entry in interrupted(acts.entries)}
+        busy = {entry.node for entry in interrupted(acts.book.entries)}
         for node in nodes:
             if node.name in busy:
                 continue
-            known = is_open_drain(of_node(acts.entries, node.name))
+            known = is_open_drain(acts.book.of(node.name))
             ours = is_out(node) and not is_persons(True, node.reason)
             now = self._site.clock.time()
             if ours and not known:
@@ -108,9 +107,9 @@ class Tender:
 
     def _decide(self, acts: Acts, *, dry_run: bool) -> Iterator[Line]:
         nodes = self._site.slurm.nodes()
-        fleets = self._viewer.fleets(nodes, acts.entries)
+        fleets = self._viewer.fleets(nodes, acts.book)
         for node in nodes:
-            view = self._viewer.view(node, fleets, acts.entries)
+            view = self._viewer.view(node, fleets, acts.book)
             yield from self._act(acts, view, fleets, dry_run=dry_run)
 
     def _act(self, acts: Acts, view: NodeView, fleets: Fleets, *, dry_run: bool) -> Iterator[Line]:

@@ -29,7 +29,7 @@ from hpctrain.health.policy import (
     is_persons,
     under_way,
 )
-from hpctrain.nodes.record import Entry, deeds, interrupted, of_node, verdict_used
+from hpctrain.nodes.record import Book, Entry, interrupted, verdict_used
 from hpctrain.slurm.model import Node
 
 _BUSY = ("ALLOCATED", "MIXED")
@@ -98,25 +98,25 @@ class Viewer:
         """The records of a node's checks."""
         return NodeFiles(Path(self._config.state_dir.replace("{node}", name)), name, self._config.log_bytes)
 
-    def fleets(self, everything: Sequence[Node], entries: Sequence[Entry]) -> Fleets:
+    def fleets(self, everything: Sequence[Node], book: Book) -> Fleets:
         """Count the partitions, and who of them is out because of us."""
-        found, done, now = Fleets(), deeds(entries), self._clock.time()
-        window = [deed for deed in done if now - deed.time < self._limits.window_s]
+        found, now = Fleets(), self._clock.time()
+        window = [deed for deed in book.deeds if now - deed.time < self._limits.window_s]
         given_up = {deed.node for deed in window if deed.step is Step.REPLACE}
-        found.under_way |= {entry.node for entry in interrupted(entries) if entry.step != Step.DRAIN.value}
+        found.under_way |= {entry.node for entry in interrupted(book.entries) if entry.step != Step.DRAIN.value}
         for node in everything:
             for name in node.partitions or ("",):
                 found.size[name] = found.size.get(name, 0) + 1
             if is_out(node) and not is_persons(True, node.reason) and node.name not in given_up:
                 found.drained(node)
-                facts = self._facts(node, self._records(node), entries)
+                facts = self._facts(node, self._records(node), book.of(node.name))
                 if under_way(facts, window, self._limits, now):
                     found.under_way.add(node.name)
         return found
 
-    def view(self, node: Node, fleets: Fleets, entries: Sequence[Entry]) -> NodeView:
+    def view(self, node: Node, fleets: Fleets, book: Book) -> NodeView:
         """One node. Reads its records."""
-        own = of_node(entries, node.name)
+        own, now = book.of(node.name), self._clock.time()
         records = self._records(node)
         found = tuple(one for one in records.findings if one.get("level") in _TOLD)
         facts = self._facts(node, records, own)
@@ -124,8 +124,9 @@ class Viewer:
         if begun is not None:
             decision = Decision(Step.WAIT, f"{begun.step} was begun ({begun.id}) and is not over", "under way")
         else:
-            history = [*deeds(entries), *([] if own else _drains(node, records.events))]
-            decision = decide(facts, history, fleets.of(node), self._limits, self._clock.time())
+            history = book.history(node.name, now - self._limits.rate_s) if facts.fault or facts.drained else []
+            history += [] if own else _drains(node, records.events)
+            decision = decide(facts, history, fleets.of(node), self._limits, now)
         by = "" if not is_out(node) else "other" if is_persons(True, node.reason) else "hpctrain"
         return NodeView(node, by, facts, decision, found, records.reason, tuple(own))
 
@@ -140,7 +141,7 @@ class Viewer:
     def _facts(self, node: Node, records: _Records, entries: Sequence[Entry]) -> Facts:
         worst = next((one for one in records.findings if one.get("level") == "drain"), None)
         seen, out = records.time, is_out(node)
-        if not out and seen is not None and seen <= verdict_used(of_node(entries, node.name)):
+        if not out and seen is not None and seen <= verdict_used(entries):
             worst = None  # it has drained the node once, or is of before its return
         since = _healthy_since(records.events, max(node.reason_time or 0.0, node.boot_time or 0.0)) if out else None
         return Facts(
