@@ -251,7 +251,8 @@ def _mend(facts: Facts, own: list[Deed], limits: Limits) -> Decision:
     if len(remedies) >= limits.remedies:
         return Decision(Step.PERSON, f"{len(remedies)} remedies in {limits.window_s / 86_400:g} days", "too many remedies")
     if Step.REPLACE in same:
-        return Decision(Step.PERSON, f"{facts.fault} is there after a replacement", "replaced in vain")
+        why = f"{facts.fault} is still there, and its replacement was asked for: a person brings it back"
+        return Decision(Step.PERSON, why, "replaced in vain")
     if same.count(Step.REBOOT) >= limits.reboots or facts.action.startswith("replace"):
         done = f"{facts.fault} after {same.count(Step.REBOOT)} reboots"
         return Decision(Step.REPLACE, done, "reboots in vain" if Step.REBOOT in same else "hardware")
