@@ -30,7 +30,7 @@ PATIENCE_S = 120.0
 _HELD = 'while [ -e {place}/hold-{name}/"$SLURMD_NODENAME" ]; do /bin/sleep 0.1; done\n'
 _LOOKING = """\
 flag={place}/look/$SLURMD_NODENAME busy={place}/busy/$SLURMD_NODENAME
-[ -e "$flag" ] || exit 0
+[ -e "$flag" ] && [ ! -e "$busy" ] || exit 0
 : > "$busy"
 [ -e "$flag" ] && /bin/sh {script}
 /bin/rm -f "$busy"
