@@ -115,6 +115,7 @@ def health_config(directory: str, *, kind: NodeKind, state_dir: str) -> dict[str
             "proc": f"{below}/proc",
             "sys": f"{below}/sys",
             "kernel_log": f"{below}/{KERNEL_LOG}",
+            "journalctl": "",
             "clock": f"{below}/{CLOCK}",
             "nvml": f"{below}/{LIBRARY}",
         },

@@ -16,6 +16,7 @@ from hpctrain.health.verdict import Rules
 
 CONTEXTS = ("prolog", "epilog", "periodic")
 DEFAULT_STATE_DIR = "/var/lib/hpctrain/health"
+JOURNALCTL = "/usr/bin/journalctl"
 DEFAULT_CONFIG = "/etc/hpctrain/health.json"
 
 
@@ -26,6 +27,7 @@ class Roots:
     Attributes:
         processes: where processes are looked up; test nodes have a /proc of their own, and processes of the real one.
         kernel_log: ``/dev/kmsg``, or a file of records in its form; ``journal`` asks journalctl.
+        journalctl: its path; also asked where ``kernel_log`` cannot be read. "" for never.
         nvml: path of the NVML library; "" lets the loader find ``libnvidia-ml.so.1``.
         clock: a file ``key value`` instead of the kernel's own clock state, for tests.
     """
@@ -34,6 +36,7 @@ class Roots:
     processes: str = "/proc"
     sys: str = "/sys"
     kernel_log: str = "/dev/kmsg"
+    journalctl: str = JOURNALCTL
     nvml: str = ""
     clock: str = ""
 

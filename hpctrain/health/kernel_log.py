@@ -186,28 +186,46 @@ class LogMemory:
         cursor: sequence number of the newest record that was read; -1 for none.
         events: folded, oldest first.
         cleared: entity -> seconds since the epoch; what is older about that entity is settled.
+        source: the log that the cursor belongs to, ``kmsg`` or ``journal``; "" if none was read.
     """
 
     boot_id: str = ""
     cursor: int = -1
     events: tuple[KernelEvent, ...] = ()
     cleared: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
+
+
+_SAME_S = 1.0
+"""Two logs give the same line nearly the same time."""
 
 
 def remember(
-    memory: LogMemory, boot_id: str, cursor: int, new: Iterable[KernelEvent], *, now: float, age_s: float
+    memory: LogMemory,
+    boot_id: str,
+    cursor: int,
+    new: Iterable[KernelEvent],
+    *,
+    now: float,
+    age_s: float,
+    source: str = "",
 ) -> LogMemory:
     """Add events to what is known, and drop what no longer counts.
 
     Args:
-        cursor: newest record read now.
+        cursor: newest record read now; -1 if none was.
         age_s: events whose newest repeat is older are forgotten.
+        source: the log that was read now; "" if none could be. Where it is not the one read before, it tells again what is
+            known already, which is then not counted twice.
     """
     if memory.boot_id != boot_id:
         memory = LogMemory(boot_id)
+    again = bool(source and memory.source and source != memory.source)
     folded: dict[tuple[object, ...], KernelEvent] = {_key(event): event for event in memory.events}
     for event in new:
         old = folded.get(_key(event))
+        if old and again and event.time <= old.time + _SAME_S:
+            continue
         if old:
             times = (min(old.first, event.first), max(old.time, event.time))
             event = replace(event, first=times[0], time=times[1], count=old.count + event.count)  # noqa: PLW2901 - itself
@@ -216,7 +234,8 @@ def remember(
         (event for event in folded.values() if _counts(event, memory.cleared, now, age_s)), key=lambda event: event.time
     )
     cleared = {entity: when for entity, when in memory.cleared.items() if now - when < age_s}
-    return LogMemory(boot_id, max(cursor, memory.cursor), tuple(kept[-MOST_EVENTS:]), cleared)
+    newest = cursor if again else max(cursor, memory.cursor)
+    return LogMemory(boot_id, newest, tuple(kept[-MOST_EVENTS:]), cleared, source or memory.source)
 
 
 def clear(memory: LogMemory, entity: str, when: float) -> LogMemory:

@@ -142,7 +142,11 @@ def _from_json(document: Any) -> NodeState:
     return NodeState(
         boot_id=str(document["boot_id"]),
         log=LogMemory(
-            str(log["boot_id"]), int(log["cursor"]), events, {str(k): float(v) for k, v in log["cleared"].items()}
+            str(log["boot_id"]),
+            int(log["cursor"]),
+            events,
+            {str(k): float(v) for k, v in log["cleared"].items()},
+            str(log.get("source", "")),
         ),
         samples=tuple(Sample(float(one["time"]), dict(one["counters"])) for one in document["samples"]),
         blocked=tuple((int(pid), float(start)) for pid, start in document["blocked"]),

@@ -125,14 +125,14 @@ class Taking:
     def _read_kernel_log(self, report: Report) -> None:
         from hpctrain.health.probe_kernel_log import read_kernel_log
 
-        log = self._request.log
-        cursor = log.cursor if log.boot_id == self._boot_id else -1
         read_kernel_log(
             report,
             source=self._config.roots.kernel_log,
-            cursor=cursor,
+            known=self._request.log,
+            boot_id=self._boot_id,
             uptime_s=self._uptime_s or 0.0,
             age_s=self._config.kernel_log_age_s,
+            journalctl=self._config.roots.journalctl,
         )
 
     def finish(self) -> Taken:
@@ -183,7 +183,9 @@ class Taking:
         records = answers["kernel_log"].records if "kernel_log" in answers else []
         events = [event for record in records if (event := make(KernelEvent, record.get("event")))]
         cursor = max((record["cursor"] for record in records if isinstance(record.get("cursor"), int)), default=-1)
-        return remember(self._request.log, self._boot_id, cursor, events, now=now, age_s=self._config.kernel_log_age_s)
+        source = next((str(record["log"]) for record in records if record.get("log")), "")
+        age_s = self._config.kernel_log_age_s
+        return remember(self._request.log, self._boot_id, cursor, events, now=now, age_s=age_s, source=source)
 
 
 def begin(config: Config, request: Request) -> Taking:

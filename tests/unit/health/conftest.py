@@ -12,7 +12,7 @@ from hpctrain.devcluster.node_files import NodeFiles
 from hpctrain.devcluster.nvml_library import build_nvml
 from hpctrain.devcluster.simulated_node import NodeKind, health_config
 from hpctrain.health.breaker import Permission
-from hpctrain.health.config import Config, parse_config
+from hpctrain.health.config import CONTEXTS, Config, parse_config
 from hpctrain.health.reading import Job
 from hpctrain.health.run import Look, Outcome, Tools, check_node
 from hpctrain.health.supervise import for_node
@@ -59,6 +59,7 @@ def make_node(nvml_library: Path, tmp_path: Path) -> Callable[..., SimulatedNode
         files.create(nvml_library)
         state_dir = tmp_path / "state"
         document = health_config(str(tmp_path / "nodes"), kind=equipped, state_dir=str(state_dir))
+        document["budget_s"] = dict.fromkeys(CONTEXTS, 60)  # a busy machine has time
         return SimulatedNode(name, files, tmp_path / "nodes" / name, document, state_dir)
 
     return make

@@ -31,7 +31,8 @@ def environment(node: SimulatedNode, **more: str) -> dict[str, str]:
     config = node.directory.parent / "health.json"
     config.write_text(json.dumps(node.document))
     places = {"HPCTRAIN_HEALTH_CONFIG": str(config), "HPCTRAIN_HEALTH_STATE": str(node.state_dir)}
-    return {"SLURMD_NODENAME": node.name, **places, "HPCTRAIN_HEALTH_SYSLOG": "", **JOB, **more}
+    patient = {"HPCTRAIN_HEALTH_BUDGET_S": "60", "HPCTRAIN_HEALTH_SYSLOG": ""}
+    return {"SLURMD_NODENAME": node.name, **places, **patient, **JOB, **more}
 
 
 def run(node: SimulatedNode, context: str = "prolog", **more: str) -> Result:
@@ -119,7 +120,7 @@ def test_a_damaged_memory_is_no_memory(text: str, node: SimulatedNode) -> None:
 def test_a_wedged_driver_costs_the_deadline_only(node: SimulatedNode) -> None:
     """An NVML call that never returns: the job starts within the budget, and the event names the call."""
     node.files.inject(Changes(gpus={"init": "!hang"}))
-    node.document["budget_s"] = {"prolog": 3.0}
+    node.document["budget_s"] = {"prolog": 4.0}
     started = time.monotonic()
     result = run(node)
 

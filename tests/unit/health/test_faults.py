@@ -106,7 +106,7 @@ def test_a_call_that_never_returns_is_unknown_and_named(node: SimulatedNode) -> 
     """A wedged driver costs its deadline, not the job; the finding names call and GPU, and the other GPUs were read."""
     from hpctrain.devcluster.faults import Changes
 
-    node.document["budget_s"] = {"prolog": 2.0}
+    node.document["budget_s"] = {"prolog": 5.0}
     node.files.inject(Changes(gpus={"gpu.5.temperature_c": "!hang"}))
     outcome = node.check("prolog", Job("7", 1000, tuple(range(8))))
 

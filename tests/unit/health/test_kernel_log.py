@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hpctrain.health.kernel_log import MOST_EVENTS, LogMemory, Record, classify, clear, parse_record, remember
+from hpctrain.devcluster.faults import FAULTS
+from hpctrain.devcluster.simulated_gpus import pci_bus
+from hpctrain.health.kernel_log import MOST_EVENTS, LogMemory, Record, classify, clear, parse_record, pci_entity, remember
+from hpctrain.health.node_state import NodeFiles
 from hpctrain.health.probe_child import Answer, Probe, run_probes
-from hpctrain.health.probe_kernel_log import read_kernel_log
+from hpctrain.health.probe_kernel_log import parse_entry, read_kernel_log
 from hpctrain.health.reading import KernelEvent
+from tests.unit.health.conftest import SimulatedNode
 
 XID = "NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus."
 
@@ -120,8 +127,13 @@ def test_old_events_are_forgotten_and_there_is_a_limit() -> None:
     assert MOST_EVENTS == len(remember(LogMemory("b"), "b", 1, many, now=700.0, age_s=1e6).events)
 
 
+BOOT = "4c3ad9ba-6d5c-4a0e-9c0f-3f7f8a3b2c1d"
+
+
 def read(path: Path, **options: object) -> Answer:
-    values = {"source": str(path), "cursor": -1, "uptime_s": 1000.0, "age_s": 500.0, **options}
+    cursor = options.pop("cursor", -1)
+    known = LogMemory(BOOT, cursor)  # type: ignore[arg-type]
+    values = {"source": str(path), "known": known, "boot_id": BOOT, "uptime_s": 1000.0, "age_s": 500.0, **options}
     return run_probes([Probe("log", lambda report: read_kernel_log(report, **values), 20.0)])["log"]  # type: ignore[arg-type]
 
 
@@ -132,12 +144,117 @@ def test_a_log_is_read_from_its_cursor(tmp_path: Path) -> None:
 
     assert 2 == sum("event" in record for record in read(log).records)
     assert 1 == sum("event" in record for record in read(log, cursor=2).records)
-    assert [{"cursor": 3}] == read(log, cursor=3).records
+    assert [{"cursor": 3, "log": "kmsg"}] == read(log, cursor=3).records
+
+
+def test_a_cursor_of_another_boot_or_log_does_not_count(tmp_path: Path) -> None:
+    """After a boot, or where the journal was read before, everything is read again."""
+    log = tmp_path / "kmsg"
+    log.write_text(f"4,1,900000000,-;{XID}\n")
+
+    for known in (LogMemory("other", 7), LogMemory(BOOT, 900_000_000, source="journal")):
+        assert 1 == sum("event" in record for record in read(log, known=known).records)
 
 
 def test_a_log_that_cannot_be_read_is_said(tmp_path: Path) -> None:
-    """A missing log crashes the probe, which is unknown and names the file."""
+    """A missing log crashes the probe, which is unknown and names the file, and what the journal said."""
     answer = read(tmp_path / "none")
-
     assert "crashed" == answer.state.outcome
     assert "none" in answer.state.step
+
+    answer = read(tmp_path / "none", journalctl=str(journalctl(tmp_path, [], stderr="No journal files were found.")))
+    assert "crashed" == answer.state.outcome
+    assert "none: No such file or directory" in answer.state.step
+    assert "No journal files were found." in answer.state.step
+
+    answer = read(tmp_path / "none", journalctl="/no/such/journalctl")
+    assert "crashed" == answer.state.outcome
+
+
+def entry(at_us: int, text: object = XID, **fields: object) -> dict[str, object]:
+    """What journald keeps of a line of the kernel."""
+    values = {"_TRANSPORT": "kernel", "SYSLOG_FACILITY": "0", "_BOOT_ID": BOOT.replace("-", ""), "PRIORITY": "4"}
+    return {**values, "_SOURCE_MONOTONIC_TIMESTAMP": str(at_us), "MESSAGE": text, **fields}
+
+
+def journalctl(place: Path, entries: list[dict[str, object]], stderr: str = "", code: int = 0) -> Path:
+    """A stand-in for journalctl that prints these entries and keeps its arguments."""
+    (place / "entries").write_text("".join(json.dumps(one) + "\n" for one in entries))
+    program = place / "journalctl"
+    said = f"echo '{stderr}' >&2" if stderr else ":"
+    program.write_text(f'#!/bin/sh\necho "$@" > {place}/arguments\n{said}\n/bin/cat {place}/entries\nexit {code}\n')
+    program.chmod(0o700)
+    return program
+
+
+def test_the_journal_stands_in_for_a_log_that_cannot_be_read(tmp_path: Path) -> None:
+    """The kernel's lines of this boot are told, and only they; the journal's cursor is the time of the newest."""
+    entries = [
+        entry(100_000_000),  # older than the bound
+        entry(900_000_000),
+        entry(910_000_000, [*XID.encode(), 255]),  # journald's way with bytes that are no UTF-8
+        entry(920_000_000, SYSLOG_FACILITY="3"),  # a program's line, written into /dev/kmsg
+        entry(930_000_000, _TRANSPORT="syslog"),
+        entry(940_000_000, _BOOT_ID="0" * 32),
+        entry(950_000_000, None),
+        entry(960_000_000, "usb 1-1: new device"),
+        {"MESSAGE": XID},
+    ]
+    answer = read(tmp_path / "none", journalctl=str(journalctl(tmp_path, entries, stderr="Hint: something")))
+
+    assert "ok" == answer.state.outcome
+    events = [record["event"] for record in answer.records if "event" in record]
+    assert ["xid", "xid"] == [event["kind"] for event in events]
+    assert {"cursor": 960_000_000, "log": "journal"} == answer.records[-1]
+    known = LogMemory(BOOT, 900_000_000, source="journal")
+    again = read(tmp_path / "none", journalctl=str(tmp_path / "journalctl"), known=known)
+    assert 1 == sum("event" in record for record in again.records)
+    since = float((tmp_path / "arguments").read_text().rpartition("--since=@")[2])
+    assert -400 < since - time.time() < -95  # from the cursor on, and not all of the day
+
+
+@pytest.mark.parametrize("code", [1, 3])
+def test_a_journalctl_that_fails_is_unknown(code: int, tmp_path: Path) -> None:
+    """What it has printed before is not taken for the whole."""
+    program = journalctl(tmp_path, [entry(900_000_000)], stderr="damaged", code=code)
+
+    assert "crashed" == read(Path("journal"), journalctl=str(program)).state.outcome
+
+
+@pytest.mark.parametrize(
+    "line", ["", "[]", "3", "-- No entries --", "[" * 100_000, '{"MESSAGE": [300], "_SOURCE_MONOTONIC_TIMESTAMP": "1"}',
+             '{"MESSAGE": "x", "_SOURCE_MONOTONIC_TIMESTAMP": "-1"}', '{"MESSAGE": "x", "_SOURCE_MONOTONIC_TIMESTAMP": []}'],
+    ids=range(8),
+)  # fmt: skip
+def test_garbage_from_the_journal_is_nothing(line: str) -> None:
+    """A line that is no entry is passed over."""
+    assert parse_entry(line, BOOT) is None
+
+
+def test_a_change_of_logs_counts_nothing_twice() -> None:
+    """The other log tells what is known already: it is not a repeat; what comes after is."""
+    memory = LogMemory("b", 7, (event(10.0), event(12.0, number=48)), source="kmsg")
+    told = [event(10.4), event(12.01, number=48), event(20.0), event(5.0, number=63)]
+    later = remember(memory, "b", 20_000_000, told, now=30.0, age_s=100.0, source="journal")
+
+    assert [(63, 1), (48, 1), (79, 2)] == [(one.number, one.count) for one in later.events]
+    assert ("journal", 20_000_000) == (later.source, later.cursor)
+    assert 7 == remember(later, "b", 7, [], now=30.0, age_s=100.0, source="kmsg").cursor
+    assert later.cursor == remember(later, "b", -1, [], now=30.0, age_s=100.0).cursor
+
+
+def test_an_xid_counts_until_a_reset_or_a_boot(node: SimulatedNode) -> None:
+    """The same line drains at every look, until a reset of its GPU or a boot has settled it; another GPU's line stays."""
+    node.files.inject(FAULTS["xid-79"].make(1))
+    node.files.inject(FAULTS["xid-119"].make(2))
+    for _ in range(2):
+        assert {"xid"} == {finding.check for finding in node.check().verdict.draining}
+
+    files = NodeFiles(node.state_dir, node.name)
+    state = files.load()
+    files.save(replace(state, log=clear(state.log, pci_entity(pci_bus(1)), time.time())))
+    assert ["GPU 2"] == [finding.message.partition(":")[0] for finding in node.check().verdict.draining]
+
+    node.files.heal(reboot=True)
+    assert () == node.check().verdict.draining
+    assert () == files.load().log.events
