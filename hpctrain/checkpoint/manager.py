@@ -111,7 +111,9 @@ class Checkpointer:
         """
         self._state.add(model, optimizer, rng=rng, more=more)
 
-    def restore(self, before: int | None = None, skip_data: int = 0, *, reached: int | None = None) -> int:
+    def restore(
+        self, before: int | None = None, skip_data: int = 0, *, back: int = 1, reached: int | None = None
+    ) -> int:
         """Continue from the newest complete checkpoint that all ranks can get; return its step, 0 when there is none.
 
         Each rank's part may come from another tier. What is damaged or not to be trusted is passed over, with the reason.
@@ -119,6 +121,7 @@ class Checkpointer:
         Args:
             before: rewind: only checkpoints of steps below this count, and newer ones exist no more afterwards.
             skip_data: call ``skip(skip_data)`` of what was registered as ``data``, after it was restored.
+            back: with ``before``: how many checkpoints to go back; 1 takes the newest that is old enough.
             reached: the last step that the caller knows to have been completed, to tell how many steps are lost.
 
         Raises:
@@ -127,7 +130,7 @@ class Checkpointer:
         """
         if skip_data:
             self._state.check_skip()
-        restored = self._search().restore(self._state.items, self._state.rng, before=before, reached=reached)
+        restored = self._search().restore(self._state.items, self._state.rng, before=before, back=back, reached=reached)
         self._state.skip(skip_data)
         self._step = restored.step if restored is not None else 0
         is_durable = restored is not None and "shared" in restored.stores

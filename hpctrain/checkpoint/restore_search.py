@@ -60,7 +60,8 @@ class Search:
         self._node = socket.gethostname() if node is None else node
 
     def restore(
-        self, items: Items, rng: RandomState | None, *, before: int | None = None, reached: int | None = None
+        self, items: Items, rng: RandomState | None, *, before: int | None = None, back: int = 1,
+        reached: int | None = None,
     ) -> Restored | None:
         """Load the newest checkpoint that can be had; a collective call. None: there is nothing at all.
 
@@ -71,6 +72,8 @@ class Search:
             rng: continued only on the number of ranks that saved.
             before: only a checkpoint with a smaller step; what is newer than the one taken is abandoned before the state
                 is touched. Calling it again does the same again.
+            back: with ``before``: 1 takes the newest step that is small enough, 2 the one before that, and so on; the oldest
+                where there are fewer.
             reached: the last step that is known to have been completed; it only serves the report.
 
         Raises:
@@ -85,7 +88,7 @@ class Search:
               self._ranks.patience(self._limits.ranks_s, "a checkpoint was restored")):
             heard, deaf = self._hear()
             pulse.alive()
-            older = [one for one in heard if before is None or one.name.step < before]
+            older = _further_back([one for one in heard if before is None or one.name.step < before], back)
             self._check_rewind(heard, older, deaf, before)
             passed: list[tuple[CheckpointName, str]] = []
             for candidate in older:
@@ -233,3 +236,9 @@ class Search:
     def _say(self, kind: str, reason: str, step: int, evidence: Mapping[str, Any]) -> None:
         if self._ranks.is_first:
             self._tell(kind, reason, step, evidence)
+
+
+def _further_back(older: list[Candidate], back: int) -> list[Candidate]:
+    """Without the newest ``back - 1`` steps; the oldest step at least."""
+    steps = sorted({one.name.step for one in older}, reverse=True)
+    return [one for one in older if one.name.step <= steps[min(back, len(steps)) - 1]] if steps else []

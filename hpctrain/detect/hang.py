@@ -138,9 +138,7 @@ class HangDetector:
         by_clock_s = beat.time - rank.beat.time if rank.beat.time > 0 else silence_s
         seconds = min(by_clock_s, silence_s + 1.0)
         steps = (beat.step or 0) - (rank.beat.step or 0)
-        if rank.key in ("step", "first_step") and steps < 1:
-            return
-        self._times[rank.key].add(seconds / steps if rank.key == "step" else seconds)
+        self._times[rank.key].add(seconds / max(1, steps) if rank.key == "step" else seconds)
 
     # --- limits ---------------------------------------------------------------------------------------------------
 

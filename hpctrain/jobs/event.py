@@ -92,6 +92,7 @@ KINDS: Mapping[str, str] = {
     "log.rule": "a line of a rank's output matched a rule of the recipe",
     "detection.alert": "a detector found something that needs no action",
     "drill.caused": "a drill has broken something of this run on purpose",
+    "data.skipped": "samples were left out, because the loss went wrong when they were seen",
     "data.prepared": "the data set was tokenised or found in the cache",
     "model.saved": "the final weights were written",
 }

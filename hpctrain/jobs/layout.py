@@ -114,6 +114,11 @@ class RunDir:
         return self.path / "control"
 
     @property
+    def rewind(self) -> Path:
+        """The newest order to go back to an older checkpoint; see :mod:`hpctrain.detect.rewind`."""
+        return self.control / "rewind.json"
+
+    @property
     def cache(self) -> Path:
         """Tokenised data."""
         return self.path / "cache"

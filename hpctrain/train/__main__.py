@@ -11,7 +11,8 @@ Environment: torchrun's names (RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, M
 the store on MASTER_PORT itself unless TORCHELASTIC_USE_AGENT_STORE is True) and the optional HPCTRAIN_* names of
 :mod:`hpctrain.train.environment`. Without any of them it trains alone, in one process.
 
-Exit codes: 0 all steps are done and the model is saved; 75 stopped on request after a save: start me again; the codes
+Exit codes: 0 all steps are done and the model is saved; 75 stopped on request after a save: start me again; 76 the loss went
+wrong, start me again and I go back; 77 it went wrong and that is the end; the codes
 of :mod:`hpctrain.errors` for what the user or the site has to mend (starting again will not help, except 9 once there
 is space); 1 anything else, with the traceback in TORCHELASTIC_ERROR_FILE in torchrun's format.
 """

@@ -38,9 +38,9 @@ EXIT_DONE = 0
 EXIT_STOPPED = 75
 """Stopped on request at a step boundary, with a committed checkpoint: start me again (EX_TEMPFAIL)."""
 EXIT_REWIND = 76
-"""The loss policy wants the ranks to start again from an older checkpoint, as control/rewind.json says."""
+"""The loss went wrong, and ``control/rewind.json`` says from where to go on: start me again."""
 EXIT_DIVERGED = 77
-"""The loss policy wants the job to end: starting again would not help."""
+"""The loss went wrong, and by the recipe, or after too many rewinds, that is the end: do not start me again."""
 
 
 @dataclass(frozen=True, slots=True)

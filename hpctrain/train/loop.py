@@ -6,6 +6,7 @@ Every rank runs the same lines; rank 0 also speaks and writes for all of them.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import torch
 from hpctrain.checkpoint.config import CheckpointConfig
 from hpctrain.checkpoint.manager import Checkpointer, SaveResult
 from hpctrain.checkpoint.ranks import Ranks
+from hpctrain.detect.settings import DetectionSettings, LossSettings
 from hpctrain.errors import RecipeError, StorageError
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.metrics import read_tail
@@ -27,10 +29,11 @@ from hpctrain.train import text, tokens
 from hpctrain.train.budget import BatchLayout, batch_layout, total_steps
 from hpctrain.train.data import DataCursor, Samples
 from hpctrain.train.distributed import build_mesh, choose_device, connect, disconnect, sum_over_ranks
-from hpctrain.train.environment import CHECKPOINT, EXIT_DONE, EXIT_STOPPED, INCARNATION, RankEnvironment
+from hpctrain.train.environment import CHECKPOINT, EXIT_DONE, EXIT_REWIND, EXIT_STOPPED, INCARNATION, RankEnvironment
 from hpctrain.train.export import save_model
 from hpctrain.train.heartbeat import Heartbeat
 from hpctrain.train.hugging_face import quiet
+from hpctrain.train.loss_policy import DivergedError, LossPolicy, RewindRequested
 from hpctrain.train.model import Network, build_network, load_config, use_own_compiler_cache
 from hpctrain.train.optim import build_optimizer, clip_gradient, set_learning_rate
 from hpctrain.train.order import SampleOrder
@@ -39,6 +42,7 @@ from hpctrain.train.report import Reporter, StepReport
 from hpctrain.train.schedule import learning_rate
 from hpctrain.train.stop import StopRequest
 from hpctrain.train.tokenizers import Tokenizer, build_tokenizer
+from hpctrain.train.traceable import write_stacks_on_signal
 
 
 def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
@@ -61,17 +65,14 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     stop.install()
     heartbeat = Heartbeat(environment.heartbeat_file, environment.rank, environment.incarnation)
     heartbeat.beat("init", detail="joining the other ranks")
-    if training.deterministic:
-        make_deterministic()
-    if training.compile:
-        use_own_compiler_cache(f"{run_dir.name}-i{environment.incarnation:03d}")
+    write_stacks_on_signal(environment.heartbeat_file)
+    prepare_torch(training, f"{run_dir.name}-i{environment.incarnation:03d}")
     place = connect(environment, choose_device(environment))
     mesh = build_mesh(training.parallelism, place, environment.local_world_size)
     batch = batch_layout(training, place.world_size)
     ranks = Ranks()
-    report = Reporter(
-        run_dir, environment, heartbeat, log_every_steps=training.log_every_steps, tensorboard=recipe.tracking.tensorboard
-    )
+    tensorboard, every = recipe.tracking.tensorboard, training.log_every_steps
+    report = Reporter(run_dir, environment, heartbeat, log_every_steps=every, tensorboard=tensorboard)
     checkpointer = Checkpointer(
         checkpoint_config(recipe, run_dir), ranks=ranks, notify=report.event,
         waiting=lambda what: heartbeat.beat("save", detail=what),
@@ -99,20 +100,24 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     # 4. Continue where the newest complete checkpoint left off.
     heartbeat.beat("load")
     checkpointer.register(model=network.model, optimizer=optimizer, data=cursor, rng=True)
-    step = checkpointer.restore(reached=reached_step(run_dir)) if recipe.checkpoint.resume == "auto" else 0
+    losses = LossPolicy(loss_settings(recipe), run_dir, ranks=ranks, report=report, incarnation=checkpointer.incarnation)
+    step = losses.restore(checkpointer, cursor, reached=reached_step(run_dir), resume=recipe.checkpoint.resume == "auto")
     report.start(step, steps, describe(network, training, batch, samples))
 
     # 5. Train.
     run = Run(training, network, optimizer, samples, cursor, batch, steps)
-    step, stopping = train_steps(
-        run, step, checkpointer=checkpointer, stop=stop, report=report, heartbeat=heartbeat,
-        save_final=recipe.checkpoint.save_final,
-    )
+    try:
+        step, stopping = train_steps(
+            run, step, checkpointer=checkpointer, stop=stop, report=report, heartbeat=heartbeat, losses=losses,
+            save_final=recipe.checkpoint.save_final,
+        )
+    except (RewindRequested, DivergedError) as bad:
+        return after_bad_loss(bad, checkpointer, report)
     if stopping:
         return after_stop(step, stopping, checkpointer, report)
-    report.event("trainer.finished", f"all {steps} steps are done", step)
 
     # 6. Leave the model behind in a form that others read.
+    report.event("trainer.finished", f"all {steps} steps are done", step)
     heartbeat.beat("finish", step=step, detail="saving the model")
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
     save_model(network, prepared.tokenizer, run_dir.model, dtype=dtype, ranks=ranks)
@@ -121,6 +126,18 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     report.close()
     disconnect()
     return EXIT_DONE
+
+
+def prepare_torch(training: Training, start: str) -> None:
+    """Settings of torch that must be made before it does anything.
+
+    Args:
+        start: a name that belongs to this start of this run alone.
+    """
+    if training.deterministic:
+        make_deterministic()
+    if training.compile:
+        use_own_compiler_cache(start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +160,15 @@ class Run:
 
 def train_steps(
     run: Run, step: int, *, checkpointer: Checkpointer, stop: StopRequest, report: Reporter, heartbeat: Heartbeat,
-    save_final: bool,
+    losses: LossPolicy, save_final: bool,
 ) -> tuple[int, SaveResult | None]:
     """Train from ``step`` to the last one, or until all ranks agree to stop.
 
     Returns:
         The completed step, and how the last save went if the ranks were asked to stop before the end.
+
+    Raises:
+        RewindRequested, DivergedError: the loss went wrong, on every rank in the same step.
     """
     place = run.network.place
     while step < run.steps:
@@ -158,14 +178,18 @@ def train_steps(
         step += 1
 
         # All ranks meet once per step: they add up their losses, and agree on stopping along the way.
-        loss_sum, stopping = sum_over_ranks([loss_sum, float(bool(stop.reason))], place.device)
+        heartbeat.beat("step", detail="waiting for the other ranks")
+        own = [loss_sum, float(bool(stop.reason)), float(not math.isfinite(grad_norm))]
+        loss_sum, stopping, wild = sum_over_ranks(own, place.device)
         line = StepReport(
             step, loss_sum / run.tokens_per_step, rate, grad_norm, run.cursor.epoch, run.tokens_per_step,
             time.monotonic() - started,
         )
-        if evaluation_due(run, step):
+        if not wild and evaluation_due(run, step):
             line.validation_loss = evaluate(run, heartbeat)
         report.step(line)
+        losses.judge(step, line.loss, gradient_ok=not wild, consumed=run.cursor.consumed,
+                     global_batch=run.batch.global_batch_size)
 
         heartbeat.beat("save", step=step)
         if stopping and step < run.steps:
@@ -249,6 +273,21 @@ def after_stop(step: int, save: SaveResult, checkpointer: Checkpointer, report: 
     return EXIT_STOPPED
 
 
+def after_bad_loss(bad: RewindRequested | DivergedError, checkpointer: Checkpointer, report: Reporter) -> int:
+    """The exit code for a rewind; what was saved before the loss went wrong is completed first.
+
+    Raises:
+        DivergedError: there is no rewind.
+    """
+    report.say(f"stopping: {bad}")
+    checkpointer.close(flush=isinstance(bad, DivergedError))  # a rewind goes on from memory
+    report.close()
+    disconnect()
+    if isinstance(bad, DivergedError):
+        raise bad
+    return EXIT_REWIND
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedData:
     """Tokens, and the tokenizer that made them.
@@ -296,6 +335,11 @@ def checkpoint_config(recipe: Recipe, run_dir: RunDir) -> CheckpointConfig:
     # Without an agent nobody may count the starts; then the checkpoints do.
     given = os.environ.get(INCARNATION)
     return replace(CheckpointConfig.from_json(values), incarnation=int(given) if given else None)
+
+
+def loss_settings(recipe: Recipe) -> LossSettings:
+    """``detection.loss`` in the form that the judge of losses reads."""
+    return DetectionSettings.read(recipe.detection.model_dump(mode="json")).loss
 
 
 def reached_step(run_dir: RunDir) -> int | None:

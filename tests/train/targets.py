@@ -142,3 +142,57 @@ def _sharded_model() -> Any:
 
 def _full(handle: int) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# ---------------------------------------------------------------- a loss that goes wrong
+
+
+def train_on_poison(args: list[str]) -> int:
+    """The trainer, in which each batch that holds one of TEST_POISON's samples (of the run's order) spoils loss and weights.
+
+    What the loss becomes stands in TEST_POISON_LOSS. TEST_DIE_AT_STEP kills all ranks before that step.
+    """
+    import math
+    import signal
+
+    import torch
+
+    from hpctrain.train import loop
+    from hpctrain.train.__main__ import main
+
+    poison = [int(word) for word in os.environ.get("TEST_POISON", "").split()]
+    loss = float(os.environ.get("TEST_POISON_LOSS", "nan"))
+    die_at, plain, steps = int(os.environ.get("TEST_DIE_AT_STEP", "0")), loop.train_step, [0]
+
+    def spoilt(run: Any, rate: float) -> tuple[float, float]:
+        begin = run.cursor.consumed
+        steps[0] += 1
+        if die_at == steps[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss_sum, norm = plain(run, rate)
+        if any(begin <= sample < run.cursor.consumed for sample in poison):
+            with torch.no_grad():
+                for parameter in run.network.model.parameters():
+                    parameter.fill_(math.nan)
+            return loss * run.tokens_per_step / run.network.place.world_size, norm
+        return loss_sum, norm
+
+    loop.train_step = spoilt
+    return main(args)
+
+
+def train_and_leave_out(args: list[str]) -> int:
+    """The trainer, in which TEST_LEAVE_OUT_TO samples are done with once so many steps are complete (TEST_LEAVE_OUT_AT)."""
+    from hpctrain.train import loop
+    from hpctrain.train.__main__ import main
+
+    at, to, plain, steps = int(os.environ["TEST_LEAVE_OUT_AT"]), int(os.environ["TEST_LEAVE_OUT_TO"]), loop.train_step, [0]
+
+    def leaping(run: Any, rate: float) -> tuple[float, float]:
+        if steps[0] == at:
+            run.cursor.skip(to - run.cursor.consumed)
+        steps[0] += 1
+        return plain(run, rate)
+
+    loop.train_step = leaping
+    return main(args)

@@ -376,6 +376,13 @@ def test_rewind_makes_newer_ones_exist_no_more() -> None:
     assert_restored(world, 5)
 
 
+def test_rewind_goes_further_back() -> None:
+    """back=2 takes the one before the newest that is old enough, and the oldest where there are fewer."""
+    assert_restored(rewindable(), 4, before=6, back=2)
+    assert_restored(rewindable(), 4, before=6, back=9)
+    assert_restored(rewindable(), 5, before=7, back=2)
+
+
 def test_rewind_gives_nothing_up_for_a_damaged_one() -> None:
     """The only older one turns out to be damaged: an error, and what is newer is still there, and still the state."""
     world = World(nodes=1, ranks=1)
