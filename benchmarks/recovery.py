@@ -28,7 +28,6 @@ from recovery_systems import launchers, summary, timeline
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements-recovery.txt"
 STEPS_BETWEEN = (3, 12)
 """Steps of all ranks between a recovery and the next fault."""
-START_S, RECOVERY_S = 180.0, 180.0
 SYSTEMS: dict[str, Callable[[Path, int, int, str], launchers.Job]] = {
     "torchrun": launchers.torchrun, "NVRx ft_launcher": launchers.ft_launcher, "torchft": launchers.torchft,
 }
@@ -49,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=5, help="steps between checkpoints")
     parser.add_argument("--systems", nargs="+", choices=sorted(SYSTEMS), default=[])
     parser.add_argument("--environment", default="", help="directory for the rivals' environment; made if it is not there")
+    parser.add_argument("--patience", type=float, default=180.0, help="seconds after which a system counts as stuck")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", default="", help="also write every number to this file")
     options = parser.parse_args(argv)
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="hpctrain-recovery-") as scratch:
         python, missing = _rivals(names, Path(options.environment or f"{scratch}/rivals"))
         results: dict[str, list[timeline.Recovery]] = {}
+        problems = [f"{name}: {why}" for name, why in missing.items()]
         for turn, name in [(turn, name) for turn in range(rounds) for name in names]:
             if name in missing:
                 continue
@@ -65,18 +66,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = Path(scratch, f"{name.replace(' ', '-')}-{turn}")
             folder.mkdir()
             chance = random.Random(f"{options.seed} {turn} {name}")
-            try:
-                job = SYSTEMS[name](folder, options.ranks, options.every, python)
-                results.setdefault(name, []).extend(measure(job, options.ranks, faults // rounds, chance))
-            except NotRunningError as error:
-                missing[name] = str(error)
-                results.pop(name, None)
-    print(summary.report(results, missing, ranks=options.ranks, where=where, baseline="torchrun"))
+            job = SYSTEMS[name](folder, options.ranks, options.every, python)
+            found, problem = measure(job, options.ranks, faults // rounds, chance, options.patience)
+            results.setdefault(name, []).extend(found)
+            if problem:
+                problems.append(f"{name}, round {turn + 1}, after {len(found)} faults: {problem}")
+    print(summary.report(results, problems, ranks=options.ranks, where=where, baseline="torchrun"))
     if options.json:
         numbers = {name: [asdict(one) for one in found] for name, found in results.items()}
-        Path(options.json).write_text(json.dumps({"machine": where, "ranks": options.ranks, "missing": missing,
+        Path(options.json).write_text(json.dumps({"machine": where, "ranks": options.ranks, "problems": problems,
                                                   "systems": numbers}, indent=1))
-    return 1 if options.short and missing else 0
+    return 1 if options.short and problems else 0
 
 
 def _rivals(names: Sequence[str], folder: Path) -> tuple[str, dict[str, str]]:
@@ -88,24 +88,31 @@ def _rivals(names: Sequence[str], folder: Path) -> tuple[str, dict[str, str]]:
     return made.python, {name: made.problems[key] for name, key in packages.items() if key in made.problems}
 
 
-def measure(job: launchers.Job, world: int, faults: int, chance: random.Random) -> list[timeline.Recovery]:
-    """Kill a rank of a job that is just starting again and again, then stop it."""
+def measure(
+    job: launchers.Job, world: int, faults: int, chance: random.Random, patience_s: float
+) -> tuple[list[timeline.Recovery], str]:
+    """Kill a rank of a job that is just starting again and again, then stop it; what was measured, and what went wrong."""
+    found: list[timeline.Recovery] = []
     try:
-        return [_one_fault(job, world, chance) for _ in range(faults)]
+        while len(found) < faults:
+            found.append(_one_fault(job, world, chance, patience_s))
+    except NotRunningError as error:
+        return found, str(error)
     finally:
         job.stop()
+    return found, ""
 
 
-def _one_fault(job: launchers.Job, world: int, chance: random.Random) -> timeline.Recovery:
+def _one_fault(job: launchers.Job, world: int, chance: random.Random, patience_s: float) -> timeline.Recovery:
     steps = chance.randint(*STEPS_BETWEEN)
-    moments = _until(job, START_S, lambda found: timeline.steps_since_start(found, world) >= steps)
+    moments = _until(job, patience_s, lambda found: timeline.steps_since_start(found, world) >= steps)
     times = [moment.time for moment in moments if moment.what == "step" and moment.rank == 0][-3:]
     time.sleep(chance.uniform(0, max(0.0, times[-1] - times[0]) / 2))
     victim = chance.randrange(world)
     pid = timeline.newest_pids(timeline.read(job.folder))[victim]
     fault = time.time()
     os.kill(pid, signal.SIGKILL)
-    moments = _until(job, RECOVERY_S, lambda found: job.judge(found, fault, world) is not None)
+    moments = _until(job, patience_s, lambda found: job.judge(found, fault, world) is not None)
     result = job.judge(moments, fault, world)
     assert result is not None
     return result

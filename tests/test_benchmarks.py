@@ -136,6 +136,7 @@ def test_checkpoint_campaign(tmp_path: Path, tmp_path_factory: pytest.TempPathFa
     assert [] == list(tmp_path.iterdir())
 
 
+@pytest.mark.timeout(1300)
 def test_recovery(tmp_path: Path) -> None:
     """A killed rank of a torchrun job costs a whole start, whose phases add up to the time until the next step."""
     pytest.importorskip("torch")
@@ -143,11 +144,11 @@ def test_recovery(tmp_path: Path) -> None:
     numbers = tmp_path / "numbers.json"
     argv = [sys.executable, str(ROOT / "benchmarks/recovery.py"), "--short", "--systems", "torchrun", "--json", str(numbers)]
 
-    result = process.run(argv, timeout_s=280, cwd=str(tmp_path))
+    result = process.run([*argv, "--patience", "600"], timeout_s=1250, cwd=str(tmp_path))
 
     assert result.ok, result.stdout + result.stderr
     run = json.loads(numbers.read_text())
-    assert {} == run["missing"]
+    assert [] == run["problems"]
     for one in run["systems"]["torchrun"]:
         assert one["total_s"] == pytest.approx(sum(one["phases_s"].values()))
         assert all(value > 0 for value in one["phases_s"].values())

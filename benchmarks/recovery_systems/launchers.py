@@ -67,7 +67,9 @@ def free_port() -> int:
         return port
 
 
-ENV = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+# The last: without it torch 2.13 keeps the store of the last start, and ranks that trust the addresses in it hang.
+ENV = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore",
+       "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def torchrun(folder: Path, world: int, every: int, python: str) -> Job:

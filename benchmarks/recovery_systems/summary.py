@@ -8,13 +8,14 @@ from recovery_systems.timeline import Recovery, spread
 
 
 def report(
-    results: Mapping[str, Sequence[Recovery]], missing: Mapping[str, str], *, ranks: int, where: str, baseline: str
+    results: Mapping[str, Sequence[Recovery]], problems: Sequence[str], *, ranks: int, where: str, baseline: str
 ) -> str:
-    """Everything as Markdown: times with their spread, phases, what did not run and why."""
+    """Everything as Markdown: times with their spread, phases, what got stuck and how."""
     lines = [f"{where}; {ranks} ranks with gloo.", ""]
     head = "| system | faults | first step after SIGKILL | 10 % to 90 % | all ranks again | steps redone | times faster |"
     lines += [head, "|---|---:|---:|---:|---:|---:|---:|"]
     base = spread([one.whole_s for one in results[baseline]])[0] if results.get(baseline) else None
+    results = {name: found for name, found in results.items() if found}
     for name, found in results.items():
         median, low, high = spread([one.total_s for one in found])
         whole = spread([one.whole_s for one in found])[0]
@@ -28,5 +29,5 @@ def report(
         phases = {phase: spread([one.phases_s[phase] for one in found if phase in one.phases_s])[0]
                   for phase in dict.fromkeys(phase for one in found for phase in one.phases_s)}
         lines.append(f"| {name} | " + ", ".join(f"{phase} {value:.2f} s" for phase, value in phases.items()) + " |")
-    lines += [f"\n{name} did not run: {why}" for name, why in missing.items()]
+    lines += [f"\nStuck: {problem}" for problem in problems]
     return "\n".join(lines)
