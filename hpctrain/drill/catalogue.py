@@ -22,6 +22,8 @@ ORPHANED_S = 60.0
 """Agents wait half a minute for a silent coordinator before one of them has the job queued again."""
 
 ANYWHERE, PRIVATE, HEALTH = "anywhere", "private cluster", "private cluster with --health"
+LOCAL = PRIVATE
+"""What is done to a process at the right moment has to be done from the same host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,9 @@ _ALL = (
     Kind("stop-agent", "the agent of a node is stopped (SIGSTOP)", ANYWHERE, _agent(30.0), takes="node"),
     Kind("kill-keeper", "the process that holds a node's checkpoints in memory is killed", ANYWHERE,
          _unharmed("it is started again and filled again; training goes on", "checkpoint.recovered"), takes="node"),
+    Kind("fill-ram-tier", "a node's checkpoints in memory are lost, and the kernel gives no memory for new ones", LOCAL,
+         _unharmed("the tier is reported as degraded, durable tiers go on; training goes on", "checkpoint.degraded"),
+         takes="node"),
     Kind("kill-writer", "the process that makes a node's checkpoints durable is killed", ANYWHERE,
          _unharmed("it is started again; training goes on"), takes="node"),
     Kind("kill-coordinator", "the coordinator is killed", ANYWHERE,
@@ -165,6 +170,5 @@ KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _ALL}
 ELSEWHERE: Mapping[str, str] = {
     "out of memory": "a control group that ends a rank belongs to root",
     "network cut": "nodes that cannot reach each other need networks of their own, and these belong to root",
-    "full memory": "nodes of a private cluster share the memory of this machine, which other programs need",
 }
 """Causes of death that no drill can cause here, and why."""

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from hpctrain import process
 from hpctrain.clock import Clock
@@ -20,6 +21,7 @@ from hpctrain.devcluster.kill import kill_members
 from hpctrain.devcluster.layout import Layout, Spec
 from hpctrain.devcluster.members import CONTROLLER
 from hpctrain.drill.damage import damage_newest
+from hpctrain.drill.starve import feed, starve
 from hpctrain.drill.targets import AGENT, COORDINATOR, KEEPER, RANK, WRITER, Target, find_targets
 from hpctrain.errors import NotFoundError, SlurmError, UsageError
 from hpctrain.ids import JobId, NodeName
@@ -29,6 +31,8 @@ from hpctrain.slurm.port import Slurm
 
 DRAIN_REASON = "drill: drained under a running job"
 STEP_TIMEOUT_S = 30.0
+SUCCESSOR_S = 30.0
+"""Longest wait for a keeper to be started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class Causer:
             "kill-agent": lambda aim: self._signal(self._of(AGENT, self._node(aim)), signal.SIGKILL),
             "stop-agent": lambda aim: self._stop(self._of(AGENT, self._node(aim))),
             "kill-keeper": lambda aim: self._signal(self._of(KEEPER, self._node(aim)), signal.SIGKILL),
+            "fill-ram-tier": lambda aim: self._starve(self._node(aim)),
             "kill-writer": lambda aim: self._signal(self._of(WRITER, self._node(aim)), signal.SIGKILL),
             "kill-coordinator": lambda _: self._signal(self._of(COORDINATOR, self.scene.batch_host), signal.SIGKILL),
             "stop-coordinator": lambda _: self._stop(self._of(COORDINATOR, self.scene.batch_host)),
@@ -170,6 +175,25 @@ class Causer:
         self._signal(targets, signal.SIGSTOP)
         if not self._dry:
             self._after.append(lambda: _go_on(targets))
+
+    def _starve(self, node: str) -> None:
+        """The keeper is replaced, and its successor is limited before the ranks come to it."""
+        self._private()
+        old = self._of(KEEPER, node)
+        self._signal(old, signal.SIGKILL)
+        if self._dry:
+            self._say(f"would let its successor on {node} allocate nothing")
+            return
+        deadline = self._clock.monotonic() + SUCCESSOR_S
+        while self._clock.monotonic() < deadline:
+            fresh = [target for target in find_targets(self.scene.job_id, self.scene.run_dir.path)
+                     if target.what == KEEPER and target.node == node and target.pid not in {one.pid for one in old}]
+            if fresh and all(starve(target.pid) for target in fresh):
+                self._say(f"{fresh[0]} may allocate nothing")
+                self._after.append(partial(_feed, fresh))
+                return
+            self._clock.sleep(0.01)
+        raise NotFoundError(f"{node} has no new keeper after {SUCCESSOR_S:.0f} s")
 
     def _signal_elsewhere(self, target: Target, number: signal.Signals) -> None:
         """By a step beside the job's own, on the node itself, which looks for the process as we would."""
@@ -274,3 +298,8 @@ def _go_on(targets: Sequence[Target]) -> None:
     for target in targets:
         if target.pid:
             processes.send(target.pid, signal.SIGCONT, started=target.started)
+
+
+def _feed(targets: Sequence[Target]) -> None:
+    for target in targets:
+        feed(target.pid)

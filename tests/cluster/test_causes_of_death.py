@@ -8,6 +8,7 @@ benchmarks/recovery.py measures them.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from tests.unit.drill import guide
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("private_cluster")]
 
 EVERY = 20
+WRITES_GUIDE = "TEST_WRITES_GUIDE"
+"""Set, it lets these tests put what they saw into docs/recovery.md."""
 SMALL: dict[str, object] = {
     "model.config.hidden_size": 64, "model.config.intermediate_size": 128, "model.config.num_hidden_layers": 2,
     "data.sequence_length": 64, "training.global_batch_size": 16, "training.micro_batch_size": 4, "training.steps": 50_000,
@@ -140,6 +143,8 @@ def test_one_job_survives_cause_after_cause(
     job.until(job.checkpoints)
 
     found = {kind: job.drill(kind) for kind in IN_PLACE}
+    if os.environ.get(WRITES_GUIDE):
+        guide.write_measured(found)
 
     steps = max(point.step for point in read_tail(job.dir.metrics))
     job.until(lambda: [step for step in job.checkpoints() if step > steps])
@@ -171,7 +176,9 @@ def test_slow_causes(begin: Callable[..., Job], trainers: WarmRanks, tmp_path: P
     """Causes that take long by design: a silent process is waited for, a requeue by others is delayed by Slurm."""
     job = begin()
     job.until(lambda: len(job.checkpoints()) >= 2)
-    job.drill(kind)
+    drill = job.drill(kind)
+    if os.environ.get(WRITES_GUIDE):
+        guide.write_measured({kind: drill})
 
     steps = max(point.step for point in read_tail(job.dir.metrics))
     job.until(lambda: [step for step in job.checkpoints() if step > steps])

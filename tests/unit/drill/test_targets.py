@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from hpctrain.checkpoint.names import CheckpointName
 from hpctrain.devcluster import processes
 from hpctrain.drill import hit
 from hpctrain.drill.damage import damage_newest
+from hpctrain.drill.starve import feed, starve
 from hpctrain.drill.targets import AGENT, COORDINATOR, KEEPER, RANK, WRITER, find_targets
 from hpctrain.errors import NotFoundError
 from hpctrain.jobs.rank_pids import newest_ranks
@@ -148,3 +150,30 @@ def test_the_newest_complete_checkpoint_is_damaged(tmp_path: Path) -> None:
     assert bytes(1000) == (tmp_path / str(CheckpointName(0, 30)) / "__0_0.distcp").read_bytes()
     with pytest.raises(NotFoundError, match="no complete checkpoint"):
         damage_newest(tmp_path / "nowhere")
+
+
+def test_a_starved_process_gets_no_block_of_memory(tmp_path: Path) -> None:
+    """The limit holds for files in memory, is seen as an error and not as a signal, and can be lifted."""
+    program = ("import os, sys\nhandle = os.memfd_create('x')\nprint('ready', flush=True)\nfor _ in sys.stdin:\n"
+               "    try:\n        os.posix_fallocate(handle, 0, 1 << 20)\n        print('has it', flush=True)\n"
+               "    except OSError as error:\n        print(error.errno, flush=True)\n")
+    child = process.start([sys.executable, "-c", program], stdin=process.PIPE, stdout=process.PIPE)
+    assert child.stdin is not None and child.stdout is not None
+
+    def ask() -> bytes:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(b"go\n")
+        child.stdin.flush()
+        return child.stdout.readline().strip()
+
+    try:
+        assert b"ready" == child.stdout.readline().strip()
+        assert starve(child.pid)
+        assert str(errno.EFBIG).encode() == ask()
+        assert feed(child.pid)
+        assert b"has it" == ask()
+    finally:
+        child.stdin.close()
+        child.wait()
+        child.stdout.close()
+    assert not starve(child.pid)
