@@ -99,9 +99,11 @@ class NodeAgent:
         """Serve until told to end. Returns the agent's exit code."""
         with Wakeup((signal.SIGTERM, signal.SIGINT)) as wakeup:
             remove_abandoned(self._clock.time())
-            end_predecessors(self._job, self.node)
+            # Nodes of private clusters share a host, and job numbers begin again on each: the run tells them apart.
+            whose = f"{self._job} {self.run_dir.path}"
+            end_predecessors(whose, self.node)
             local_dir, lock = claim(self._job, self.node)
-            leave_note(local_dir, self._job, self.node)
+            leave_note(local_dir, whose, self.node)
             warden = self._warden = Warden(local_dir)
             self._local_dir = local_dir
             self._launcher = Launcher(
