@@ -50,7 +50,9 @@ def list_(everything: bool, output: str) -> None:
         return
     for view in shown:
         due = f" at {_when(view.decision.due)}" if view.decision.due else ""
-        click.echo(f"{view.node.name:<12} {_state(view):<20} next: {view.decision.step.value}{due}; {view.node.reason}")
+        since = f"since {_when(view.node.reason_time)} by {view.by}: " if view.by else ""
+        click.echo(f"{view.node.name:<12} {_state(view):<20} {since}{view.node.reason}")
+        click.echo(f"{'':<12} next: {view.decision.step.value}{due}: {view.decision.reason} (rule '{view.decision.rule}')")
     if not shown:
         click.echo(f"all {len(views)} nodes are in service, and nothing is known against them")
 
@@ -151,6 +153,8 @@ def tend(once: bool, interval_s: float, dry_run: bool, output: str) -> None:
 
     site = _site()
     tender = Tender(site)
+    if not once and not dry_run:
+        say(f"looking after the nodes every {interval_s:g} s; what is done is kept in {site.settings.journal}")
     while True:
         lines: list[Line] = []
         try:

@@ -1,8 +1,8 @@
 """The breaker: no node drains itself without a slot, and there are only so many (adapter over a shared directory).
 
 A slot is a file that exists or not: ``O_EXCL`` lets exactly one node make it, on NFS too. A driver roll-out that goes wrong
-on every node at once takes the slots that are there, and then raises alarms instead of emptying the cluster. The watchdog,
-or ``hpctrain nodes undrain``, gives slots back.
+on every node at once takes the slots that are there, and then raises alarms instead of emptying the cluster. ``hpctrain
+nodes tend`` and ``undrain`` give slots back.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Breaker:
 
     Attributes:
         directory: on a file system that all nodes share; "" means no breaker.
-        slots: drains permitted before a person or the watchdog frees a slot.
+        slots: drains permitted before a slot is given back with a node that returns.
         timeout_s: how long a prolog waits for that file system.
         fallback: what to do without a slot or an answer: ``start`` the job and alert, or ``drain``.
     """
@@ -64,7 +64,7 @@ class Config:
 
     Attributes:
         drain_via: ``exit`` (a non-zero exit code alone), ``scontrol`` (reason first, then exit) or ``controller`` (leave
-            the verdict for the watchdog).
+            the verdict for 'hpctrain nodes tend').
         gpu_scope: ``job``: a prolog looks at the job's GPUs, at none if Slurm gave it none; ``node``: always at all of them.
         scontrol, slurm_conf: absolute paths, since Slurm gives its programs no PATH; "" for Slurm's own default.
         scontrol_timeout_s: how long scontrol may take to set a drain reason; the exit code drains without it.

@@ -114,7 +114,7 @@ class Fleet:
     """The node's partition (the smallest, if it is in several), and what we have drained of it at this time.
 
     Attributes:
-        drained_by_us: without those that wait for new hardware: they are with a person.
+        drained_by_us: also those that wait for new hardware, until a person gives them a reason of their own.
         under_way: nodes with a remedy that has brought no verdict yet.
     """
 

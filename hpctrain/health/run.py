@@ -208,7 +208,7 @@ def _decide(config: Config, verdict: Verdict, reading: Reading, tools: Tools, no
         return Outcome(verdict, False, tuple(notes), reading)
     if config.drain_via == "controller" or verdict.context == "manual":
         if verdict.context != "manual":
-            notes.append("not drained here: the watchdog acts on this verdict")
+            notes.append("not drained here: 'hpctrain nodes tend' acts on this verdict")
         return Outcome(verdict, False, tuple(notes), reading)
     permission = tools.ask_breaker(verdict.node, verdict.reason)
     if not permission.granted:

@@ -140,8 +140,9 @@ class Acts:
         result, claim = load(files.result), load(files.claim)
         now = self._clock.time()
         if result.get("id") == intent.id:
-            kind = DONE if result.get("ok") else FAILED
-            return replace(self._end(intent, kind, str(result.get("told", ""))), detail={**intent.detail, **counts})
+            end = self._end(intent, DONE if result.get("ok") else FAILED, str(result.get("told", "")))
+            # The node's own time: the check that it made right afterwards is newer, whenever we come to look.
+            return replace(end, time=float(result.get("time", now)), detail={**intent.detail, **counts})
         if claim.get("id") == intent.id:
             if claim_age_s(files) < CLAIM_S:
                 return None

@@ -117,6 +117,9 @@ class Tender:
         changed = _is_news(decision, view.history)
         if not dry_run and changed:
             acts.add(_next(view, self._site.clock.time()))
+        if decision.rule == "person" and changed and is_open_drain(view.history):
+            text = f"drained by us, and now it has a reason that is not ours, so it is left alone: '{node.reason}'"
+            yield Line(node.name, decision.step.value, text)
         if decision.step not in _ACTS:
             if decision.step not in (Step.KEEP, Step.WAIT) and (changed or dry_run):
                 yield Line(node.name, decision.step.value, _why(decision), alert=decision.step in _ALERTS)
@@ -186,7 +189,7 @@ def _pci(view: NodeView, gpu: int | None) -> str:
 def _is_news(decision: Decision, history: tuple[Entry, ...]) -> bool:
     last = next((entry for entry in reversed(history) if entry.kind == NEXT), None)
     if last is None:
-        return decision.rule not in ("healthy", "person")
+        return decision.rule != "healthy" and (decision.rule != "person" or is_open_drain(history))
     return (last.step, last.rule) != (decision.step.value, decision.rule)
 
 

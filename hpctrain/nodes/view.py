@@ -64,7 +64,7 @@ class Fleets:
 
     Attributes:
         size: partition -> nodes.
-        ours: partition -> nodes that we have drained and that do not wait for new hardware.
+        ours: partition -> nodes that we have drained.
         under_way: nodes with a remedy under way.
     """
 
@@ -102,12 +102,11 @@ class Viewer:
         """Count the partitions, and who of them is out because of us."""
         found, now = Fleets(), self._clock.time()
         window = [deed for deed in book.deeds if now - deed.time < self._limits.window_s]
-        given_up = {deed.node for deed in window if deed.step is Step.REPLACE}
         found.under_way |= {entry.node for entry in interrupted(book.entries) if entry.step != Step.DRAIN.value}
         for node in everything:
             for name in node.partitions or ("",):
                 found.size[name] = found.size.get(name, 0) + 1
-            if is_out(node) and not is_persons(True, node.reason) and node.name not in given_up:
+            if is_out(node) and not is_persons(True, node.reason):
                 found.drained(node)
                 facts = self._facts(node, self._records(node), book.of(node.name))
                 if under_way(facts, window, self._limits, now):

@@ -120,7 +120,7 @@ class World:
             files.request.unlink()
             self.resets.append(f"{name} gpu {request['gpu']} {request.get('pci')}")
             self.faults.pop(name, None)
-            append_jsonl(files.result, {**request, "ok": True, "told": "exit status 0"})
+            append_jsonl(files.result, {**request, "ok": True, "told": "exit status 0", "time": self.clock.time()})
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import pytest
 
 from hpctrain.errors import ControllerDownError
 from hpctrain.health.breaker import held_slots
+from hpctrain.health.config import Config
 from hpctrain.health.policy import Facts, Fleet, Limits, Step, decide
 from hpctrain.health.reset import ResetFiles, load
 from hpctrain.ids import NodeName
 from hpctrain.nodes.hooks import HookState
+from hpctrain.testing.fake_slurm import FakeSlurm
 from tests.unit.nodes.conftest import DEAD, ECC, LIMITS, XID, World
 
 N1 = NodeName("n1")
@@ -212,7 +214,7 @@ def test_a_person_who_takes_over_is_left_alone(world: World) -> None:
     world.look()
     world.look()
     world.slurm.drain([NodeName("n2")], "alice: mine now")
-    (line,) = [line for line in world.look() if line.node == "n2"]
+    line, _ = [line for line in world.look() if line.node == "n2"]
 
     assert "left alone: root has it for 'alice: mine now'" in line.text
     assert not ResetFiles(world.directory / "state", "n2").request.exists()
@@ -332,3 +334,37 @@ def test_a_silent_controller_stops_the_look(world: World) -> None:
     world.slurm.controller_up = False
     with pytest.raises(ControllerDownError):
         world.look()
+
+
+def test_a_lost_reason_is_told_once(world: World) -> None:
+    """Slurm replaces the reason of a node that registers with too little memory: it is not ours any more."""
+    world.faults["n1"] = XID
+    world.check()
+    world.look()
+    world.slurm.drain([N1], "Low RealMemory")
+    (line,) = world.look()
+    assert "'Low RealMemory'" in line.text
+    assert world.look() == []
+    assert "reboot" not in world.slurm.calls
+
+
+def test_a_bad_rollout_drains_no_more_than_the_limit(tmp_path: Path, world: World) -> None:
+    """256 nodes break for good at once: ten are drained in an hour, 25 in all, and no more are replaced."""
+    names = [f"n{number}" for number in range(1, 257)]
+    limits = replace(LIMITS, drained_percent=10.0)
+    many = replace(world, directory=tmp_path / "many", slurm=FakeSlurm(names, clock=world.clock, user="root"))
+    many.directory.mkdir()
+    many.config = Config(state_dir=str(many.directory / "state"), drain_via="controller")
+    many.settings = replace(many.settings, limits=limits)
+    many.faults = dict.fromkeys(names, DEAD)
+    many.check()
+    most = 0
+    for _ in range(5):
+        for _ in range(2):
+            many.look()
+            most = max(most, sum(not node.available for node in many.slurm.nodes()))
+        assert most <= 25
+        world.clock.advance(3601)
+        many.check()
+    assert most == 25
+    assert len(many.hooks.ran) <= 25
