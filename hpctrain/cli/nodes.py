@@ -217,6 +217,7 @@ def _site() -> Site:
     from hpctrain.api import default_context
     from hpctrain.devcluster.state import find_cluster
     from hpctrain.errors import SlurmMissingError
+    from hpctrain.health.remedy_settings import parse_remedies
     from hpctrain.health.supervise import load_config
     from hpctrain.nodes.journal import Journal
     from hpctrain.nodes.service import site_of
@@ -225,10 +226,11 @@ def _site() -> Site:
     context = default_context()
     if context.slurm is None:
         raise context.no_slurm_error or SlurmMissingError(context.why_no_slurm)
-    choice = choose(context.settings)
-    private = find_cluster(choice.cluster).env if choice.cluster else {}
-    config, problems = load_config({**private, **os.environ})
-    for problem in problems:
+    environment = dict(os.environ)
+    if "HPCTRAIN_HEALTH_CONFIG" not in environment and (name := choose(context.settings).cluster):
+        environment |= find_cluster(name).env
+    config, problems = load_config(environment)
+    for problem in [*problems, *parse_remedies(config.remedies, settle_s=config.settle_s)[1]]:
         say(f"configuration of the health checks: {problem}")
     site = site_of(context.slurm, config, context.clock)
     return dataclasses.replace(site, journal=Journal(Path(site.settings.journal)))
