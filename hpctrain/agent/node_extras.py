@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpctrain.agent.bounded_search import LineFilter
+from hpctrain.agent.node_watch import NodeWatch
 from hpctrain.agent.stack_dump import dump_stacks
 from hpctrain.clock import Clock
 from hpctrain.detect.build import line_patterns
+from hpctrain.detect.settings import OFF, DetectionSettings
 from hpctrain.ids import NodeName
 from hpctrain.jobs.layout import RunDir
 from hpctrain.submit.plan_model import Plan
@@ -25,6 +27,9 @@ class NodeExtras:
         self._plan, self._run_dir, self._node, self._env, self._clock = plan, run_dir, node, env, clock
         patterns = line_patterns(plan.detection)
         self._filter = LineFilter(patterns) if patterns else None
+        self._watch: NodeWatch | None = None
+        if DetectionSettings.read(plan.detection).node.fault != OFF:
+            self._watch = NodeWatch(node, env, clock, uses_gpus=plan.slurm.gpus_per_node > 0)
 
     @property
     def listener(self) -> Callable[[int, bytes], None] | None:
@@ -39,8 +44,9 @@ class NodeExtras:
         return list(found.items())
 
     def report(self) -> dict[str, Any]:
-        """What belongs into the next beat."""
-        return {}
+        """What belongs into the next beat: now and then, what is known of this node's health."""
+        found = self._watch.look() if self._watch is not None else None
+        return {"reports": found} if found else {}
 
     def dump_stacks(self, pids: Mapping[int, int], incarnation: int) -> Mapping[int, str]:
         """Write down where each rank is, and return it; takes no longer than the coordinator puts up with silence."""

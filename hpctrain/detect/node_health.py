@@ -8,7 +8,6 @@ Slurm for the states of the job's nodes. A report is plain data::
     {"kind": "verdict", "time": 1.0, "level": "drain", "reason": "hpctrain: gpu_lost ..."}
     {"kind": "kernel", "time": 1.0, "entity": "mce", "reason": "..."}
     {"kind": "slurm", "time": 1.0, "state": "MIXED+DRAIN", "reason": "..."}
-    {"kind": "blind", "time": 1.0, "entity": "/dev/kmsg", "reason": "not permitted"}
 """
 
 from __future__ import annotations
@@ -69,16 +68,16 @@ class NodeHealthDetector:
         kind, reason = str(report.get("kind")), str(report.get("reason") or "")
         fault, evidence = self._settings.fault, {"node": node, **report}
         if kind == "xid":
-            theirs = report.get("blame") != "node" or report.get("action") not in MENDS_HARDWARE
-            action: str = "alert" if theirs or report.get("unlisted") else fault
+            mild = report.get("blame") != "node" or report.get("action") not in MENDS_HARDWARE
+            # "foreign": the job has no GPU that could have failed it.
+            action = "alert" if fault != OFF and (mild or report.get("unlisted") or report.get("foreign")) else fault
             return _found(node, action, f"{node}: {reason}", time, evidence)
         if kind == "verdict" and report.get("level") == "drain":
             return _found(node, fault, f"{node}: the node's health check failed: {_without_prefix(reason)}", time, evidence)
         if kind == "slurm":
             return self._judge_state(node, str(report.get("state") or ""), reason, time, evidence)
-        if kind in ("kernel", "blind"):
-            word = "cannot be watched: " if kind == "blind" else ""
-            return _found(node, "off" if fault == OFF else "alert", f"{node}: {word}{reason}", time, evidence)
+        if kind == "kernel":
+            return _found(node, OFF if fault == OFF else "alert", f"{node}: {reason}", time, evidence)
         return None
 
     def _judge_state(
@@ -106,7 +105,7 @@ def _found(node: str, action: str, reason: str, time: float, evidence: Mapping[s
 def _identity(report: Mapping[str, Any]) -> str:
     """What makes two reports of one kind about one node the same."""
     if report.get("kind") == "xid":
-        return f"{report.get('entity')} {report.get('numbers')}"
+        return f"{report.get('entity')} {report.get('action')}"
     if report.get("kind") == "slurm":
         return f"{'ours' if str(report.get('reason') or '').startswith(OURS) else 'theirs'} {report.get('state')}"
     return str(report.get("entity") or report.get("reason") or "")

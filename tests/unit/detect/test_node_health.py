@@ -9,7 +9,7 @@ import pytest
 from hpctrain.detect.node_health import NodeHealthDetector
 from hpctrain.detect.settings import DetectionSettings
 
-XID = {"kind": "xid", "time": 5.0, "entity": "0000:3b:00", "numbers": [79], "action": "reboot", "blame": "node",
+XID = {"kind": "xid", "time": 5.0, "entity": "0000:3b:00", "numbers": [79], "action": "reset", "blame": "node",
        "reason": "Xid 79: the GPU has fallen off the bus"}
 
 
@@ -42,7 +42,7 @@ def test_a_lost_gpu_costs_the_node_once() -> None:
     ({**XID, "unlisted": True, "action": "inspect"}, "alert"),
     ({"kind": "verdict", "level": "drain", "reason": "hpctrain: gpu_lost GPU 3"}, "swap"),
     ({"kind": "kernel", "entity": "mce", "reason": "machine check"}, "alert"),
-    ({"kind": "blind", "entity": "/dev/kmsg", "reason": "not permitted"}, "alert"),
+    ({**XID, "foreign": True}, "alert"),
     ({"kind": "slurm", "state": "MIXED+DRAIN", "reason": "hpctrain: xid GPU 3"}, "swap"),
     ({"kind": "slurm", "state": "DRAINING", "reason": "new kernel on Monday"}, "alert"),
     ({"kind": "slurm", "state": "DOWN*", "reason": ""}, "swap"),
