@@ -10,14 +10,18 @@ from hpctrain.health.reading import Reading
 _STATES = frozenset({"active", "down", "init", "armed", "active_defer"})
 
 
-def run(reading: Reading, limits: Limits) -> Iterator[Finding]:  # noqa: ARG001 - every check has this form
+def run(reading: Reading, limits: Limits) -> Iterator[Finding]:
     """Compare ports with what the site expects, and with the other ports of this node."""
     expected = reading.expected
+    booting = reading.uptime_s is not None and reading.uptime_s < limits["settle_s"]
+    rising = [port for port in reading.ports if port.state in ("init", "armed") or port.physical == "polling"]
     active = [port for port in reading.ports if port.state == "active"]
     unreadable = [port for port in reading.ports if port.state not in _STATES]
     down = [port for port in reading.ports if port.state in _STATES - {"active"}]
     for port in unreadable:
         yield CHECK.unknown(port.entity, f"the state of port {port.entity} cannot be read")
+    if booting and rising:
+        return
     if expected.ib_ports is not None and len(active) + len(unreadable) < expected.ib_ports:
         which = f" (not: {', '.join(port.entity for port in down)})" if down else ""
         message = f"{len(active)} of {expected.ib_ports} InfiniBand or RoCE ports are active{which}"
@@ -41,8 +45,11 @@ CHECK = Check(
         "not start."
     ),
     remedy="Look at cable and transceiver; restart the port; replace the cable.",
-    false_alarms="Ports that are not cabled on purpose: give the site's number of ports, then only that counts.",
-    limits={},
+    false_alarms=(
+        "Ports that are not cabled on purpose: give the site's number of ports, then only that counts. Shortly after boot "
+        "links are trained and configured: ports that still wait for it are not counted as missing."
+    ),
+    limits={"settle_s": 120},
     run=run,
     mode=Mode.DRAIN,
     action=Action.INSPECT,

@@ -70,7 +70,7 @@ class Config:
         scontrol_timeout_s: how long scontrol may take to set a drain reason; the exit code drains without it.
         budget_s: seconds per context, from the start of the interpreter to its end.
         kernel_log_age_s: events older than this are forgotten.
-        settle_s: after a boot nothing is drained for so long.
+        settle_s: after a boot the periodic check drains nothing for so long; a prolog does, as a job is about to start.
         site_checks: ``module:NAME`` of checks that a site adds.
         log_bytes: the event log is turned over once when it is as long as this.
         remedies: read by :func:`hpctrain.health.remedy_settings.parse_remedies` where nodes are mended.
