@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpctrain.cli.output import on_terminal, output_option, print_json, say
+from hpctrain.ids import JobId
 
 if TYPE_CHECKING:
     from hpctrain.api import Context
@@ -45,7 +45,7 @@ class _Options:
 
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--nodes", required=True, metavar="LIST", help="Nodes, folded as Slurm writes them: n[1-4]."),
+    click.option("--nodes", default="", metavar="LIST", help="Nodes, folded as Slurm writes them: n[1-4]."),
     click.option("--pairwise", is_flag=True, help="Measure pairs of nodes, too; then all nodes start together."),
     click.option("--only", multiple=True, metavar="CHECK", help="Run this check alone; may be repeated; 'none' for none."),
     click.option("--profile", type=click.Choice(_PROFILES), default="standard", show_default=True, help="How much work."),
@@ -72,10 +72,16 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @_with_options
 @click.option("--save-baseline", is_flag=True, help="Store what this run measured as what is normal.")
 @click.option("--drain", is_flag=True, help="Drain the nodes that are to blame; otherwise they are only reported.")
+@click.option(
+    "--collect", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIRECTORY",
+    help="Submit nothing: report what is on record of an earlier run, once its jobs are over.",
+)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report to this file, too.")
 @click.option("--dry-run", is_flag=True, help="Show the jobs that would be submitted, and change nothing.")
 @output_option
-def deep(*, save_baseline: bool, drain: bool, html: Path | None, dry_run: bool, output: str, **typed: Any) -> int:
+def deep(
+    *, save_baseline: bool, drain: bool, collect: Path | None, html: Path | None, dry_run: bool, output: str, **typed: Any
+) -> int:
     """Put nodes under load and find what is slow, wrong or broken.
 
     Exclusive jobs multiply matrices and verify the results, fill and copy memory, write and read disks, and talk between
@@ -87,7 +93,6 @@ def deep(*, save_baseline: bool, drain: bool, html: Path | None, dry_run: bool, 
     from hpctrain.api import default_context, require_slurm
     from hpctrain.health.deep import files as storage
     from hpctrain.health.deep import service
-    from hpctrain.health.deep.service import scripts
 
     options, context = _Options(**typed), default_context()
     slurm = require_slurm(context)
@@ -95,22 +100,30 @@ def deep(*, save_baseline: bool, drain: bool, html: Path | None, dry_run: bool, 
     baseline_file = options.baseline or storage.default_baseline(runs_dir)
     required = options.baseline is not None and not save_baseline
     document = storage.read_baselines(baseline_file, required=required)
-    plan, request, skipped = _prepare(options, context, slurm, document)
-    if dry_run:
-        texts = scripts(plan, request, str(runs_dir / "deep-checks/NEW"), "NEW")
-        _show_plan(plan, texts, skipped, output)
-        return 0
-    files = storage.new_run(runs_dir, time.strftime("%Y%m%d-%H%M%S", time.gmtime(context.clock.time())))
-    ids = service.submit(slurm, plan, request, files)
-    if ids:
-        say(f"submitted {len(ids)} jobs ({ids[0]} to {ids[-1]}) for {sum(len(job.nodes) for job in plan.jobs)} nodes")
-    ends = service.wait(slurm, ids, context.clock, request.start_within_s, say)
+    if collect is not None:
+        files, start_within_s = storage.DeepFiles(collect.absolute()), 60.0 * options.start_within
+        numbers, skipped = files.jobs()
+        ids = [JobId(number) for number in numbers]
+    else:
+        plan, request, skipped = _prepare(options, context, slurm, document)
+        if dry_run:
+            texts = service.scripts(plan, request, str(runs_dir / "deep-checks/NEW"), "NEW")
+            _show_plan(plan, texts, skipped, output)
+            return 0
+        files, start_within_s = storage.new_run(runs_dir, _stamp(context.clock.time())), request.start_within_s
+        ids = service.submit(slurm, plan, request, files, skipped)
+        say(f"submitted {len(ids)} jobs; if this command is lost: hpctrain health deep --collect {files.directory}")
+    ends = service.wait(slurm, ids, context.clock, start_within_s, say)
     report = service.collect(files, ends, skipped, context.clock)
-    if save_baseline:
+    if save_baseline and not dry_run:
         _save_baseline(report, document, baseline_file)
-    drained = _drain(slurm, report) if drain else {}
+    drained = _drain(report, dry_run=dry_run) if drain else {}
     _show(report, drained, files, html, output)
     return report.exit_code
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
 
 
 def _prepare(
@@ -129,7 +142,7 @@ def _prepare(
     except ValueError as error:
         raise UsageError(str(error), hint="write nodes as Slurm does: n[1-4],m1") from None
     if not names:
-        raise UsageError("--nodes names no node")
+        raise UsageError("--nodes names no node", hint="write nodes as Slurm does: --nodes n[1-4],m1")
     words = [word for text in options.only for word in text.split(",") if word]
     checks = () if words == ["none"] else service.check_names(words, list(CHECKS))
     if not checks and not options.pairwise:
@@ -173,13 +186,13 @@ def _save_baseline(report: Report, document: dict[str, Any], path: Path) -> None
     say(f"saved {counts} to {path}")
 
 
-def _drain(slurm: Slurm, report: Report) -> dict[str, str]:
-    from hpctrain.health.policy import Limits
-    from hpctrain.health.supervise import load_config
-    from hpctrain.nodes.deep_drain import drain_blamed
+def _drain(report: Report, *, dry_run: bool) -> dict[str, str]:
+    """The worst first, since there may be more to blame than may be drained."""
+    from hpctrain.cli.nodes import nodes_service
+    from hpctrain.health.deep.judge import RANK
 
-    config, _ = load_config(os.environ)
-    return drain_blamed(slurm, {node.node: node.reason for node in report.blamed}, Limits(settle_s=config.settle_s))
+    worst_first = sorted(report.blamed, key=lambda node: -RANK[node.verdict])
+    return nodes_service().drain_blamed({node.node: node.reason for node in worst_first}, dry_run=dry_run)
 
 
 def _show_plan(plan: DeepPlan, texts: list[str], skipped: dict[str, str], output: str) -> None:

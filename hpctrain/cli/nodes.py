@@ -43,7 +43,7 @@ def nodes() -> None:
 @output_option
 def list_(everything: bool, output: str) -> None:
     """List nodes that are out of service or have a finding, and what happens next."""
-    views = _service().look()
+    views = nodes_service().look()
     shown = [view for view in views if everything or view.by or view.evidence or not view.node.available]
     if output == "json":
         print_json("nodes", [_record(view) for view in shown])
@@ -62,7 +62,7 @@ def list_(everything: bool, output: str) -> None:
 @output_option
 def show(node: str, output: str) -> None:
     """Show a node: state, since when, by whom, evidence, and what happens next."""
-    (view,) = _service().look([node])
+    (view,) = nodes_service().look([node])
     if output == "json":
         print_json("node", _record(view))
         return
@@ -85,7 +85,7 @@ def show(node: str, output: str) -> None:
 @output_option
 def drain(node: str, reason: str, dry_run: bool, output: str) -> None:
     """Take a node out of service after its present jobs."""
-    _tell(node, _service().drain(node, reason, dry_run=dry_run), output, dry_run=dry_run)
+    _tell(node, nodes_service().drain(node, reason, dry_run=dry_run), output, dry_run=dry_run)
 
 
 @nodes.command("undrain")
@@ -97,7 +97,7 @@ def undrain(node: str, dry_run: bool, output: str) -> None:
 
     What the kernel log said so far is settled, and the node's slot of the breaker is given back.
     """
-    _tell(node, _service().undrain(node, dry_run=dry_run), output, dry_run=dry_run)
+    _tell(node, nodes_service().undrain(node, dry_run=dry_run), output, dry_run=dry_run)
 
 
 @nodes.command("validate")
@@ -106,7 +106,7 @@ def undrain(node: str, dry_run: bool, output: str) -> None:
 @output_option
 def validate(node: str, dry_run: bool, output: str) -> int:
     """Bring a node back if its health checks have found it healthy for long enough; exit 1 if not."""
-    done, text = _service().validate(node, dry_run=dry_run)
+    done, text = nodes_service().validate(node, dry_run=dry_run)
     _tell(node, text, output, dry_run=dry_run, done=done)
     return 0 if done else 1
 
@@ -121,7 +121,7 @@ def reboot(node: str, reason: str, dry_run: bool, output: str) -> None:
 
     It stays out of service until its health checks of after the boot are clean; 'hpctrain nodes tend' sees to that.
     """
-    _tell(node, _service().reboot(node, reason, dry_run=dry_run), output, dry_run=dry_run)
+    _tell(node, nodes_service().reboot(node, reason, dry_run=dry_run), output, dry_run=dry_run)
 
 
 @nodes.command("replace")
@@ -134,7 +134,7 @@ def replace(node: str, reason: str, dry_run: bool, output: str) -> None:
 
     The node stays drained until a person brings it back with 'undrain'.
     """
-    _tell(node, _service().replace(node, reason, dry_run=dry_run), output, dry_run=dry_run)
+    _tell(node, nodes_service().replace(node, reason, dry_run=dry_run), output, dry_run=dry_run)
 
 
 @nodes.command("tend")
@@ -236,7 +236,8 @@ def _site() -> Site:
     return dataclasses.replace(site, journal=Journal(Path(site.settings.journal)))
 
 
-def _service() -> Nodes:
+def nodes_service() -> Nodes:
+    """The nodes of the cluster that this process is to use, acting in this user's name."""
     from hpctrain.nodes.service import Nodes
 
     site = _site()

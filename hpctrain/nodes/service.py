@@ -6,7 +6,7 @@ the kernel log said: otherwise the next check would drain it again for what has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,6 +18,7 @@ from hpctrain.health.remedy_settings import parse_remedies
 from hpctrain.health.verdict import PREFIX
 from hpctrain.ids import NodeName
 from hpctrain.nodes.acts import Acts, Wish
+from hpctrain.nodes.deep_drain import drain_blamed
 from hpctrain.nodes.journal import Journal
 from hpctrain.nodes.record import DROPPED, FAILED, Book, Entry
 from hpctrain.nodes.site import Site
@@ -125,6 +126,19 @@ class Nodes:
         if end is None:
             return f"{name}: the command runs; 'hpctrain nodes tend' tells how it ends"
         return f"{name}: {end.reason}"
+
+    def drain_blamed(self, blamed: Mapping[str, str], *, dry_run: bool = False) -> dict[str, str]:
+        """Take out of service what deep checks blame; what was or would be done about each node, in one sentence.
+
+        Args:
+            blamed: node -> why.
+
+        Raises:
+            ControllerDownError: Slurm does not answer.
+            StorageError: the journal cannot be written.
+        """
+        with self._acting(optional=True) as acts:
+            return drain_blamed(self._site, acts, self._viewer, blamed, self._by, dry_run=dry_run)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ def node_state(cluster: tuple[Layout, Spec], node: str) -> str:
 
 
 def test_a_slow_node_and_a_corrupting_node_are_found(cluster: tuple[Layout, Spec], tmp_path: Path) -> None:
-    """Pairs isolate the slow one from its partners, verified products find the other, and one of four may be drained."""
+    """Pairs isolate the slow one from its partners, verified products find the other, and both are drained."""
     layout, spec = cluster
     node_files(layout, spec, "n3").inject(Changes(tree={DEEP: SLOW}))
     node_files(layout, spec, "n2").inject(fault_named("corrupt-gemm").make(0))
@@ -80,8 +80,9 @@ def test_a_slow_node_and_a_corrupting_node_are_found(cluster: tuple[Layout, Spec
     assert "slow in 2 different pairings" in pair["reason"]
     assert "n2" in page.read_text()
     assert "hpctrain: deep gemm.float32 corrupt" in node_state(cluster, "n2")
-    assert "drain" not in node_state(cluster, "n3")
-    assert "1 are permitted" in document["deep"]["drained"]["n3"]
+    assert "hpctrain: deep " in node_state(cluster, "n3")
+    assert {"n2", "n3"} == set(document["deep"]["drained"])
+    assert "drain" not in node_state(cluster, "n1")
 
 
 def test_a_dry_run_submits_nothing(cluster: tuple[Layout, Spec], tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -117,7 +116,7 @@ def _rank(bench: Bench, meeting: Meeting, member: _Member, spoil: str) -> dict[s
     else:
         store.set(f"gone/{rank}", "1")
     share = 2 * (world - 1) / world
-    return {"gbps": share * count * 4 / statistics.median(times) / 1e9, "wrong": wrong, "world": world}
+    return {"gbps": share * count * 4 / bench.counts(times) / 1e9, "wrong": wrong, "world": world}
 
 
 def _join(bench: Bench, meeting: Meeting, member: _Member) -> Any:

@@ -62,10 +62,14 @@ class Bench:
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
-    def median_seconds(self, work: Callable[[], object], repeats: int | None = None) -> float:
-        """The median of several times; the first, which warms caches up, does not count."""
+    def repeated_seconds(self, work: Callable[[], object]) -> float:
+        """The time that counts of several; the first, which warms caches up, does not."""
         self.seconds(work)
-        return statistics.median(self.seconds(work) for _ in range(repeats or self.sizes.repeats))
+        return self.counts([self.seconds(work) for _ in range(self.sizes.repeats)])
+
+    def counts(self, times: Sequence[float]) -> float:
+        """The median, or the best in a profile where that counts."""
+        return min(times) if self.sizes.best_counts else statistics.median(times)
 
     def spoil(self, check: str, tensor: torch.Tensor) -> None:
         """Flip one bit, on a node that pretends to compute wrongly."""

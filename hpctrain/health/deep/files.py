@@ -5,7 +5,7 @@
     plan.json              what is to be done
     secret                 with which the nodes prove to the conductor that they are his
     job-N.sh, job-N.log    script of each job, and what it printed
-    jobs.json              Slurm's ids
+    jobs.json              Slurm's ids; nodes for which there is no job, and why
     nodes/NODE.jsonl       what a node is and what it measured; one line per thing, as it happens
     pairs-N.jsonl          what the pairs of job N measured
     report.json            the judged result
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,23 @@ class DeepFiles:
         """The nodes' common secret."""
         with storage_errors(self.directory):
             return (self.directory / "secret").read_bytes()
+
+    def write_jobs(self, ids: Sequence[int], skipped: Mapping[str, str]) -> None:
+        """Keep what was submitted. Raises StorageError."""
+        write_json_atomic(self.directory / "jobs.json", {"jobs": list(ids), "skipped": dict(skipped)}, durable=False)
+
+    def jobs(self) -> tuple[list[int], dict[str, str]]:
+        """Slurm's ids, and node -> why there is no job for it.
+
+        Raises:
+            NotFoundError: nothing was submitted from here.
+        """
+        path = self.directory / "jobs.json"
+        try:
+            record = json.loads(path.read_text())
+            return [int(one) for one in record["jobs"]], {str(node): str(why) for node, why in record["skipped"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise NotFoundError(f"no deep checks were submitted from here: {error}", where=str(path)) from None
 
     def tell(self, node: str, kind: str, record: Mapping[str, Any]) -> None:
         """Append what a node has to say."""

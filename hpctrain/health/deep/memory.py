@@ -39,8 +39,8 @@ def run_pcie(bench: Bench) -> list[Reading]:
     size = bench.sizes.copy_bytes
     source = torch.randint(0, 256, (size,), dtype=torch.uint8).pin_memory()
     there, back = torch.empty(size, dtype=torch.uint8, device=bench.device), torch.empty_like(source).pin_memory()
-    to_gpu = bench.median_seconds(lambda: there.copy_(source, non_blocking=True))
-    to_host = bench.median_seconds(lambda: back.copy_(there, non_blocking=True))
+    to_gpu = bench.repeated_seconds(lambda: there.copy_(source, non_blocking=True))
+    to_host = bench.repeated_seconds(lambda: back.copy_(there, non_blocking=True))
     bench.spoil("pcie", back)
     if wrong := first_difference(back, source):
         return [corrupt(metric, wrong) for metric in metrics]
@@ -51,7 +51,7 @@ def _copy(bench: Bench, metric: str) -> Reading:
     size = bench.sizes.gpu_copy_bytes if bench.on_gpu else bench.sizes.copy_bytes
     source = torch.arange(size // 8, dtype=torch.int64, device=bench.device)
     target = torch.empty_like(source)
-    seconds = bench.median_seconds(lambda: target.copy_(source))
+    seconds = bench.repeated_seconds(lambda: target.copy_(source))
     if wrong := first_difference(target, source):
         return corrupt(metric, wrong)
     return measured(metric, 2 * size / seconds / 1e9, f"{size} bytes, verified")

@@ -98,7 +98,8 @@ class NodeRun:
         """On every GPU at the same time where the check is one of a GPU."""
         devices = [torch.device("cuda", index) for index in range(bench.gpus)] if check.per_device and bench.gpus else []
         benches = [replace(bench, device=device) for device in devices] or [bench]
-        answers = forked.run_all([partial(_RUN[check.name], one) for one in benches], self._plan.sizes.check_s)
+        works = [partial(_on_device, _RUN[check.name], one) for one in benches]
+        answers = forked.run_all(works, self._plan.sizes.check_s)
         for number, answer in enumerate(answers):
             entity = f"GPU {number}" if devices else ""
             if answer.problem:
@@ -122,3 +123,10 @@ class NodeRun:
     def _say_all(self, checks: Sequence[str], status: Status, detail: str) -> None:
         for name in checks:
             self._say(CHECKS[name], None, status, detail)
+
+
+def _on_device(run: Callable[[Bench], list[Reading]], bench: Bench) -> list[Reading]:
+    """In the child: without this, pinned memory would open every child's second context on GPU 0."""
+    if bench.on_gpu:
+        torch.cuda.set_device(bench.device)
+    return run(bench)

@@ -98,7 +98,9 @@ def scripts(plan: DeepPlan, request: Request, run_dir: str, run_name: str) -> li
     ]  # fmt: skip
 
 
-def submit(slurm: DeepSlurm, plan: DeepPlan, request: Request, files: DeepFiles) -> list[JobId]:
+def submit(
+    slurm: DeepSlurm, plan: DeepPlan, request: Request, files: DeepFiles, skipped: Mapping[str, str] | None = None
+) -> list[JobId]:
     """Write the run's directory and submit its jobs; if one is refused, those before it are cancelled.
 
     Raises:
@@ -114,7 +116,7 @@ def submit(slurm: DeepSlurm, plan: DeepPlan, request: Request, files: DeepFiles)
     except BaseException:
         cancel(slurm, ids)
         raise
-    write_json_atomic(files.directory / "jobs.json", {"jobs": ids}, durable=False)
+    files.write_jobs(ids, skipped or {})
     return ids
 
 

@@ -27,12 +27,16 @@ def fail() -> None:
 
 def test_every_end_has_an_answer() -> None:
     """In the order of the works, whatever became of each."""
-    answers = forked.run_all([lambda: {"a": 1}, hang, crash, fail], 2.0)
+    answers = forked.run_all([lambda: {"a": 1}, crash, fail], 60.0)
 
     assert {"a": 1} == answers[0].value
-    assert "it did not end within 2 s" == answers[1].problem
-    assert "its process ended with signal 9" == answers[2].problem
-    assert "RuntimeError: out of memory" == answers[3].problem
+    assert "its process ended with signal 9" == answers[1].problem
+    assert "RuntimeError: out of memory" == answers[2].problem
+
+
+def test_what_hangs_is_ended() -> None:
+    """At the deadline, though it ignores a polite request."""
+    assert "it did not end within 1 s" == forked.run_one(hang, 1.0).problem
 
 
 def test_a_large_answer_arrives_whole() -> None:

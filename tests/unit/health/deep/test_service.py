@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hpctrain.errors import NotFoundError, NotPermittedError, UsageError
+from hpctrain.errors import NotFoundError, UsageError
 from hpctrain.health.deep import service
 from hpctrain.health.deep.baseline import Band
 from hpctrain.health.deep.files import DeepFiles, default_baseline, new_run, read_baselines
@@ -20,9 +20,7 @@ from hpctrain.health.deep.plan import DeepJob, DeepPlan, Placement
 from hpctrain.health.deep.report import JobEnd
 from hpctrain.health.deep.report_html import render
 from hpctrain.health.deep.service import Request
-from hpctrain.health.policy import DEEP_PREFIX, Facts, Fleet, Limits, Step, decide
 from hpctrain.ids import NodeName
-from hpctrain.nodes.deep_drain import drain_blamed
 from hpctrain.slurm.model import JobState, Node
 from hpctrain.slurm.nodelist import fold
 from hpctrain.slurm.script_options import script_options
@@ -259,37 +257,3 @@ def test_baselines_are_required_where_they_are_named(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(NotFoundError, match="cannot be read"):
         read_baselines(path, required=False)
-
-
-def test_blamed_nodes_are_drained_within_the_limit(site: Site) -> None:
-    """One of four at a time; a person's drain keeps its reason; a dry run changes nothing."""
-    site.slurm.drain([NodeName("n4")], "operator: fans")
-    blamed = {"n1": "gemm.float32 corrupt: row 3", "n2": "slow", "n4": "slow", "n9": "slow"}
-
-    told = drain_blamed(site.slurm, blamed, Limits(), dry_run=True)
-    assert "would be drained: hpctrain: deep gemm.float32 corrupt: row 3" == told["n1"]
-    assert not site.slurm.nodes([NodeName("n1")])[0].drained
-
-    told = drain_blamed(site.slurm, blamed, Limits())
-    assert "drained: hpctrain: deep gemm.float32 corrupt: row 3" == told["n1"]
-    assert "1 of 4 nodes are drained by us, and 1 are permitted" in told["n2"]
-    assert "operator: fans" in told["n4"]
-    assert "does not know" in told["n9"]
-    assert ["n1", "n4"] == [node.name for node in site.slurm.nodes() if node.drained]
-    assert "drained by us already" in drain_blamed(site.slurm, {"n1": "slow"}, Limits())["n1"]
-
-    site.slurm.undrain([NodeName("n1")])
-    site.slurm.operator = False
-    with pytest.raises(NotPermittedError):
-        drain_blamed(site.slurm, {"n1": "slow"}, Limits())
-
-
-def test_clean_readings_do_not_return_what_a_deep_check_drained() -> None:
-    """No reading shows a wrong product: a person returns the node."""
-    facts = Facts("n1", True, f"{DEEP_PREFIX} gemm.float32 corrupt", verdict_time=1000.0, healthy_since=10.0)
-
-    assert (Step.PERSON, "deep check") == (
-        (found := decide(facts, [], Fleet(4, 1), Limits(), 100_000.0)).step, found.rule,
-    )
-    other = replace(facts, reason="hpctrain: xid: GPU 0: Xid 79")
-    assert Step.RETURN is decide(other, [], Fleet(4, 1), Limits(), 100_000.0).step

@@ -64,6 +64,25 @@ def test_inputs_are_exact_at_the_largest_size() -> None:
     assert gemm.LARGEST**2 * largest < 2**24
 
 
+@pytest.mark.parametrize("size", [64, 300, 1024])
+def test_small_sums_are_exact_in_bfloat16(size: int) -> None:
+    """The product in bfloat16 is the exact one, and the largest sum that a row can have fits into the format."""
+    first, second = gemm.thin_inputs(size, torch.device("cpu"))
+    product = torch.mm(first, second)
+
+    assert torch.equal(product.to(torch.float64), first.to(torch.float64) @ second.to(torch.float64))
+    assert min(size, 256) == first.abs().sum(dim=1, dtype=torch.float64).max()
+    assert "" == gemm.freivalds(first, second, product)
+
+
+def test_a_wrong_unit_for_bfloat16_alone_is_found(tmp_path: Path) -> None:
+    """float32 is right and keeps its value."""
+    found = gemm.run(bench(tmp_path, "gemm.bfloat16"))
+
+    assert [Status.MEASURED.value, Status.CORRUPT.value] == [one["status"] for one in found]
+    assert "1 of 64 rows" in found[1]["detail"]
+
+
 def test_a_burn_finds_a_product_that_differs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third repetition is spoiled: other bits than the first time."""
     calls, real = [], torch.mm
