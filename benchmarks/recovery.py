@@ -23,13 +23,14 @@ from pathlib import Path
 
 from checkpoint_systems.environment import make_environment
 from measure import machine
-from recovery_systems import launchers, summary, timeline
+from recovery_systems import hpctrain_job, launchers, summary, timeline
 
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements-recovery.txt"
 STEPS_BETWEEN = (3, 12)
 """Steps of all ranks between a recovery and the next fault."""
 SYSTEMS: dict[str, Callable[[Path, int, int, str], launchers.Job]] = {
-    "torchrun": launchers.torchrun, "NVRx ft_launcher": launchers.ft_launcher, "torchft": launchers.torchft,
+    "hpctrain": hpctrain_job.trainer, "hpctrain, torchrun's program": hpctrain_job.script, "torchrun": launchers.torchrun,
+    "NVRx ft_launcher": launchers.ft_launcher, "torchft": launchers.torchft,
 }
 RIVALS = {"NVRx ft_launcher", "torchft"}
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if name in missing:
                 continue
             print(f"round {turn + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
-            folder = Path(scratch, f"{name.replace(' ', '-')}-{turn}")
+            folder = Path(scratch, f"{''.join(c for c in name if c.isalnum())}-{turn}")
             folder.mkdir()
             chance = random.Random(f"{options.seed} {turn} {name}")
             job = SYSTEMS[name](folder, options.ranks, options.every, python)
@@ -109,11 +110,11 @@ def _one_fault(job: launchers.Job, world: int, chance: random.Random, patience_s
     times = [moment.time for moment in moments if moment.what == "step" and moment.rank == 0][-3:]
     time.sleep(chance.uniform(0, max(0.0, times[-1] - times[0]) / 2))
     victim = chance.randrange(world)
-    pid = timeline.newest_pids(timeline.read(job.folder))[victim]
+    pid = job.pids()[victim]
     fault = time.time()
     os.kill(pid, signal.SIGKILL)
-    moments = _until(job, patience_s, lambda found: job.judge(found, fault, world) is not None)
-    result = job.judge(moments, fault, world)
+    moments = _until(job, patience_s, lambda found: job.judged(found, fault, world) is not None)
+    result = job.judged(moments, fault, world)
     assert result is not None
     return result
 
@@ -123,10 +124,10 @@ def _until(
 ) -> list[timeline.Moment]:
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
-        moments = timeline.read(job.folder)
+        moments = job.moments()
         if condition(moments):
             return moments
-        if any(child.poll() is not None for child in job.processes):
+        if job.has_ended():
             break
         time.sleep(0.05)
     lines = job.log().strip().splitlines()

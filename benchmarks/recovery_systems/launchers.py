@@ -32,6 +32,22 @@ class Job:
     what: str
     processes: list[process.Popen[bytes]] = field(default_factory=list)
 
+    def moments(self) -> list[timeline.Moment]:
+        """What its ranks have written down so far."""
+        return timeline.read(self.folder)
+
+    def judged(self, moments: Sequence[timeline.Moment], fault: float, world: int) -> timeline.Recovery | None:
+        """What the fault cost; None while it is not over."""
+        return self.judge(moments, fault, world)
+
+    def has_ended(self) -> bool:
+        """One of its processes has stopped."""
+        return any(child.poll() is not None for child in self.processes)
+
+    def pids(self) -> dict[int, int]:
+        """The running process of each rank."""
+        return timeline.newest_pids(self.moments())
+
     def log(self) -> str:
         """The end of what it printed."""
         return "\n".join(path.read_text(errors="replace")[-3000:] for path in sorted(self.folder.glob("*.log")))
