@@ -152,7 +152,7 @@ class Executor:
             return "done", ""
         if command.deed is Deed.NOTIFY:
             return "done", self._notifier.send(command)
-        job = self._job(command.job_id)
+        job = self._job(command)
         standing, why = reconcile(command, job)
         if standing is Standing.LATER:
             return "", why
@@ -187,8 +187,9 @@ class Executor:
         else:
             raise SlurmError(f"the watchdog cannot {command.deed.value}")
 
-    def _job(self, job_id: int) -> Job | None:
-        return next(iter(self._slurm.jobs([JobId(job_id)])), None)
+    def _job(self, command: Command) -> Job | None:
+        lists = command.deed in (Deed.EXCLUDE, Deed.INCLUDE)
+        return next(iter(self._slurm.jobs([JobId(command.job_id)], exclusions=lists)), None)
 
 
 _WORDS = {
