@@ -86,12 +86,14 @@ class Load:
         return [int(word) for word in text.split()]
 
     def beat(self, jobs: list[int]) -> None:
-        """One sign of life of each job that is not to be silent."""
+        """One sign of life of each job; none of those that are to be silent, until they have been started again."""
         self._beat += 1
         for job_id in jobs:
             self._ends.setdefault(job_id, time.time() + self._lasts[job_id])
             if job_id not in self.silent:
                 self._write(job_id, time.time())
+            elif attempts.read(self.runs[job_id]):
+                self._write(job_id, time.time(), restarts=1)
 
     def silence(self, jobs: list[int]) -> bool:
         """Let one coordinator be dead from now on: its last sign of life is just old enough. False if none is fit."""
@@ -104,8 +106,10 @@ class Load:
         self.silent[job_id] = now
         return True
 
-    def _write(self, job_id: int, time_s: float) -> None:
-        record = {"time": time_s, "beat": self._beat, "host": "n1", "restarts": 0, "incarnation": 0, "state": "run"}
+    def _write(self, job_id: int, time_s: float, *, restarts: int = 0) -> None:
+        record = {
+            "time": time_s, "beat": self._beat, "host": "n1", "restarts": restarts, "incarnation": restarts, "state": "run",
+        }
         write_json_atomic(self.runs[job_id].control / "coordinator.json", record, durable=False)
 
 
@@ -164,6 +168,10 @@ def measure(load: Load, watched: Watched, env: Mapping[str, str], seconds: float
             polls_at.append((status["time"], status["polls"]))
         time.sleep(0.25)
     last, after = watched.status(), asked(env)
+    for job_id in load.silent:
+        if not attempts.read(load.runs[job_id]):
+            shown = process.run(["scontrol", "show", "job", str(job_id)], timeout_s=60, env=env).stdout
+            print(f"not found: job {job_id}, silent for {time.time() - load.silent[job_id]:.0f} s\n{shown}", file=sys.stderr)
     elapsed = last["time"] - first["time"]
     found = list(_detections(load, polls_at))
     return {

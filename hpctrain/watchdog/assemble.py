@@ -19,6 +19,7 @@ from hpctrain.files import make_private_dir
 from hpctrain.slurm.port import Slurm
 from hpctrain.watchdog.budget import BudgetLimits
 from hpctrain.watchdog.config import WatchdogConfig
+from hpctrain.watchdog.continuation import Continuation
 from hpctrain.watchdog.daemon import Daemon, DryRun
 from hpctrain.watchdog.executor import Executor
 from hpctrain.watchdog.journal import FencedError, Journal
@@ -100,13 +101,14 @@ def watchdog(
         spool = Path(config.spool_dir) if config.spool_dir else None
         files = SpoolFiles(spool, BudgetLimits(), journal, clock)
     else:
-        files = RunFiles(setting.host, clock)
+        files = RunFiles(setting.host, clock, continue_after_s=config.continue_after_s)
     actor: Executor | DryRun = DryRun(say)
     if lease is not None:
         notifier = Notifications(config, post, host=setting.host)
+        own = None if setting.whole_cluster else Continuation(setting.slurm, clock, point)
         actor = Executor(
             setting.slurm, journal, lease, records=files, notifier=notifier, clock=clock, say=say, point=point,
-            settle_s=setting.settle_s,
+            settle_s=setting.settle_s, continuation=own,
         )
     try:
         with contextlib.suppress(FencedError):

@@ -39,6 +39,8 @@ class Way(str, Enum):
     """Take back our exclusions: with them the job fits nowhere."""
     LEAVE = "leave"
     """It is as somebody wants it, or ended well."""
+    CONTINUE = "continue"
+    """Go on as another job, if that can start sooner."""
     WAIT = "wait"
     """It may come right by itself."""
     TELL = "tell"
@@ -62,6 +64,15 @@ class Diagnosis:
     confirm: bool = False
 
 
+def waits_for_dead_node(job: Job, now: float) -> bool:
+    """Whether a job was queued again and cannot start before Slurm has given up one of its old nodes.
+
+    While a job is cleaned up Slurm's text hides its base state. Its end tells: of a job that waits to start again Slurm
+    shows one in the future, of one that was cancelled or has ended, one in the past (seen with 22.05).
+    """
+    return "COMPLETING" in job.flags and job.restarts > 0 and job.end_time is not None and job.end_time > now + 30.0
+
+
 def diagnose(view: JobView, now: float, *, beat_since: float, since: float) -> Diagnosis | None:
     """What is the matter with a job; None where all is as it should be.
 
@@ -76,7 +87,7 @@ def diagnose(view: JobView, now: float, *, beat_since: float, since: float) -> D
     if job.state is JobState.PENDING:
         return _pending(job)
     if job.state is JobState.RUNNING:
-        return _running(view, now, beat_since)
+        return _running(view, now, beat_since, since)
     if job.state.finished:
         return _ended(view, now, since)
     return None
@@ -101,8 +112,13 @@ def _pending(job: Job) -> Diagnosis | None:
     return None
 
 
-def _running(view: JobView, now: float, beat_since: float) -> Diagnosis | None:
+def _running(view: JobView, now: float, beat_since: float, since: float) -> Diagnosis | None:
     job, beat = view.job, view.beat
+    if waits_for_dead_node(job, now) and beat is not None and beat.restarts < job.restarts and view.managed.run_dir:
+        if now - since < view.managed.continue_after_s:
+            return Diagnosis(Cause.NODE, Way.WAIT, "the job was queued again, and its old nodes are being cleaned up")
+        what = "the job was queued again, and cannot start while Slurm waits for a dead node"
+        return Diagnosis(Cause.NODE, Way.CONTINUE, what, tuple(str(node) for node in job.nodes))
     if "COMPLETING" in job.flags or "CONFIGURING" in job.flags:
         return None
     if job.batch_host is not None and job.nodes and job.batch_host not in job.nodes:

@@ -5,6 +5,7 @@
     [watchdog]
     poll_s = 10                    # shortest time between two questions to the controller
     longest_poll_s = 60            # longest, while nothing changes
+    continue_after_s = 45          # a job that waits so long for a dead node goes on as another job
     state_dir = "/var/lib/hpctrain/watchdog"
     spool_dir = "/shared/hpctrain/status"      # for one watchdog per cluster
     notify_command = ["/usr/local/bin/page", "--team", "ml"]   # gets JSON on standard input
@@ -32,6 +33,7 @@ class WatchdogConfig:
 
     poll_s: float = 10.0
     longest_poll_s: float = 60.0
+    continue_after_s: float = 45.0
     state_dir: str = ""
     spool_dir: str = ""
     notify_command: tuple[str, ...] = ()
@@ -47,7 +49,7 @@ def parse(table: Mapping[str, Any], where: str = "") -> WatchdogConfig:
     """
     values: dict[str, Any] = {}
     for key, value in table.items():
-        if key in ("poll_s", "longest_poll_s"):
+        if key in ("poll_s", "longest_poll_s", "continue_after_s"):
             good = isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= 3600
             _require(good, key, "a number of seconds from 1 to 3600", where)
             values[key] = float(value)

@@ -21,9 +21,10 @@ from hpctrain.watchdog.causes import SURE_S
 from hpctrain.watchdog.executor import Executor, describe
 from hpctrain.watchdog.journal import Journal
 from hpctrain.watchdog.lease import Lease
-from hpctrain.watchdog.machine import Machine, closed
+from hpctrain.watchdog.machine import Machine
 from hpctrain.watchdog.model import Beat, Beats, Command, Deed, JobView, Looked, Managed, Polled, Silence
 from hpctrain.watchdog.pacing import Pace
+from hpctrain.watchdog.track import closed
 
 GLANCE_S = 5.0
 """How often files of running jobs are looked at: as often as coordinators write them."""

@@ -19,6 +19,7 @@ from hpctrain.errors import ControllerDownError, HpctrainError, SlurmError, Stor
 from hpctrain.ids import JobId, NodeName
 from hpctrain.slurm.model import Job, JobUpdate
 from hpctrain.slurm.port import Slurm
+from hpctrain.watchdog.continuation import Continuation
 from hpctrain.watchdog.journal import Entry, FencedError, Journal
 from hpctrain.watchdog.model import Command, Deed
 from hpctrain.watchdog.reconcile import Standing, reconcile
@@ -62,6 +63,7 @@ class Executor:
     """The one that acts.
 
     Args:
+        continuation: None where runs cannot be submitted again.
         say: told each deed in one line.
         point: called at the places between two steps, for tests that end the process there.
     """
@@ -69,8 +71,9 @@ class Executor:
     def __init__(
         self, slurm: Slurm, journal: Journal, right: Right, *, records: Records, notifier: Notifier, clock: Clock,
         say: Callable[[str], None] = lambda _: None, point: Callable[[str], None] = lambda _: None,
-        settle_s: float = SETTLE_S,
+        settle_s: float = SETTLE_S, continuation: Continuation | None = None,
     ) -> None:  # fmt: skip
+        self._continuation = continuation
         self._slurm, self._journal, self._right = slurm, journal, right
         self._records, self._notifier, self._clock = records, notifier, clock
         self._say, self._point, self._settle_s = say, point, settle_s
@@ -144,6 +147,10 @@ class Executor:
     def _effect(self, entry: Entry) -> tuple[str, str]:
         """Do it; the state for the journal ("" for not yet) and what came of it."""
         command = entry.command
+        if after := command.data.get("after"):
+            state = self._journal.state_of(str(after))
+            if state != "done":
+                return ("", "what it tells of is not done yet") if state == "intended" else ("void", "it was not done")
         if command.deed is Deed.ATTEMPT:
             self._records.attempt(command)
             return "done", ""
@@ -152,6 +159,8 @@ class Executor:
             return "done", ""
         if command.deed is Deed.NOTIFY:
             return "done", self._notifier.send(command)
+        if command.deed is Deed.CONTINUE:
+            return self._continuation.carry_on(command) if self._continuation else ("void", "not for others' jobs")
         job = self._job(command)
         standing, why = reconcile(command, job)
         if standing is Standing.LATER:

@@ -21,8 +21,8 @@ from pathlib import Path
 from hpctrain.errors import HpctrainError, StorageError
 from hpctrain.files import PRIVATE_FILE, make_private_dir
 from hpctrain.watchdog.budget import Attempt
-from hpctrain.watchdog.machine import Memory
 from hpctrain.watchdog.model import Command, Deed
+from hpctrain.watchdog.track import Memory
 
 SHARED_FILE_SYSTEMS = (
     "nfs", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb", "fuse", "9p", "afs", "pvfs", "orangefs", "wekafs",
@@ -143,6 +143,11 @@ class Journal:
         """Commands that were intended and not finished, in their order."""
         return list(self._entries("WHERE state = 'intended' ORDER BY number"))
 
+    def state_of(self, key: str) -> str:
+        """The state of a command, "" for one that was never intended."""
+        row = self._db.execute("SELECT state FROM deeds WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else ""
+
     def newest(self, limit: int = 20) -> list[Entry]:
         """The newest commands, oldest first."""
         return list(reversed(list(self._entries("ORDER BY number DESC LIMIT ?", (limit,)))))
@@ -225,6 +230,8 @@ def _memory(known: Memory, history: Iterable[Entry]) -> Memory:
             judged.discard(f"{command.restarts}:restart")
         elif command.deed is Deed.REQUEUE_HOLD and entry.state in ("intended", "done"):
             moving = command.nodes
+        elif command.deed is Deed.CONTINUE and entry.state != "void":
+            judged.add(f"{command.restarts}:continue")
         elif command.deed is Deed.RELEASE and entry.state == "done":
             moving = None
         elif command.deed is Deed.EXCLUDE:

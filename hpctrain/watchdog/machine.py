@@ -11,7 +11,7 @@ One start of a job (its restart count) is judged at most once. The judgement is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from hpctrain.ids import JobId
 from hpctrain.slurm.model import Job, JobState
@@ -29,6 +29,7 @@ from hpctrain.watchdog.causes import (
 )
 from hpctrain.watchdog.fingerprint import fingerprint
 from hpctrain.watchdog.model import Beat, Beats, Command, Deed, Event, JobView, Looked, Managed, Polled, Silence
+from hpctrain.watchdog.track import Memory, Track
 
 UNKNOWN_PROGRESS_S = 600.0
 """A script whose steps are not known has made progress if it ran this long before it failed."""
@@ -38,61 +39,6 @@ CLEAN_UP_S = 120.0
 """A job that is being cleaned up after our requeue is looked at often for so long: its delay is to be lifted next."""
 AGAIN_S = 30.0
 """A step that may be repeated without harm is repeated when it has shown no effect for so long."""
-
-
-@dataclass(slots=True)
-class Track:
-    """What is remembered of one job between polls; all of it can be found out again.
-
-    Attributes:
-        shape: restart count, state and reason, by which a change is known.
-        since: when the job was first seen in that shape.
-        beat, beat_since: the newest sign of life, and when it was first seen.
-        suspicion: what the last look at it found, waiting for another to confirm it; since when.
-        nodes: the nodes it last ran on.
-        started: when it last ran.
-        judged: what was decided on, as ``restart count:way``.
-        moving: nodes that it is being kept from, between its being queued again (held by us) and its release.
-        excluded: nodes that we keep it from, and until when.
-        steps: when each repeatable step was last asked for.
-        waiting_since: since when Slurm's delay is all that keeps it.
-    """
-
-    view: JobView
-    shape: tuple[object, ...]
-    since: float
-    beat: tuple[int, int, float] | None = None
-    beat_since: float = 0.0
-    suspicion: str = ""
-    suspicion_since: float = 0.0
-    diagnosis: Diagnosis | None = None
-    nodes: tuple[str, ...] = ()
-    started: float | None = None
-    judged: set[str] = field(default_factory=set)
-    moving: tuple[str, ...] | None = None
-    excluded: dict[str, float] = field(default_factory=dict)
-    steps: dict[str, float] = field(default_factory=dict)
-    waiting_since: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What the journal remembers of one job.
-
-    Attributes:
-        judged: what was decided on, as ``restart count:way``.
-        moving: nodes of a hold of ours that was not released yet, None for no such hold.
-        excluded: nodes that we keep it from, and until when.
-        over: nothing more is to be done about the job.
-    """
-
-    run_name: str
-    run_dir: str
-    restarts: int = 0
-    over: bool = False
-    judged: frozenset[str] = frozenset()
-    moving: tuple[str, ...] | None = None
-    excluded: Mapping[str, float] = field(default_factory=dict)
 
 
 class Machine:
@@ -337,13 +283,15 @@ class Machine:
             self._drop(event.job_id)
             return [] if event.over else orders.lost(track.view, event.time)
         found, view = track.diagnosis, track.view
-        if found is None or found.way not in (Way.RESTART, Way.RELEASE) or view.job.restarts != event.restarts:
+        if found is None or found.way not in (Way.RESTART, Way.RELEASE, Way.CONTINUE) or view.job.restarts != event.restarts:
             return []
         mark = f"{event.restarts}:{found.way.value}"
         if mark in track.judged:
             return []
         track.judged.add(mark)
         track.suspicion = ""
+        if found.way is Way.CONTINUE:
+            return self._continue(track, found, event)
         attempt = self._attempt(track, found, event)
         usable = sum(node.available and view.job.partition in node.partitions for node in event.nodes)
         verdict = judge(
@@ -362,6 +310,17 @@ class Machine:
         if exclude:
             track.moving = tuple(sorted(exclude))
         return orders.restart(view, attempt, verdict, tuple(sorted(exclude)), len(event.attempts))
+
+    @staticmethod
+    def _continue(track: Track, found: Diagnosis, event: Looked) -> list[Command]:
+        """Go on as another job without the dead nodes, if enough others are there; else wait as Slurm does."""
+        view, names = track.view, {str(node) for node in track.view.job.nodes}
+        dead = tuple(node for node in dead_nodes(event.nodes) if node in names)
+        usable = sum(node.available and view.job.partition in node.partitions for node in event.nodes)
+        if not dead or usable < view.managed.nodes_needed:
+            track.judged.discard(f"{event.restarts}:{found.way.value}")
+            return []
+        return orders.carry_on(view, dead)
 
     def _attempt(self, track: Track, found: Diagnosis, event: Looked) -> Attempt:
         view, cause, nodes = track.view, found.cause, found.nodes
@@ -392,9 +351,3 @@ def _usable_names(event: Looked) -> set[str]:
 def _queued_again(job: Job, now: float) -> float:
     """Slurm dates the submission of a job anew when it queues it again."""
     return job.submit_time if job.submit_time is not None else now - 600.0
-
-
-def closed(track: Track) -> bool:
-    """Nothing more is to be done about a job: it has ended, and nobody has to bring it back."""
-    found = track.diagnosis
-    return track.view.job.state.finished and (found is None or found.way is Way.LEAVE)

@@ -14,6 +14,10 @@ COMMENT_PREFIX = "hpctrain:"
 """How the comment of a job of ours begins; the run's name follows."""
 
 
+CONTINUE_AFTER_S = 45.0
+"""A healthy node is cleaned up in seconds, so by then some node is dead; slurmctld's SlurmdTimeout is 300 s by default."""
+
+
 @dataclass(frozen=True, slots=True)
 class Beat:
     """What a job's coordinator last said of itself, as in ``control/coordinator.json``.
@@ -26,6 +30,7 @@ class Beat:
         incarnation: the newest ranks.
         state: ``over`` once it has ended by decision, anything else while it works.
         exit_code: of the batch script, once that is decided.
+        job: Slurm's id of the job that wrote it, 0 if it does not say.
     """
 
     time: float
@@ -35,6 +40,7 @@ class Beat:
     incarnation: int
     state: str
     exit_code: int | None = None
+    job: int = 0
 
     @property
     def over(self) -> bool:
@@ -53,6 +59,7 @@ class Beat:
             return cls(
                 float(data["time"]), int(data["beat"]), str(data["host"]), int(data.get("restarts") or 0),
                 int(data.get("incarnation") or 0), str(data["state"]), None if code is None else int(code),
+                int(data.get("job") or 0),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"no coordinator's record: {error}") from None
@@ -66,6 +73,7 @@ class Managed:
         run_dir: its directory; "" where the watchdog may not look into it (one watchdog for the whole cluster).
         requeue: the recipe lets the job be queued again.
         nodes_needed: nodes the job asks for, spares included.
+        continue_after_s: how long a job may wait for a dead node before its run goes on as another job.
         fenced: the run has gone on as another job; this one is not to be brought back.
     """
 
@@ -74,6 +82,7 @@ class Managed:
     requeue: bool = True
     limits: BudgetLimits = field(default_factory=BudgetLimits)
     nodes_needed: int = 1
+    continue_after_s: float = CONTINUE_AFTER_S
     fenced: bool = False
 
 

@@ -7,6 +7,7 @@ decision made again, by this watchdog or another, is the same command.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hpctrain.watchdog.budget import Attempt, Cause, Verdict
@@ -33,12 +34,12 @@ def restart(
         number: how many failures of the run were counted before: it tells a decision made once more from a new one.
     """
     reason = f"{attempt.message}; {verdict.reason}"
-    deed = Deed.REQUEUE_HOLD if exclude else Deed.REQUEUE
-    return [
-        *_counted(view, attempt, verdict, exclude, f"restart:{number}"),
-        _command(view, deed, attempt.cause, reason, nodes=exclude, mark=str(number)),
-        _tell(view, attempt.cause, f"{view.managed.run_name}: {reason}; the job is queued again", "restart", str(number)),
-    ]
+    kind = Deed.REQUEUE_HOLD if exclude else Deed.REQUEUE
+    deed = _command(view, kind, attempt.cause, reason, nodes=exclude, mark=str(number))
+    text = f"{view.managed.run_name}: {reason}; the job is queued again"
+    told = (*_started(view, attempt, verdict, number), _tell(view, attempt.cause, text, "restart", str(number)))
+    counted = _counted(view, attempt, exclude, f"restart:{number}")
+    return [*counted, deed, *(_after(deed, command) for command in told)]
 
 
 def release_held(
@@ -46,12 +47,13 @@ def release_held(
 ) -> list[Command]:
     """Let a job go that Slurm holds after a failed prolog, without the nodes that failed."""
     reason = f"{attempt.message}; {verdict.reason}"
-    commands = _counted(view, attempt, verdict, exclude, f"release:{number}")
+    commands = _counted(view, attempt, exclude, f"release:{number}")
     if exclude:
         commands.append(_command(view, Deed.EXCLUDE, attempt.cause, reason, nodes=exclude, mark=f"prolog:{number}"))
-    commands.append(_command(view, Deed.RELEASE, attempt.cause, reason, mark=f"prolog:{number}"))
+    deed = _command(view, Deed.RELEASE, attempt.cause, reason, mark=f"prolog:{number}")
     text = f"{view.managed.run_name}: {reason}; the job is released" + (f" without {', '.join(exclude)}" if exclude else "")
-    return [*commands, _tell(view, attempt.cause, text, "restart", str(number))]
+    told = (*_started(view, attempt, verdict, number), _tell(view, attempt.cause, text, "restart", str(number)))
+    return [*commands, deed, *(_after(deed, command) for command in told)]
 
 
 def stop(view: JobView, attempt: Attempt, verdict: Verdict, number: int) -> list[Command]:
@@ -59,7 +61,7 @@ def stop(view: JobView, attempt: Attempt, verdict: Verdict, number: int) -> list
     reason = f"{attempt.message}; {verdict.reason}"
     way = "release" if attempt.cause is Cause.PROLOG else "restart"
     evidence = {
-        "cause": attempt.cause.value, "rule": verdict.rule, "exit_code": view.job.exit_code or 1, "traceback": "",
+        "cause": attempt.cause.value, "rule": verdict.rule, "exit_code": view.job.exit_code, "traceback": "",
         "fingerprint": attempt.fingerprint, "time_of_decision": attempt.time,
     }
     commands = [
@@ -90,6 +92,19 @@ def include(view: JobView, nodes: tuple[str, ...], why: str, now: float) -> list
     return [_command(view, Deed.INCLUDE, Cause.NODE, why, nodes=nodes, mark=f"{int(now)}")]
 
 
+def carry_on(view: JobView, dead: tuple[str, ...]) -> list[Command]:
+    """Go on as another job while Slurm waits for dead nodes. The failure was counted when the job was queued again."""
+    names = ", ".join(dead)
+    reason = f"the job was queued again, and Slurm still waits for {names}: the run goes on as another job without it"
+    evidence = {"nodes": list(dead), "old_job": int(view.job.job_id)}
+    deed = _command(view, Deed.CONTINUE, Cause.NODE, reason, nodes=dead)
+    told = (
+        _record(view, "job.requeued", Cause.NODE, reason, evidence, mark="continue"),
+        _tell(view, Cause.NODE, f"{view.managed.run_name}: {reason}", "continue"),
+    )
+    return [deed, *(_after(deed, command) for command in told)]
+
+
 def tell(view: JobView, found: Diagnosis, now: float) -> list[Command]:
     """Tell a person what only a person can change."""
     kind = "job.failed" if view.job.state.finished else "detection.alert"
@@ -110,29 +125,39 @@ def lost(view: JobView, now: float) -> list[Command]:
     ]
 
 
-def _counted(view: JobView, attempt: Attempt, verdict: Verdict, exclude: tuple[str, ...], mark: str) -> list[Command]:
-    """Attempt and events: what failed, and what is done about it."""
+def _counted(view: JobView, attempt: Attempt, exclude: tuple[str, ...], mark: str) -> list[Command]:
+    """What failed, where the budget is counted and where people read of it; and the nodes that follow from it."""
+    beat = view.beat
     fault = {
         "cause": attempt.cause.value, "rung": attempt.rung, "nodes": list(attempt.nodes), "fingerprint": attempt.fingerprint,
-        "incarnation": attempt.incarnation, "detected_by": "slurm", "fault_time": attempt.time,
-    }
-    start = {
-        "rung": attempt.rung, "incarnation": attempt.incarnation + 1, "cause": attempt.cause.value, "reason": verdict.reason,
-        "nodes": list(attempt.nodes),
+        "incarnation": attempt.incarnation, "detected_by": "slurm",
+        "fault_time": beat.time if beat is not None and beat.restarts == view.job.restarts else attempt.time,
     }
     commands = [
         _attempt(view, attempt, mark),
         _record(view, "fault.detected", attempt.cause, attempt.message, fault, step=attempt.step, mark=mark),
-        _record(
-            view, "recovery.started", attempt.cause, f"{attempt.message}; {verdict.reason}", start, step=attempt.step,
-            mark=mark,
-        ),
     ]
     for node in exclude:
         evidence = {"node": node, "until": attempt.time + view.managed.limits.exclude_for_s, "reason": attempt.message}
         why = f"the job is kept from {node}: {attempt.message}"
         commands.append(_record(view, "node.excluded", attempt.cause, why, evidence, node=node, mark=f"{node}:{mark}"))
     return commands
+
+
+def _started(view: JobView, attempt: Attempt, verdict: Verdict, number: int) -> tuple[Command, ...]:
+    """That the job is being brought back."""
+    evidence = {
+        "rung": attempt.rung, "incarnation": attempt.incarnation + 1, "cause": attempt.cause.value,
+        "reason": verdict.reason, "nodes": list(attempt.nodes),
+    }
+    text = f"{attempt.message}; {verdict.reason}"
+    kind = "recovery.started"
+    return (_record(view, kind, attempt.cause, text, evidence, step=attempt.step, mark=f"restart:{number}"),)
+
+
+def _after(deed: Command, command: Command) -> Command:
+    """A command that is void unless the deed it tells of was done."""
+    return replace(command, data={**command.data, "after": deed.key})
 
 
 def _attempt(view: JobView, attempt: Attempt, mark: str) -> Command:

@@ -22,7 +22,7 @@ from hpctrain.slurm.model import Job, Node
 from hpctrain.submit.plan_model import Plan
 from hpctrain.watchdog import attempts
 from hpctrain.watchdog.budget import Attempt, BudgetLimits
-from hpctrain.watchdog.model import COMMENT_PREFIX, Beat, Command, Looked, Managed
+from hpctrain.watchdog.model import COMMENT_PREFIX, CONTINUE_AFTER_S, Beat, Command, Looked, Managed
 
 LOG_TAIL_BYTES = 65_536
 DOUBT_S = 20.0
@@ -40,8 +40,10 @@ class RunFiles:
         host: of this watchdog, for the name of its event file.
     """
 
-    def __init__(self, host: str, clock: Clock, *, uid: int | None = None) -> None:
-        self._host, self._clock = host, clock
+    def __init__(
+        self, host: str, clock: Clock, *, uid: int | None = None, continue_after_s: float = CONTINUE_AFTER_S,
+    ) -> None:
+        self._host, self._clock, self._continue_after_s = host, clock, continue_after_s
         self._uid = os.getuid() if uid is None else uid
         self._managed: dict[tuple[int, str], tuple[tuple[int, int], Managed | None]] = {}
         self._beats: dict[str, tuple[tuple[int, int], float, Beat | None]] = {}
@@ -62,10 +64,10 @@ class RunFiles:
         key = (int(job.job_id), job.work_dir)
         known = self._managed.get(key)
         if known is None or known[0] != stamp:
-            known = self._managed[key] = (stamp, _read_managed(path, int(job.job_id)))
+            known = self._managed[key] = (stamp, self._read_managed(path, int(job.job_id)))
         return known[1]
 
-    def beat(self, job: Job, managed: Managed) -> Beat | None:  # noqa: ARG002 - the spool's reader needs the job
+    def beat(self, job: Job, managed: Managed) -> Beat | None:
         """The coordinator's last sign of life."""
         path = RunDir(Path(managed.run_dir)).control / "coordinator.json"
         stamp = _stamp(path, self._uid)
@@ -78,7 +80,22 @@ class RunFiles:
         elif now - known[1] > DOUBT_S:
             # NFS may show an old directory entry for a minute; opening a file asks the server.
             known = self._beats[managed.run_dir] = (stamp, known[1], _read_beat(path))
-        return known[2]
+        beat = known[2]
+        # A run that went on as another job has the old one's file until the new one starts.
+        return beat if beat is None or beat.job in (0, int(job.job_id)) else None
+
+    def _read_managed(self, path: Path, job_id: int) -> Managed | None:
+        run = read_run(path)
+        try:
+            plan = Plan.from_json(json.loads((path / "plan.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if run is None:
+            return None
+        limits, fenced = BudgetLimits.from_plan(plan), run.job_id != job_id
+        return Managed(
+            path.name, str(path), plan.slurm.requeue, limits, plan.slurm.nodes, self._continue_after_s, fenced,
+        )
 
     def look(self, command: Command, nodes: list[Node]) -> Looked:
         """A closer look at one run."""
@@ -116,19 +133,6 @@ class RunFiles:
         """Whether the coordinator has shown life well after a time and not ended since."""
         beat = _read_beat(RunDir(Path(command.run_dir)).control / "coordinator.json")
         return beat is not None and not beat.over and beat.time > time_s + BACK_AFTER_S
-
-
-def _read_managed(path: Path, job_id: int) -> Managed | None:
-    run = read_run(path)
-    try:
-        plan = Plan.from_json(json.loads((path / "plan.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if run is None:
-        return None
-    return Managed(
-        path.name, str(path), plan.slurm.requeue, BudgetLimits.from_plan(plan), plan.slurm.nodes, run.job_id != job_id,
-    )
 
 
 def _read_beat(path: Path) -> Beat | None:

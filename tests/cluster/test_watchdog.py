@@ -26,18 +26,21 @@ from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.reader import read_events
 from hpctrain.submit.plan_model import Plan, RankCommand, SlurmRequest
 from hpctrain.watchdog import attempts
+from hpctrain.watchdog.budget import Cause
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 BEAT = """
 import json, os, pathlib, sys, time
-first = not int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-beat = 0
+mark = pathlib.Path("control/started-before")
+first, beat = not mark.exists(), 0
+mark.touch()
 while True:
     beat += 1
     # The first start was last heard of long ago, so that a test need not wait a minute.
-    record = {"time": time.time() - (100 if first else 0), "beat": 1 if first else beat, "incarnation": 0, "state": "run",
-              "host": os.environ["SLURMD_NODENAME"], "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0"))}
+    record = {"job": int(os.environ["SLURM_JOB_ID"]), "time": time.time() - (100 if first else 0),
+              "beat": 1 if first else beat, "incarnation": 0, "state": "run", "host": os.environ["SLURMD_NODENAME"],
+              "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0"))}
     path = pathlib.Path("control/coordinator.json")
     new = path.with_suffix(".new")
     if not first or beat == 1:
@@ -54,7 +57,7 @@ class Bench:
         self.folder = folder
         self.env = {**env, "HPCTRAIN_STATE_DIR": env["HPCTRAIN_STATE_DIR"], "XDG_CONFIG_HOME": str(folder / "config")}
         (folder / "config" / "hpctrain").mkdir(parents=True)
-        settings = f'[watchdog]\npoll_s = 2\nstate_dir = "{folder}/state"\n'
+        settings = f'[watchdog]\npoll_s = 2\ncontinue_after_s = 5\nstate_dir = "{folder}/state"\n'
         (folder / "config" / "hpctrain" / "config.toml").write_text(settings)
         self.watchdogs: list[subprocess.Popen[bytes]] = []
         self.ids: list[int] = []
@@ -69,10 +72,15 @@ class Bench:
             device="cpu", command=RankCommand(("true",), "/"), slurm=SlurmRequest(name, nodes, str(run.job_log)),
         )
         write_json_atomic(run.plan, plan.to_json(), durable=False)
-        script = f"#!/bin/bash\nexec '{sys.executable}' - <<'EOS'\n{BEAT}\nEOS\n"
-        options = [f"--job-name={name}", f"--comment=hpctrain:{name}", f"--nodes={nodes}", "--no-kill", "--requeue",
-                   f"--output={run.job_log}", f"--chdir={run.path}", "--time=10", "--parsable"]
-        job_id = int(process.run(["sbatch", *options], timeout_s=30, env=self.env, stdin=script).stdout)
+        # As the batch script of a run, which is submitted again where a run goes on as another job.
+        script = f"#!/bin/bash\n#SBATCH --job-name={name}\n#SBATCH --comment=hpctrain:{name}\n" + "".join(
+            f"#SBATCH {option}\n" for option in (
+                f"--nodes={nodes}", "--no-kill", "--requeue", f"--output={run.job_log}", "--time=10",
+            )
+        ) + f"exec '{sys.executable}' - <<'EOS'\n{BEAT}\nEOS\n"
+        run.script.write_text(script)
+        sbatch = ["sbatch", "--parsable"]
+        job_id = int(process.run(sbatch, timeout_s=30, env=self.env, cwd=str(run.path), stdin=script).stdout)
         write_json_atomic(run.record, {"job_id": job_id, "submitted_time": time.time()}, durable=False)
         self.ids.append(job_id)
         return job_id
@@ -90,6 +98,12 @@ class Bench:
     def scontrol(self, *arguments: str) -> None:
         """Change something, and mean it."""
         result = process.run(["scontrol", *arguments], timeout_s=30, env=self.env)
+        assert result.ok, result.stderr
+
+    def cluster(self, *arguments: str) -> None:
+        """'hpctrain cluster ...', and mean it."""
+        command = [sys.executable, "-m", "hpctrain", "cluster", *arguments]
+        result = process.run(command, timeout_s=120, env=self.env)
         assert result.ok, result.stderr
 
     def watchdog(self) -> subprocess.Popen[bytes]:
@@ -229,4 +243,33 @@ def test_a_job_held_after_a_failed_prolog_is_released_without_that_node(bench: B
     did = bench.once()
     wait_for(lambda: bench.show(job_id, "JobState") == "RUNNING", "the start", lambda: "\n".join(did))
     assert bench.show(job_id, "ExcNodeList") == "n1"
-    assert [attempt.nodes for attempt in attempts.read(bench.run("held"))] == [("n1",)]
+    counted = attempts.read(bench.run("held"))
+    assert counted[0].nodes == ("n1",)
+    # On a busy machine a launch may fail once more by itself, and is then released once more.
+    assert {attempt.cause for attempt in counted} == {Cause.PROLOG} and len(counted) <= 2
+
+
+def test_a_run_goes_on_as_another_job_while_slurm_waits_for_a_dead_node(
+    bench: Bench, private_cluster: ClusterInfo,
+) -> None:
+    """As an ordinary user must: nobody declares the node DOWN; the old job is cancelled before the new one may start."""
+    old = bench.submit("stuck", nodes=2)
+    beat, record = bench.run("stuck").control / "coordinator.json", bench.run("stuck").record
+    wait_for(beat.exists, "the start")
+    assert bench.show(old, "NodeList") == "n[1-2]"
+    bench.cluster("kill-node", "--silent", "--name", private_cluster.name, "n2")
+    try:
+        bench.watchdog()
+        wait_for(lambda: json.loads(record.read_text())["job_id"] != old, "the continuation", bench.logs)
+        new = int(json.loads(record.read_text())["job_id"])
+        bench.ids.append(new)
+        wait_for(lambda: bench.show(new, "JobState") == "RUNNING", "its start", bench.logs)
+        assert bench.show(new, "ExcNodeList") == "n2"
+        wait_for(lambda: json.loads(beat.read_text())["job"] == new, "its beat", bench.logs)
+        # What slurmctld does by itself when SlurmdTimeout is over; only then does the old job show how it ended.
+        bench.scontrol("update", "NodeName=n2", "State=DOWN", "Reason=test")
+        wait_for(lambda: bench.show(old, "JobState") == "CANCELLED", "the end of the old job", bench.logs)
+        assert bench.show(new, "JobState") == "RUNNING"
+        assert [attempt.rung for attempt in attempts.read(bench.run("stuck"))] == ["R3"]
+    finally:
+        bench.cluster("start-node", "--name", private_cluster.name, "n2")

@@ -55,7 +55,7 @@ def test_killed_anywhere_nothing_is_done_twice_or_forgotten(tmp_path: Path, dead
     assert (job.state, job.restarts, job.nodes, job.excluded_nodes) == (JobState.RUNNING, 1, ("n2", "n3"), ("n1",))
     assert world.slurm.calls.count("requeue") == 1
     assert [attempt["cause"] for attempt in world.attempts()] == ["node"]
-    assert [event.kind for event in world.events()] == ["fault.detected", "recovery.started", "node.excluded"]
+    assert [event.kind for event in world.events()] == ["fault.detected", "node.excluded", "recovery.started"]
     assert 1 <= len(world.told.commands) <= 2, "notifications come at least once"
     assert len({command.key for command in world.told.commands}) == 1
     assert not [deed for deed in world.deeds() if not deed.endswith((":done", ":void"))]

@@ -28,10 +28,11 @@ def test_settings_are_read() -> None:
     """Every key, and the defaults without them."""
     assert parse({}) == WatchdogConfig()
     table = {
-        "poll_s": 5, "longest_poll_s": 30.0, "state_dir": "/s", "spool_dir": "/p", "notify_command": ["/bin/page", "-x"],
+        "poll_s": 5, "longest_poll_s": 30.0, "continue_after_s": 9, "state_dir": "/s", "spool_dir": "/p",
+        "notify_command": ["/bin/page", "-x"],
         "notify_webhook": "https://h", "notify_mail": "a@b",
     }
-    assert parse(table) == WatchdogConfig(5.0, 30.0, "/s", "/p", ("/bin/page", "-x"), "https://h", "a@b")
+    assert parse(table) == WatchdogConfig(5.0, 30.0, 9.0, "/s", "/p", ("/bin/page", "-x"), "https://h", "a@b")
 
 
 @pytest.mark.parametrize("table", [

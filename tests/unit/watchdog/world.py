@@ -17,6 +17,7 @@ from hpctrain.slurm.model import Job, Submission
 from hpctrain.submit.plan_model import Plan, RankCommand, SlurmRequest
 from hpctrain.testing.fake_clock import FakeClock
 from hpctrain.testing.fake_slurm import FakeSlurm
+from hpctrain.watchdog.continuation import Continuation
 from hpctrain.watchdog.daemon import Daemon
 from hpctrain.watchdog.executor import Executor
 from hpctrain.watchdog.journal import Journal
@@ -64,7 +65,7 @@ class World:
         self.files = RunFiles("login1", self.clock)
         self.executor = Executor(
             self.slurm, self.journal, Always(), records=self.files, notifier=self.told, clock=self.clock,
-            point=self._at, settle_s=25.0,
+            point=self._at, settle_s=25.0, continuation=Continuation(self.slurm, self.clock, self._at),
         )
         self.daemon = Daemon(self.slurm, self.files, self.executor, self.journal, clock=self.clock, pace=Pace())
 
@@ -84,6 +85,7 @@ class World:
         write_json_atomic(run.plan, replace(made, **plan).to_json(), durable=False)
         lines = [f"--job-name={name}", f"--comment=hpctrain:{name}", f"--nodes={nodes}", "--no-kill", *options]
         script = "#!/bin/sh\n" + "".join(f"#SBATCH {line}\n" for line in lines)
+        run.script.write_text(script)
         job_id = self.slurm.submit(Submission(script, str(run.path)))
         write_json_atomic(run.record, {"job_id": job_id, "submitted_time": self.clock.time()}, durable=False)
         return job_id
