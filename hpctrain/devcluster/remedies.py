@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hpctrain import process
 from hpctrain.clock import SystemClock
-from hpctrain.devcluster import daemons
+from hpctrain.devcluster import daemons, processes
 from hpctrain.devcluster.health_setup import has_health, node_files
 from hpctrain.devcluster.kill import kill_members
 from hpctrain.devcluster.layout import Layout, Spec
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 3 or arguments[0] not in ("reboot", "reboot-now", "replace"):
         sys.stderr.write("usage: remedies reboot|replace STATE_DIR NODE, or reset STATE_DIR NODE GPU\n")
         return 2
-    verb, state_dir, node = arguments[0], Path(arguments[1]), arguments[2]
+    verb, state_dir, node = arguments[0], Path(arguments[1]), arguments[2] or _node_of_slurmd()
     found = _cluster(state_dir)
     if found is None or node not in found[0].node_names:  # an empty name would match the controller
         sys.stderr.write(f"there is no node {node!r} in {state_dir}\n")
@@ -46,6 +46,16 @@ def main(arguments: list[str]) -> int:
         process.start(command, env=daemons.clean_environment(), cwd="/", stdout=null, stderr=null)
         return 0
     return _reboot(state_dir, node)
+
+
+def _node_of_slurmd() -> str:
+    """The node of the slurmd that has started us, from its arguments: some versions give their programs no environment."""
+    parents, pid = processes.parents(), processes.own_pid()
+    while pid := parents.get(pid, 0):
+        arguments = processes.command_line(pid)
+        if processes.program(pid) == "slurmd" and "-N" in arguments[:-1]:
+            return arguments[arguments.index("-N") + 1]
+    return ""
 
 
 def _mend(state_dir: Path, node: str, remedy: str, gpu: int | None) -> int:
