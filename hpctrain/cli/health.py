@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Iterable
@@ -73,6 +74,7 @@ def check_(*, context: str, only: tuple[str, ...], everything: bool, replay: Pat
     Example: hpctrain health check --only disk_space
     """
     config, problems = load_config(os.environ)
+    config = dataclasses.replace(config, site_checks=config.site_checks or find_site_checks())
     if replay:
         outcome = replay_recording(replay, config, problems, context, only)
     else:

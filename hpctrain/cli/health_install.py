@@ -37,8 +37,9 @@ def install(
     conf = slurm_conf or Path(os.environ.get("SLURM_CONF") or "/etc/slurm/slurm.conf")
     if site is None and (directory / "health.toml").is_file():
         site = directory / "health.toml"
-    names = [check.name for check in load_checks(find_site_checks())]
-    plan = make_plan(directory, conf, site, names, replace=replace)
+    offered = find_site_checks()
+    names = [check.name for check in load_checks(offered)]
+    plan = make_plan(directory, conf, site, names, replace=replace, site_checks=offered)
     if output == "text":
         _show(plan)
     stamp = time.strftime("%Y%m%d-%H%M%S")

@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,20 @@ class InstallPlan:
 
 
 def make_plan(
-    directory: Path, slurm_conf: Path, site: Path | None, known_checks: Collection[str], *, replace: bool = False
+    directory: Path,
+    slurm_conf: Path,
+    site: Path | None,
+    known_checks: Collection[str],
+    *,
+    replace: bool = False,
+    site_checks: Sequence[str] = (),
 ) -> InstallPlan:
     """Compare what is there with what should be; changes nothing.
 
     Args:
         directory: where programs and compiled settings go.
         site: the site's TOML; None if it has none, and a compiled one that is there stays.
+        site_checks: ``module:NAME`` of the checks that installed packages offer, for a site that names none itself.
 
     Raises:
         NotFoundError: there is no slurm.conf.
@@ -84,17 +91,22 @@ def make_plan(
     if re.search(r"^\s*include\s", conf, re.IGNORECASE | re.MULTILINE):
         notes.append(f"{slurm_conf} includes other files, which were not looked at")
     wanted = [(directory / name, _program(name, directory), _PROGRAM_MODE) for name in PROGRAMS.values()]
-    compiled = compile_site(site, known_checks) if site is not None else _read(directory / "health.json")
+    there = _read(directory / "health.json")
+    compiled = compile_site(site, known_checks, site_checks) if site is not None else there
+    if compiled is None and site_checks:
+        compiled = json.dumps({"version": 1, "site_checks": list(site_checks)}, indent=2) + "\n"
+    elif site is None and any(check not in (there or "") for check in site_checks):
+        notes.append(f"{directory}/health.json stays, and does not name all checks of the site: {', '.join(site_checks)}")
     wanted.append((directory / "health.env", _environment(directory, compiled), _TEXT_MODE))
-    if site is not None and compiled is not None:
+    if compiled is not None:
         wanted.append((directory / "health.json", compiled, _TEXT_MODE))
     wanted.append((slurm_conf.resolve(), rewrite(conf, settings) if settings else conf, _TEXT_MODE))
     files = [FileChange(path, _read(path), text, mode) for path, text, mode in wanted]
     return InstallPlan(tuple(file for file in files if file.before != file.after), tuple(settings), tuple(notes))
 
 
-def compile_site(path: Path, known_checks: Collection[str]) -> str:
-    """The JSON that the prolog reads, from the site's TOML.
+def compile_site(path: Path, known_checks: Collection[str], site_checks: Sequence[str] = ()) -> str:
+    """The JSON that the prolog reads, from the site's TOML and the checks that installed packages offer.
 
     Raises:
         UsageError: what is wrong with it, all of it.
@@ -106,13 +118,15 @@ def compile_site(path: Path, known_checks: Collection[str]) -> str:
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         document: dict[str, Any] = {"version": 1, **toml.loads(text)}
+        if site_checks:
+            document.setdefault("site_checks", list(site_checks))
         compiled = json.dumps(document, indent=2) + "\n"
     except (ValueError, TypeError) as error:
         raise UsageError(f"is not valid TOML for this purpose: {error}", where=str(path)) from None
     config, problems = parse_config(document)
     problems += parse_remedies(config.remedies, settle_s=config.settle_s)[1]
     named = {*config.rules.modes, *config.rules.limits}
-    if not config.site_checks:
+    if not config.site_checks or set(config.site_checks) <= set(site_checks):
         problems += [f"there is no check '{name}'" for name in sorted(named - set(known_checks))]
     if problems:
         raise UsageError("; ".join(problems), where=str(path), hint="docs/sysadmins.md shows the keys; nothing was changed")

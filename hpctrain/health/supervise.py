@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,33 @@ def supervise(context: str, started: float, drain_code: int) -> int:
         why = f"{answer.state.outcome}: {answer.state.step}"
         say(f"hpctrain health {context}: our own failure, the node stays in service: {why}")
         run_probes([Probe("failure", lambda _: record_failure(environment, context, why), _FAILURE_S)])
-        return OK
+        return drain_code if context == "prolog" and _wants_drain(environment, why, say) else OK
     for note in result.get("notes", ()):
         say(f"hpctrain health {context}: {note}")
     if result.get("drain"):
         say(str(result.get("reason", "")))
         return drain_code
     return OK
+
+
+def _wants_drain(environment: Mapping[str, str], why: str, say: Callable[[str], None]) -> bool:
+    """A site may prefer a node out of service to a job on a node that could not be checked; only if a breaker permits it."""
+    if environment.get("HPCTRAIN_HEALTH_ON_FAILURE", "start") != "drain":
+        return False
+
+    def ask(report: Report) -> None:
+        from hpctrain.health.breaker import ask as ask_for_slot
+
+        breaker = for_node(load_config(environment)[0], node_name(environment)).breaker
+        if not breaker.directory:
+            report.emit(granted=False, reason="this site has no breaker")
+            return
+        answer = ask_for_slot(breaker.directory, breaker.slots, node_name(environment), why, breaker.timeout_s)
+        report.emit(granted=answer.granted, reason=answer.reason)
+
+    told = next(iter(run_probes([Probe("breaker", ask, _FAILURE_S)])["breaker"].records), {"reason": "no answer"})
+    say(f"hpctrain health: this site drains after such a failure: {told.get('reason')}")
+    return told.get("granted") is True
 
 
 def check(context: str, environment: Mapping[str, str], budget_s: float, report: Report) -> dict[str, Any]:

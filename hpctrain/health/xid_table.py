@@ -58,6 +58,7 @@ _LISTED: tuple[Entry, ...] = (
         "field diagnostic.",
         "NSC",
     ),
+    Entry(14, "an error that the catalogue only asks to watch", NONE),
     Entry(25, "invalid commands in a push buffer", APP, USER),
     Entry(
         31,
@@ -282,6 +283,7 @@ _LISTED: tuple[Entry, ...] = (
         "N",
         NEVER_LINKED,
     ),
+    Entry(170, "more about a fault of confidential computing", NONE),
     Entry(171, "more about a 48: the error was in the HBM", NONE),
     Entry(172, "more about a 48: the error was in an SRAM", NONE),
     Entry(173, "a fatal error of the link between CPU and GPU", REBOOT, Blame.NODE, "", "G", NEVER_LINKED),

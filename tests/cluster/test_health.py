@@ -50,6 +50,21 @@ def test_a_broken_node_is_drained_and_its_job_runs_elsewhere(cluster: HealthClus
     assert "idle" == cluster.node("n1")[0]
 
 
+def test_what_a_job_leaves_running_is_ended(cluster: HealthCluster) -> None:
+    """A process that slipped out of its job is gone after the epilog, and the node stays in service."""
+    pid_file = cluster.directory / "left.pid"
+    stray = f"echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 600"
+    job = cluster.submit(
+        f"setsid -f sh -c '{stray}' >/dev/null 2>&1 </dev/null\nwhile [ ! -e {pid_file} ]; do sleep 0.1; done",
+        "-w", "n1", "--gres=gpu:1",
+    )  # fmt: skip
+    wait_for(lambda: (job, "epilog") in {(event.get("job"), event.get("context")) for event in cluster.events("n1")})
+
+    stat = Path(f"/proc/{pid_file.read_text().strip()}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert "drain" not in cluster.node("n1")[0]
+
+
 def test_a_persons_drain_survives(cluster: HealthCluster) -> None:
     """The health program finds a fault on a node that a person has drained, and leaves state and reason alone."""
     cluster.slurm("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=operator: memory test")

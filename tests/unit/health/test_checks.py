@@ -11,6 +11,7 @@ from hpctrain.cli.main import invoke
 from hpctrain.errors import NotFoundError
 from hpctrain.health.config import CONTEXTS
 from hpctrain.health.finding import Check, Finding, Mode, Severity, worst
+from hpctrain.health.gpu import Gpu
 from hpctrain.health.reading import (
     ClockState,
     Disk,
@@ -187,6 +188,17 @@ def test_a_check_judges_a_reading(name: str, values: dict[str, object], severity
 
     assert [] == found if severity is None else severity is found[0].severity
     assert severity is None or words in found[0].message
+
+
+def test_errors_before_a_reset_are_not_forgotten() -> None:
+    """The count of a GPU's life grows where the one since the reset is zero again; a count that stands still is old."""
+    values = {"ecc_volatile_corrected": 0, "ecc_volatile_uncorrected": 0, "ecc_aggregate_uncorrected": 5}
+    gpu = Gpu(0, "GPU-x", values=values)
+    grown = reading(gpus=(gpu,), samples=(Sample(400.0, {"GPU-x.ecc_aggregate_uncorrected": 3.0}),))
+    old = reading(gpus=(gpu,), samples=(Sample(400.0, {"GPU-x.ecc_aggregate_uncorrected": 5.0}),))
+
+    assert "2 uncorrected memory errors in 0.2 hours, 5 in its life" in findings(grown, "gpu_ecc_rate")[0].message
+    assert [] == findings(old, "gpu_ecc_rate")
 
 
 def test_every_check_documents_itself() -> None:

@@ -151,6 +151,21 @@ def test_a_check_that_is_killed_drains_nothing(node: SimulatedNode) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize(("slots", "code"), [(1, DRAIN), (0, 0), (None, 0)])
+def test_a_site_may_drain_after_a_failure_of_ours(slots: int | None, code: int, node: SimulatedNode, tmp_path: Path) -> None:
+    """Only where it says so, only in a prolog, and only with a slot of the breaker."""
+    (tmp_path / "breaker").mkdir()
+    if slots is not None:
+        node.document["breaker"] = {"directory": str(tmp_path / "breaker"), "slots": slots, "timeout_s": 30}
+    dies = ["HPCTRAIN_HEALTH_BUDGET_S", "0.51"]  # too little for any check
+
+    result = run(node, **dict([dies]), HPCTRAIN_HEALTH_ON_FAILURE="drain")
+    assert code == result.returncode, result.stderr
+    assert "this site drains after such a failure" in result.stderr
+    assert 0 == run(node, "epilog", **dict([dies]), HPCTRAIN_HEALTH_ON_FAILURE="drain").returncode
+    assert 0 == run(node, **dict([dies])).returncode
+
+
 def _children(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(word) for word in path.read_text().split()] if path.exists() else []

@@ -160,3 +160,23 @@ def test_what_keeps_nodes_from_being_mended_is_told(line: str, told: str) -> Non
     """A node that is not checked after its boot does not return, or returns unchecked."""
     _, notes = find_changes(parse_settings(line), "/d")
     assert [told in note for note in notes] == [True]
+
+
+def test_checks_of_installed_packages_reach_the_prolog(tmp_path: Path) -> None:
+    """They are compiled in, as a prolog has no time to look for them; a site's own list and its own file are kept."""
+    conf, offered = tmp_path / "slurm.conf", ["ours:CHECK"]
+    conf.write_text(CONF)
+
+    def compiled(site: str | None) -> dict[str, object]:
+        toml = tmp_path / "health.toml"
+        toml.write_text(site or "")
+        plan = make_plan(tmp_path / "d", conf, toml if site is not None else None, ["clock"], site_checks=offered)
+        return next((json.loads(file.after) for file in plan.files if file.path.name == "health.json"), {})
+
+    assert ["ours:CHECK"] == compiled("settle_s = 5\n")["site_checks"] == compiled(None)["site_checks"]
+    assert [] == compiled("site_checks = []\n")["site_checks"]
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/health.json").write_text('{"version": 1}')
+    plan = make_plan(tmp_path / "d", conf, None, ["clock"], site_checks=offered)
+    assert "health.json" not in [file.path.name for file in plan.files]
+    assert any("does not name all checks of the site: ours:CHECK" in note for note in plan.notes)
