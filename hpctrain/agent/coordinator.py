@@ -258,11 +258,13 @@ class Coordinator:
             self._tell_ladder(rungs.StepEnded(self._clock.time(), code))
 
     def _detect(self) -> None:
-        ranks = self._machine.ranks
+        ranks, now = self._machine.ranks, self._clock.time()
+        self._states.be_urgent(self._machine.stage is Stage.MEND)
+        for node, report in self._states.take():
+            self._detectors.node(node, [report], now)
+            if report["is_down"]:
+                self._tell_ladder(rungs.Down(now, node))
         if self._machine.stage is Stage.RUN and ranks is not None:
-            now = self._clock.time()
-            for node, report in self._states.take():
-                self._detectors.node(node, [report], now)
             self._act_on(self._detectors.look(list(self._agents.beats.values()), ranks.incarnation, now), now)
 
     def _act_on(self, found: Sequence[Detection], now: float) -> None:

@@ -23,6 +23,7 @@ from hpctrain.agent.decide import End, History, attempt_of, describe_cause, hope
 from hpctrain.agent.ladder_model import (
     Command,
     Detected,
+    Down,
     Ended,
     Event,
     Fault,
@@ -54,7 +55,7 @@ SPARES_S = 5.0
 """When enough agents are there to train, the others have so long to join before places are given away."""
 KILL_S = 20.0
 """Ranks that cannot be killed (stuck in a driver or a dead file system) are not waited for longer: their node is lost."""
-MEND_S = 20.0
+MEND_S = 15.0
 """A node whose agent is gone has so long to bring up another one."""
 LAST_RANKS_S = 600.0
 """When some ranks of our trainer are done, the others have so long to be, too."""
@@ -73,7 +74,7 @@ class Ladder(LadderState):
         if self.stage is Stage.OVER:
             return []
         handler = {
-            Joined: self._joined, Lost: self._lost_node, Ended: self._ended, Killed: self._killed,
+            Joined: self._joined, Lost: self._lost_node, Down: self._down, Ended: self._ended, Killed: self._killed,
             NotStarted: self._not_started, Detected: self._detected, StopAsked: self._stop, Signalled: self._signalled,
             StepEnded: self._step_ended, Tick: self._tick,
         }[type(event)]
@@ -90,6 +91,7 @@ class Ladder(LadderState):
         self._began = self._began if self._began is not None else event.time
         known = event.node in self.live
         self.live.add(event.node)
+        self._down_nodes.discard(event.node)
         self._lost.pop(event.node, None)
         if self.stage is Stage.GATHER:
             self._take_over(event)
@@ -128,6 +130,14 @@ class Ladder(LadderState):
         if self.stage is Stage.KILL and not self._waiting:
             commands += self._judge(event.time)
         return commands
+
+    def _down(self, event: Down) -> list[Command]:
+        """Waiting for a node that is down would only cost time; one that says the contrary by its agent is believed."""
+        if self.stage is not Stage.MEND or event.node in self.live:
+            return []
+        self._down_nodes.add(event.node)
+        possible = [node for node in self.nodes if node in self.live or node not in self._down_nodes]
+        return self._give_up(event.time) if len(possible) < self.wanted else []
 
     def _ended(self, event: Ended) -> list[Command]:
         if self.ranks is None or event.incarnation != self.ranks.incarnation:

@@ -58,6 +58,14 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Down:
+    """Slurm says that a node is down, or does not answer: no agent will come back there."""
+
+    time: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Some ranks of a node have ended."""
 
@@ -132,7 +140,7 @@ class Tick:
     best_step: int | None = None
 
 
-Event = Joined | Lost | Ended | Killed | NotStarted | Detected | StopAsked | Signalled | StepEnded | Tick
+Event = Joined | Lost | Down | Ended | Killed | NotStarted | Detected | StopAsked | Signalled | StepEnded | Tick
 
 
 # -- commands ------------------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ class LadderState:
         self._first_done: float | None = None
         self._adopted: set[str] = set()
         self._sick: set[str] = set()
+        self._down_nodes: set[str] = set()
 
     # -- what is known -------------------------------------------------------------------------------------------------
 

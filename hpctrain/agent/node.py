@@ -87,6 +87,7 @@ class NodeAgent:
         self._output = OutputWriter(clock)
         self._relay = Relay(run_dir.progress)
         self._ranks: NodeRanks | None = None
+        self._present: RankPlan | None = None
         self._killing = self._told_end = False
         self._offer: HeldPort | None = None
         self._term_deadline: float | None = None
@@ -208,6 +209,7 @@ class NodeAgent:
         if self._ranks is not None and not self._ranks.are_gone:
             self._ranks.kill()  # the coordinator knows better than we do what belongs to the past
         self._relay.source = None
+        self._present = ranks
         if self._tiers is not None:
             self._tiers.begin(ranks)
         if not ranks.ranks_of(self.node):
@@ -360,11 +362,12 @@ class NodeAgent:
             wakeup.wait(0.02)
 
     def _save_and_requeue(self, why: str, wakeup: Wakeup) -> None:
-        nodes = self._ranks.ranks.nodes if self._ranks is not None else ()
-        if self._tiers is not None and nodes:
-            self._tiers.flush(why, nodes, lambda deadline: self._pause(deadline, wakeup))
-        turn = nodes.index(self.node) if self.node in nodes else len(nodes)
-        self._alone.requeue(why, turn)
+        """All agents that live come here. A spare, too, waits for what the others save: a requeue ends them."""
+        plan = self._present
+        order = (*plan.nodes, *plan.spares) if plan is not None else (self.node,)
+        if self._tiers is not None and plan is not None:
+            self._tiers.flush(why, plan.nodes, lambda deadline: self._pause(deadline, wakeup))
+        self._alone.requeue(why, order.index(self.node) if self.node in order else len(order))
 
 
 def _place(text: str) -> tuple[str, int] | None:

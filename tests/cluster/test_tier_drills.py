@@ -128,14 +128,15 @@ def uninterrupted(trainers: WarmRanks, drill: Drill, folder: Path) -> bytes:
 
 
 def test_a_killed_rank_costs_no_more_than_a_step(begin: Callable[..., Drill], trainers: WarmRanks, tmp_path: Path) -> None:
-    """DDP: SIGKILL of one rank; what memory holds is saved before the nodes are given back, and training goes on there."""
+    """DDP: SIGKILL of one rank; all ranks are started again on the same nodes, and training goes on from memory."""
     drill = begin()
     drill.until(lambda: drill.step >= 5)
     drill.kill(drill.pids("n1")[1])
     drill.finish()
 
-    (flushed,), (lost,) = drill.events("checkpoint.flushed"), drill.lost()
-    assert flushed.evidence["steps_saved"] == flushed.step
+    (recovery,), (lost,) = drill.events("recovery.finished"), drill.lost()
+    assert ("R1", "rank", "ram") == tuple(recovery.evidence[key] for key in ("rung", "cause", "tier"))
+    assert [] == drill.events("checkpoint.flushed", "job.requeued")
     assert lost <= 1, drill.told()
     assert uninterrupted(trainers, drill, tmp_path) == final_weights(drill.run_dir.path)
 
@@ -155,7 +156,7 @@ def test_keeper_writer_and_a_nodes_ranks_are_killed(
 
     assert ["checkpoint.degraded", "checkpoint.recovered"] == sorted({
         event.kind for event in drill.events() if event.source == "agent" and event.evidence.get("process") == "keeper"})
-    assert 1 == len(drill.events("checkpoint.flushed"))
+    assert ["R1"] == [event.evidence["rung"] for event in drill.events("recovery.finished")]
     assert max(drill.lost()) <= 2, drill.told()
     assert uninterrupted(trainers, drill, tmp_path) == final_weights(drill.run_dir.path)
 

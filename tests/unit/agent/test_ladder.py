@@ -12,6 +12,7 @@ from hpctrain.agent.ladder import GATHER_S, KILL_S, MEND_S, SPARES_S, Ladder
 from hpctrain.agent.ladder_model import (
     Command,
     Detected,
+    Down,
     Ended,
     Event,
     Fault,
@@ -153,6 +154,17 @@ def test_a_lost_node_without_a_spare_gets_another_agent_or_costs_the_allocation(
         else:
             assert isinstance(last, Finish) and last.attempt is not None
             assert (("n2",), "R3", True) == (last.end.lost_nodes, last.attempt.rung, last.verdict.restart)
+
+
+def test_a_node_that_slurm_calls_down_is_not_waited_for() -> None:
+    """The job is queued again at once; a node whose agent lives is believed before Slurm."""
+    machine = running(("n1", "n2"))
+    tell(machine, Lost(T + 5, "n2", "its agent is gone"))
+    killed(machine, "n1", time=T + 6)
+    assert [] == tell(machine, Down(T + 7, "n1"))
+    (finish,) = tell(machine, Down(T + 7, "n2"))
+
+    assert isinstance(finish, Finish) and ("n2",) == finish.end.lost_nodes
 
 
 def test_a_lost_spare_is_sent_for_and_nobody_is_killed() -> None:
