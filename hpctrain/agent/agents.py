@@ -223,9 +223,10 @@ class Agents:
         self._hub.close()
         for agent in self._agents.values():
             agent.line.close()
-        for step, _ in self._enlisting.values():
-            with contextlib.suppress(process.TimeoutExpired):
-                step.wait(timeout=2)
+        for node, (step, _) in self._enlisting.items():
+            if node in self._agents:
+                with contextlib.suppress(process.TimeoutExpired):
+                    step.wait(timeout=2)
             if step.poll() is None:
                 process.kill_group(step)
 

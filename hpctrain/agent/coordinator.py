@@ -53,7 +53,7 @@ TERM_ALONE_S = 3.0
 """An agent that was sent SIGTERM while the others and we were not is about to be gone."""
 SAVE_MARGIN_S = 10.0
 """Agents end their saving by themselves at the recipe's limit; this much later they are not waited for."""
-STEP_END_S = 10.0
+STEP_END_S, BROKEN_STEP_END_S = 10.0, 1.0
 STUCK_S = 600.0
 """When the main loop has not come round for so long, our file says no longer that we live."""
 
@@ -338,7 +338,9 @@ class Coordinator:
             self._agents.send(living, {"t": "drain"} if done else {"t": "flush", "reason": reason, "living": living})
             self._await_saved(set(living), wakeup)
         self._agents.send(self._agents.nodes, {"t": "exit", "code": 0})
-        deadline = self._clock.monotonic() + STEP_END_S
+        # The srun of a dead node's agent does not end by itself; what it held is given back with the job.
+        whole = self._machine.live >= set(self._nodes)
+        deadline = self._clock.monotonic() + (STEP_END_S if whole else BROKEN_STEP_END_S)
         while self._step.poll() is None and self._clock.monotonic() < deadline:
             self._agents.poll()
             wakeup.wait(0.05, *self._agents.descriptors)
