@@ -275,6 +275,9 @@ class Coordinator:
 
     def _tell_ladder(self, event: rungs.Event) -> None:
         was, gone = self._machine.stage, self._machine.history.incarnation
+        if was is Stage.RUN and not self.plan.command.is_trainer and rungs.is_trouble(event):
+            # A script without heartbeats may tell of its steps in the run's files.
+            self._machine.handle(rungs.Tick(event.time, best_step(self.run_dir)))
         for command in self._machine.handle(event):
             if was is Stage.KILL and isinstance(command, (rungs.Start, rungs.Mend, rungs.Finish)):
                 self._recovery.killed()

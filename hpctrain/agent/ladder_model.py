@@ -143,6 +143,13 @@ class Tick:
 Event = Joined | Lost | Down | Ended | Killed | NotStarted | Detected | StopAsked | Signalled | StepEnded | Tick
 
 
+def is_trouble(event: Event) -> bool:
+    """Whether it may make ranks start again."""
+    if isinstance(event, Ended):
+        return any(one.returncode for one in event.exits)
+    return isinstance(event, (Lost, Detected, NotStarted))
+
+
 # -- commands ------------------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ TAIL_LINES = 40
 _READ_BYTES = 64 * 1024
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Target:
     """One log file."""
 
@@ -115,7 +115,7 @@ class OutputWriter:
         if target.fd is not None:
             os.close(target.fd)
             target.fd = None
-        if not keep:
+        if not keep and target in self._targets:  # a line that comes after the release opens it once more
             self._targets.remove(target)
 
     def _write_batch(self, batch: deque[tuple[_Target | None, bytes]]) -> None:

@@ -28,8 +28,9 @@ LATEST_S = 20.0
 """Never more, while Slurm answers."""
 LATEST_DOWN_S = 120.0
 """Never more while it does not."""
-SURE_AFTER_S = 5.0
-"""The node of a batch script is believed to be gone when Slurm has said so twice, this far apart."""
+SURE_AFTER_S = 150.0
+"""The node of a batch script is believed to be gone, with everybody who could act, when Slurm has said so for this long:
+the agents of other nodes notice it after 20 s, save what memory holds, and have the job queued again themselves."""
 
 
 class Poller:

@@ -18,6 +18,7 @@ from hpctrain import process
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.reader import read_events
 from hpctrain.process import Result
+from hpctrain.watchdog.attempts import read as read_attempts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("private_cluster")]
 
@@ -97,7 +98,7 @@ class Jobs:
         words = self.slurm("scontrol", "show", "job", str(job_id)).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, job_id: int, *states: str, timeout_s: float = 60) -> dict[str, str]:
+    def wait(self, job_id: int, *states: str, timeout_s: float = 120) -> dict[str, str]:
         until(lambda: self.state(job_id).get("JobState") in states, timeout_s, lambda: str(self.state(job_id)))
         return self.state(job_id)
 
@@ -110,7 +111,7 @@ def until(condition: Callable[[], object], timeout_s: float = 60, what: Callable
 
 
 def kinds(run_dir: RunDir, source: str = "coordinator") -> list[str]:
-    return [event.kind for event in read_events(run_dir) if event.source == source]
+    return [event.kind for event in read_events(run_dir) if event.source == source and event.kind.startswith("job.")]
 
 
 def lines(run_dir: RunDir, start: int, rank: int) -> list[str]:
@@ -153,9 +154,9 @@ def test_time_limit_saves_and_continues_under_the_same_id(jobs: Jobs) -> None:
     until((run_dir.path / "place-3").exists)
     jobs.slurm("scancel", "--signal=USR1", "--batch", str(job_id))
     begun = time.monotonic()
-    assert jobs.wait(job_id, "COMPLETED", "FAILED")["Restarts"] == "1", run_dir.job_log.read_text()
+    assert jobs.wait(job_id, "COMPLETED", "FAILED", timeout_s=120)["Restarts"] == "1", run_dir.job_log.read_text()
     # Slurm alone would hold the job back for two minutes.
-    assert time.monotonic() - begun < 45
+    assert time.monotonic() - begun < 90
     stopped = [int(lines(run_dir, 0, rank)[-1].removeprefix("stopped at ")) for rank in range(4)]
     assert [lines(run_dir, 1, rank) for rank in range(4)] == [[f"from {step}", "counted to 25"] for step in stopped]
     assert kinds(run_dir) == ["job.started", "job.stop_requested", "job.requeued", "job.started", "job.finished"]
@@ -182,34 +183,34 @@ def test_crash_without_progress_stops_with_the_cause(jobs: Jobs) -> None:
     """The same crash again and again ends after the budget: the rank's exit code, its traceback, and no rank left."""
     job_id, run_dir = jobs.submit(CRASH, "0", "99", resilience__max_restarts_without_progress=1)
     end = jobs.wait(job_id, "FAILED", "COMPLETED", "CANCELLED")
-    assert (end["JobState"], end["ExitCode"], end["Restarts"]) == ("FAILED", "1:0", "1"), run_dir.job_log.read_text()
+    assert (end["JobState"], end["ExitCode"], end["Restarts"]) == ("FAILED", "1:0", "0"), run_dir.job_log.read_text()
     failed = next(event for event in read_events(run_dir) if event.kind == "job.failed")
     assert "rank 3 on n2 ended with exit code 1: ValueError: boom in start 1" in failed.reason
-    assert "2 starts in a row failed without a new completed step" in failed.reason
+    assert ("no_progress", 1) == (failed.evidence["rule"], failed.evidence["exit_code"])
     assert 'raise ValueError("boom in start %d" % start)' in str(failed.evidence["traceback"])
     assert "ValueError: boom in start 1" in run_dir.job_log.read_text()
     assert not alive_ranks(run_dir)
 
 
 def test_crash_after_progress_is_started_again(jobs: Jobs) -> None:
-    """With new steps in each start a crash costs a restart and the job goes on, even with no fruitless one allowed."""
+    """With new steps each time a crash costs an incarnation and the job goes on, even with no fruitless one allowed."""
     job_id, run_dir = jobs.submit(CRASH, "5", "2", resilience__max_restarts_without_progress=0)
     end = jobs.wait(job_id, "FAILED", "COMPLETED", "CANCELLED")
-    assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "2"), run_dir.job_log.read_text()
+    assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "0"), run_dir.job_log.read_text()
     memory = json.loads((run_dir.control / "incarnation.json").read_text())
-    assert memory == {"incarnation": 2, "failures": 2, "failures_without_progress": 0, "best_step": 10}
+    assert memory == {"incarnation": 2, "best_step": 10}
+    assert [("R1", 5), ("R1", 10)] == [(attempt.rung, attempt.step) for attempt in read_attempts(run_dir)]
 
 
-def test_killed_agent_takes_its_ranks_along_and_the_job_is_started_again(jobs: Jobs) -> None:
-    """SIGKILL of a node's agent leaves no rank behind anywhere; the job starts again with the next incarnation."""
+def test_killed_agent_takes_its_ranks_along_and_its_node_gets_another(jobs: Jobs) -> None:
+    """SIGKILL of a node's agent leaves no rank behind anywhere; a new agent comes, and the job goes on in its allocation."""
     job_id, run_dir = jobs.submit(COUNT, "25")
     until((run_dir.path / "place-3").exists)
-    agent = next(event for event in read_events(run_dir) if event.kind == "ranks.started" and event.node == "n2")
-    parent = int(Path(f"/proc/{agent.evidence['pids'][0]}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    os.kill(parent, signal.SIGKILL)
-    assert jobs.wait(job_id, "FAILED", "COMPLETED", "CANCELLED")["JobState"] == "COMPLETED", run_dir.job_log.read_text()
-    requeued = [event for event in read_events(run_dir) if event.kind == "job.requeued"]
-    assert "the agent of n2" in requeued[0].reason
+    (agent,) = (event for event in read_events(run_dir) if event.kind == "agent.started" and event.node == "n2")
+    os.kill(int(agent.evidence["pid"]), signal.SIGKILL)
+    end = jobs.wait(job_id, "FAILED", "COMPLETED", "CANCELLED", timeout_s=120)
+    assert (end["JobState"], end["Restarts"]) == ("COMPLETED", "0"), run_dir.job_log.read_text()
+    assert [("R2", "agent")] == [(attempt.rung, attempt.cause.value) for attempt in read_attempts(run_dir)]
     assert not alive_ranks(run_dir)
 
 
@@ -225,8 +226,8 @@ def test_lost_node_is_named_and_the_job_started_again(jobs: Jobs) -> None:
     assert [event.node for event in read_events(run_dir) if event.kind == "node.lost"] == ["n2"]
 
 
-def test_dead_batch_host_is_noticed_by_who_follows(jobs: Jobs) -> None:
-    """Slurm never notices that the first node died with the batch script; 'submit --follow' does, and the job goes on."""
+def test_dead_batch_host_is_noticed_by_the_agents_that_are_left(jobs: Jobs) -> None:
+    """Slurm never notices that the first node died with the batch script; the agents do, and the job goes on."""
     (jobs.folder / "script.py").write_text(COUNT)
     (jobs.folder / "recipe.yaml").write_text(json.dumps({
         "version": 1, "name": "real", "command": ["script.py", "60"],
@@ -249,8 +250,8 @@ def test_dead_batch_host_is_noticed_by_who_follows(jobs: Jobs) -> None:
         jobs.hpctrain("cluster", "start-node", lost)
         until(lambda: "idle" in jobs.slurm("sinfo", "-h", "-n", lost, "-o", "%t"))
     requeued = [event for event in read_events(RunDir(place.parent)) if event.kind == "job.requeued"]
-    assert [event.source for event in requeued] == ["cli"]
-    assert f"{lost}, the node of its batch script, is gone" in results[0].stderr
+    assert [event.source for event in requeued] == ["agent"]
+    assert "nothing was heard of the coordinator" in results[0].stderr
 
 
 def test_record_that_submit_did_not_live_to_write_is_written_by_the_job(jobs: Jobs) -> None:

@@ -98,3 +98,21 @@ def test_slow_disk_does_not_hold_up_the_program(tmp_path: Path) -> None:
     with fifo.open("rb", buffering=0) as reader:
         writer.close(10)
         assert reader.read(1000).startswith(STAMP.encode())
+
+
+def test_a_log_that_is_done_with_is_closed_and_a_late_line_still_written(tmp_path: Path) -> None:
+    """A node that starts many incarnations must not keep all their logs open; other logs go on."""
+    writer = OutputWriter(FakeClock(), lambda _: None)
+    logs = [writer.open(tmp_path / f"{name}.log", echo=False) for name in "ab"]
+    for log in logs:
+        writer.put(log, b"one")
+    writer.release(logs[0])
+    deadline = time.monotonic() + 20
+    while logs[0].fd is not None or not (tmp_path / "a.log").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for log in logs:
+        writer.put(log, b"two")
+    writer.close(10)
+
+    assert [[f"{STAMP} one", f"{STAMP} two"]] * 2 == [(tmp_path / f"{name}.log").read_text().splitlines() for name in "ab"]

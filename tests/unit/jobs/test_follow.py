@@ -79,7 +79,7 @@ def test_delay_of_a_job_that_is_starting_already_is_no_matter(world, monkeypatch
 def test_delay_that_a_person_set_is_left_alone(world):
     """Without a requeue of the run's own nobody's BeginTime is lifted."""
     world.clock.after(5, lambda: world.slurm.requeue(world.job_id))
-    status = wait(world.run, world.slurm, world.clock, timeout_s=60)
+    status = wait(world.run, world.slurm, world.clock, timeout_s=60 + SURE_AFTER_S)
     assert status.state == "requeued" and "update_job" not in world.slurm.calls
 
 
@@ -97,7 +97,7 @@ def test_job_without_its_batch_host_is_put_back_in_the_queue(world):
     world.event("job.started")
     world.clock.after(10, lambda: world.slurm.node_down("n1"))
     world.clock.after(60, lambda: world.event("job.started"))
-    world.clock.after(80, lambda: finish(world))
+    world.clock.after(80 + SURE_AFTER_S, lambda: finish(world))
     status = follow(world.run, world.slurm, world.clock, world.screen)
     assert status.succeeded and status.restarts == 1 and world.slurm.calls.count("requeue") == 1
     assert "n1, the node of its batch script, is gone" in world.told and "put back in the queue" in world.told
@@ -124,7 +124,7 @@ def test_refused_requeue_is_told_once(world):
     world.slurm.node_down("n1")
     world.slurm.user = "bob"
     told = []
-    status = wait(world.run, world.slurm, world.clock, timeout_s=120, say=told.append)
+    status = wait(world.run, world.slurm, world.clock, timeout_s=120 + SURE_AFTER_S, say=told.append)
     assert not status.final and status.silent and world.slurm.calls.count("requeue") == 1
     assert len(told) == 1 and "was not requeued" in told[0]
 
