@@ -79,7 +79,7 @@ def test_delay_of_a_job_that_is_starting_already_is_no_matter(world, monkeypatch
 def test_delay_that_a_person_set_is_left_alone(world):
     """Without a requeue of the run's own nobody's BeginTime is lifted."""
     world.clock.after(5, lambda: world.slurm.requeue(world.job_id))
-    status = wait(world.run, world.slurm, world.clock, timeout_s=60 + SURE_AFTER_S)
+    status = wait(world.run, world.slurm, world.clock, timeout_s=60)
     assert status.state == "requeued" and "update_job" not in world.slurm.calls
 
 
