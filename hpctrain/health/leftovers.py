@@ -1,7 +1,8 @@
 """End what a finished job has left running on this node (adapter over /proc and signals).
 
 Matched by the job's cgroup or by SLURM_JOB_ID *and* SLURMD_NODENAME in the environment, and by the job's user: a process can
-only get itself killed by lying about that.
+only get itself killed by lying about that. SLURM_CLUSTER_NAME counts, too: private clusters on one host have the same nodes
+and the same job numbers.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ class Left:
 
 
 def end_leftovers(
-    job_id: str, uid: int, node: str, *, term_s: float = 1.0, kill_s: float = 1.0, proc: str = "/proc"
+    job_id: str, uid: int, node: str, *, cluster: str = "", term_s: float = 1.0, kill_s: float = 1.0, proc: str = "/proc"
 ) -> Left:
-    """SIGTERM, then SIGKILL, to every process of the job on this node; return what survives both."""
-    pids = list(_of_job(proc, job_id, uid, node))
+    """SIGTERM, then SIGKILL, to every process of the job on this node; return what survives both.
+
+    Args:
+        cluster: name of the job's cluster; "" if that is not known.
+    """
+    pids = [pid for pid in _of_job(proc, job_id, uid, node) if _is_clusters(proc, pid, cluster)]
     found = len(pids)
     for number, wait_s in ((signal.SIGTERM, term_s), (signal.SIGKILL, kill_s)):
         for pid in pids:
@@ -62,6 +67,10 @@ def _of_job(proc: str, job_id: str, uid: int, node: str) -> Iterator[int]:
         here = environment.get("SLURMD_NODENAME", node) == node
         if here and job_of(proc, pid) == job_id and _is_alive(proc, pid):
             yield pid
+
+
+def _is_clusters(proc: str, pid: int, cluster: str) -> bool:
+    return not cluster or environment_of(proc, pid).get("SLURM_CLUSTER_NAME", cluster) == cluster
 
 
 def _ancestors(proc: str) -> set[int]:

@@ -105,7 +105,8 @@ def check(context: str, environment: Mapping[str, str], budget_s: float, report:
         def end(of: Job, name: str) -> Any:
             from hpctrain.health.leftovers import end_leftovers
 
-            return end_leftovers(of.id, of.uid or 0, name, proc=config.roots.processes).survivors
+            cluster = environment.get("SLURM_CLUSTER_NAME", "")
+            return end_leftovers(of.id, of.uid or 0, name, cluster=cluster, proc=config.roots.processes).survivors
 
     begun, notes = time.monotonic(), []
     if context == "periodic" and (Path(config.state_dir) / f"{node}.reset.json").exists():

@@ -22,9 +22,9 @@ from tests.cluster.conftest import require_slurm
 
 pytestmark = pytest.mark.cluster
 
-# A node 300 times slower and a band of 95 %: fifteenfold noise on either side changes no verdict.
-SLOW = json.dumps({"slow_factor": 300, "corrupt": []})
-OPTIONS = ("--profile", "smoke", "--band", "95", "--only", "gemm", "-o", "json")
+# A node 150 times slower and a band of 93 %: tenfold noise on either side changes no verdict.
+SLOW = json.dumps({"slow_factor": 150, "corrupt": []})
+OPTIONS = ("--profile", "smoke", "--band", "93", "--only", "gemm", "-o", "json")
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,18 @@ def cluster(cluster_state_dir: Path) -> Iterator[tuple[Layout, Spec]]:
         clusters.down(name)
 
 
-def deep(cluster: tuple[Layout, Spec], runs: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Exit status, document and messages of the command."""
+def run(cluster: tuple[Layout, Spec], runs: Path, *arguments: str) -> process.Result:
+    """The command on all nodes."""
     layout, spec = cluster
     env = {**os.environ, "HPCTRAIN_CLUSTER": spec.name, "HPCTRAIN_RUNS_DIR": str(runs), "HOME": str(runs)}
     env["HPCTRAIN_STATE_DIR"] = str(layout.state_dir.parent.parent)
     command = [sys.executable, "-m", "hpctrain", "health", "deep", "--nodes", "n[1-4]", *OPTIONS, *arguments]
-    result = process.run(command, timeout_s=240, env=env)
+    return process.run(command, timeout_s=240, env=env)
+
+
+def deep(cluster: tuple[Layout, Spec], runs: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Exit status, document and messages of the command."""
+    result = run(cluster, runs, *arguments)
     assert result.stdout, result.stderr
     return result.returncode, json.loads(result.stdout), result.stderr
 
@@ -83,6 +88,30 @@ def test_a_slow_node_and_a_corrupting_node_are_found(cluster: tuple[Layout, Spec
     assert "hpctrain: deep " in node_state(cluster, "n3")
     assert {"n2", "n3"} == set(document["deep"]["drained"])
     assert "drain" not in node_state(cluster, "n1")
+
+    _, again, _ = deep(cluster, tmp_path, "--collect", document["deep"]["run"])
+    assert (["n2", "n3"], {}) == (again["deep"]["blamed"], again["deep"]["drained"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--only", "gem"), "there is no deep check 'gem'"),
+        (("--nodes", "n[1-"), "is not a node list"),
+        (("--nodes", "n9"), "n9"),
+        (("--partition", "a b"), "--partition 'a b'"),
+        (("--baseline", "/nonexistent/b.json"), "there is no file of baselines"),
+        (("--collect", "/"), "no deep checks were submitted from here"),
+    ],
+)
+def test_mistakes_are_told(cluster: tuple[Layout, Spec], tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+    """One error, before anything is submitted."""
+    result = run(cluster, tmp_path, *arguments)
+
+    assert result.returncode in (2, 4, 5)
+    assert told in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "deep-checks").exists()
 
 
 def test_a_dry_run_submits_nothing(cluster: tuple[Layout, Spec], tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def _rank(bench: Bench, meeting: Meeting, member: _Member, spoil: str) -> dict[s
 def _join(bench: Bench, meeting: Meeting, member: _Member) -> Any:
     patience = timedelta(seconds=member.deadline_s)
     if meeting.interface:
-        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = meeting.interface
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(variable, meeting.interface)  # a site that has set it knows better
     if bench.gpus:
         torch.cuda.set_device(member.local)
     else:

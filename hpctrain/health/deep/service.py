@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hpctrain.clock import Clock
-from hpctrain.errors import NotFoundError, UsageError
+from hpctrain.errors import ControllerDownError, NotFoundError, SlurmError, UsageError
 from hpctrain.files import write_atomic, write_json_atomic
 from hpctrain.health.deep.files import DeepFiles
 from hpctrain.health.deep.plan import DeepJob, DeepPlan, Placement, script
@@ -141,16 +141,22 @@ def wait(
     seen: dict[JobId, _Seen] = {one: _Seen() for one in ids}
     try:
         while left := [one for one in ids if seen[one].end is None]:
-            known = {job.job_id: job for job in slurm.jobs(left)}
-            for job_id in left:
-                seen[job_id].look(known.get(job_id), clock.time() - begun > start_within_s)
-                if seen[job_id].to_cancel:
-                    cancel(slurm, [job_id])
-            told = _told(known.values(), told, tell)
+            try:
+                known = {job.job_id: job for job in slurm.jobs(left)}
+                for job_id in left:
+                    seen[job_id].look(known.get(job_id), clock.time() - begun > start_within_s)
+                    if seen[job_id].to_cancel:
+                        cancel(slurm, [job_id])
+                told = _told(known.values(), told, tell)
+            except ControllerDownError as error:
+                tell(f"{error}; the jobs go on, and so does the waiting")
             if any(one.end is None for one in seen.values()):
                 clock.sleep(_POLL_S)
     except BaseException:
-        cancel(slurm, [one for one in ids if seen[one].end is None])
+        try:
+            cancel(slurm, [one for one in ids if seen[one].end is None])
+        except SlurmError as error:
+            tell(f"the jobs could not be cancelled ({error}): see 'squeue --me --name=hpctrain-deep'")
         raise
     return [end for one in ids if (end := seen[one].end) is not None]
 

@@ -185,27 +185,29 @@ def test_limits_follow_the_model() -> None:
 
 
 def test_leftovers_of_this_job_on_this_node_are_ended() -> None:
-    """SIGTERM, then SIGKILL: the job's processes here end, those of another node or job live on."""
+    """SIGTERM, then SIGKILL: the job's processes here end, those of another node, job or cluster live on."""
     job = f"{os.getpid()}{int(time.time())}"
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
-    places = [(job, "n1"), (job, "n1"), (job, "n2"), (job + "9", "n1")]
+    one, other = {"SLURM_CLUSTER_NAME": "one"}, {"SLURM_CLUSTER_NAME": "other"}
+    places = [(job, "n1", one), (job, "n1", {}), (job, "n2", one), (job + "9", "n1", one), (job, "n1", other)]
     started = [
         process.start(
-            [sys.executable, "-c", stubborn], env={"SLURM_JOB_ID": number, "SLURMD_NODENAME": node}, stdout=process.PIPE
+            [sys.executable, "-c", stubborn],
+            env={"SLURM_JOB_ID": number, "SLURMD_NODENAME": node, **cluster}, stdout=process.PIPE,
         )
-        for number, node in places
-    ]
+        for number, node, cluster in places
+    ]  # fmt: skip
     try:
-        for one in started:
-            assert one.stdout is not None
-            assert b"1\n" == one.stdout.readline()
-        left = end_leftovers(job, os.getuid(), "n1", term_s=0.2, kill_s=10.0)
+        for child in started:
+            assert child.stdout is not None
+            assert b"1\n" == child.stdout.readline()
+        left = end_leftovers(job, os.getuid(), "n1", cluster="one", term_s=0.2, kill_s=10.0)
 
         assert (2, ()) == (left.found, left.survivors)
-        assert [False, False, True, True] == [one.poll() is None for one in started]
+        assert [False, False, True, True, True] == [child.poll() is None for child in started]
     finally:
-        for one in started:
-            one.kill()
-            one.wait()
-            assert one.stdout is not None
-            one.stdout.close()
+        for child in started:
+            child.kill()
+            child.wait()
+            assert child.stdout is not None
+            child.stdout.close()

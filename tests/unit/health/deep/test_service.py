@@ -185,6 +185,24 @@ def test_a_job_without_its_first_node_is_ended(site: Site) -> None:
     assert [JobState.CANCELLED] == [job.state for job in site.slurm.jobs(ids)]
 
 
+def test_a_silent_controller_ends_no_run(site: Site) -> None:
+    """It is told, and waited for; the jobs are still there when it is back."""
+    ids = service.submit(site.slurm, plan_for(DeepJob(("n1",))), request(), site.files)
+    heard: list[str] = []
+
+    def hear(text: str) -> None:
+        heard.append(text)
+        site.slurm.controller_up = len(heard) > 2
+        if len(heard) == 4:
+            site.slurm.finish(ids[0])
+
+    hear("nothing yet")
+    (end,) = service.wait(site.slurm, ids, site.clock, 100.0, hear)
+
+    assert "COMPLETED" in end.why
+    assert "the jobs go on" in heard[1]
+
+
 def test_ctrl_c_cancels_the_jobs(site: Site) -> None:
     """Nobody's nodes stay under load for a report that nobody waits for."""
     ids = service.submit(site.slurm, plan_for(DeepJob(("n1",)), DeepJob(("n2",))), request(), site.files)
