@@ -144,6 +144,8 @@ class _Reader:
 
     def _requeued(self, event: Event) -> None:
         draft = self._open
+        if draft is not None and draft.requeued is not None:
+            return  # a coordinator that was silent and lives after all, and knows less than the agents did
         if draft is None:
             cause = _cause_in(event)
             planned = self._stop is not None and cause in ("time_limit", "preemption", "maintenance")

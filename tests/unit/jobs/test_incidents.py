@@ -168,3 +168,16 @@ def test_the_cause_as_it_is_judged_later_counts() -> None:
 
     assert ("node", ("n2",), ()) == (one.cause, one.nodes, one.ranks)
     assert "node n2 was lost" in one.reason or "n2 was lost" in one.reason
+
+
+def test_who_asked_first_for_a_requeue_knows_why() -> None:
+    """Agents have the job of a stopped coordinator queued again; it wakes up and takes that for somebody else's deed."""
+    story = Story().begin().tell("agent.lost_coordinator", after=20, source="agent", node="n2", fate="alone")
+    story.tell("job.requeued", "nothing was heard of the coordinator for 20 s", after=2, source="agent", cause="coordinator")
+    story.tell("node.lost", "n2 was lost: its agent is gone", after=4, node="n2")
+    story.tell("job.requeued", "somebody had Slurm queue the job again", cause="node")
+    story.tell("job.started", after=6, restarts=1).ranks(1).tell("step.first", after=2, source="trainer", step=21)
+
+    (one,) = find_incidents(story.events)
+
+    assert ("coordinator", "R3", 10.0) == (one.cause, one.rung, one.queue_s)
