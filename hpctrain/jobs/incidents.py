@@ -47,7 +47,7 @@ class _Reader:
         self._kinds: Mapping[str, Callable[[Event], None]] = {
             "fault.detected": self._fault, "rank.failed": self._trace, "node.lost": self._trace,
             "recovery.started": self._recovery, "recovery.finished": self._finished, "job.requeued": self._requeued,
-            "job.stop_requested": self._stop_asked, "job.started": self._started, "ranks.started": self._ranks,
+            "agent.lost_coordinator": self._orphaned, "job.stop_requested": self._stop_asked, "job.started": self._started, "ranks.started": self._ranks,
             "checkpoint.restored": self._restored, "step.first": self._first_step, "job.failed": self._failed,
             "job.finished": self._done, "job.cancelled": self._cancelled,
         }
@@ -138,6 +138,11 @@ class _Reader:
         draft.incarnation = _first(number, draft.incarnation)
         draft.close(RECOVERED, draft.mended_time)
         self._open = None
+
+    def _orphaned(self, event: Event) -> None:
+        if self._open is None and event.evidence.get("fate") == "alone":
+            draft = self._begin(event, "coordinator")
+            draft.step = self._last_step
 
     def _stop_asked(self, event: Event) -> None:
         self._stop = event

@@ -181,3 +181,4 @@ def test_who_asked_first_for_a_requeue_knows_why() -> None:
     (one,) = find_incidents(story.events)
 
     assert ("coordinator", "R3", 10.0) == (one.cause, one.rung, one.queue_s)
+    assert one.fault_time == next(event.time for event in story.events if event.kind == "agent.lost_coordinator")
