@@ -47,7 +47,8 @@ class _Reader:
         self._kinds: Mapping[str, Callable[[Event], None]] = {
             "fault.detected": self._fault, "rank.failed": self._trace, "node.lost": self._trace,
             "recovery.started": self._recovery, "recovery.finished": self._finished, "job.requeued": self._requeued,
-            "agent.lost_coordinator": self._orphaned, "job.stop_requested": self._stop_asked, "job.started": self._started, "ranks.started": self._ranks,
+            "agent.lost_coordinator": self._orphaned,
+            "job.stop_requested": self._stop_asked, "job.started": self._started, "ranks.started": self._ranks,
             "checkpoint.restored": self._restored, "step.first": self._first_step, "job.failed": self._failed,
             "job.finished": self._done, "job.cancelled": self._cancelled,
         }
