@@ -19,6 +19,7 @@ import pytest
 
 from hpctrain import process
 from hpctrain.checkpoint.names import COMMIT, parse_name
+from hpctrain.devcluster.cluster import Clusters
 from hpctrain.devcluster.state import ClusterInfo
 from hpctrain.drill.catalogue import KINDS
 from hpctrain.jobs.layout import RunDir
@@ -198,6 +199,31 @@ def test_ten_random_faults(begin: Callable[..., Job], trainers: WarmRanks, tmp_p
     assert result.returncode == 0, f"{result.stderr}\n{result.stdout}\n{job.told()}"
     assert len(json.loads(result.stdout)["drills"]) == 10
     last = job.checkpoints()[-1]
+    assert state(job.dir.path, last) == undisturbed(trainers, job, tmp_path / "calm", last)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_gpu_falls_off_its_bus(trainers: WarmRanks, tmp_path: Path, cluster_state_dir: Path) -> None:
+    """The node's health check finds it under the running job, the node is drained, and a spare takes its place."""
+    name = f"gpus-{os.getpid()}"
+    clusters = Clusters(cluster_state_dir / "clusters", say=print)
+    try:
+        env = {**os.environ, **clusters.up(name).env}
+        healthy = process.run([sys.executable, "-m", "hpctrain", "cluster", "up", "--health", "--name", name], timeout_s=120,
+                              env=env)
+        assert healthy.ok, healthy.stderr
+        job = Job(tmp_path, env, {"resources.spares": 1})
+        job.until(lambda: len(job.checkpoints()) >= 2)
+        drill = job.drill("xid79")
+        if os.environ.get(WRITES_GUIDE):
+            guide.write_measured({"xid79": drill})
+        assert "R2" == drill["rung"]
+        steps = max(point.step for point in read_tail(job.dir.metrics))
+        job.until(lambda: [step for step in job.checkpoints() if step > steps])
+        last = job.checkpoints()[-1]
+    finally:
+        clusters.down(name)
     assert state(job.dir.path, last) == undisturbed(trainers, job, tmp_path / "calm", last)
 
 
