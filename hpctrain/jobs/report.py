@@ -14,7 +14,7 @@ from hpctrain.jobs.goodput import TRAINING, Goodput, Size, measure
 from hpctrain.jobs.incident import Incident
 from hpctrain.jobs.incidents import find_incidents
 from hpctrain.jobs.records import Metrics, Point
-from hpctrain.jobs.status import JobStatus, json_value
+from hpctrain.jobs.status import JobStatus, State, json_value
 from hpctrain.jobs.text import count, duration, iso, plural
 
 
@@ -126,7 +126,8 @@ def _goodput(
 ) -> Goodput | None:
     traces = [event.time for event in events[-1:]] + [point.time for point in metrics.points[-1:]]
     begun = status.submitted_time if status.submitted_time is not None else next((event.time for event in events), None)
-    until = status.ended_time if status.final else now
+    # Where nobody knows what became of the job, time has not gone on for it.
+    until = status.ended_time if status.final else now if status.state is not State.UNKNOWN else None
     until = until if until is not None else max(traces, default=None)
     if begun is None or until is None or until <= begun:
         return None
