@@ -88,12 +88,13 @@ def tending(cluster_state_dir: Path) -> Iterator[Tending]:
         limits = {"settle_s": 2, "recovery_s": 2, "drained_percent": 100, "lemon_score": 100}
         # What other tests do to this machine's disk and mounts is not these nodes' fault.
         off = dict.fromkeys(("disk_space", "mounts"), "off")
-        cluster.configure(settle_s=2, modes=off, remedies={**remedies, "replace": hook, "limits": limits})
+        remedies |= {"replace": hook, "limits": limits}
+        cluster.configure(settle_s=2, modes=off, drain_via="controller", remedies=remedies)
         yield Tending(cluster)
 
 
 def test_nodes_are_mended_once_whoever_is_killed(tending: Tending) -> None:
-    """Rebooted, reset and replaced as their faults ask, checked, and back; a person's node is left alone."""
+    """Drained by their verdicts, rebooted, reset and replaced as these ask, checked, and back; a person's node stays."""
     cluster = tending.cluster
     tending.command("spares", "add", "n5")
     cluster.slurm("scontrol", "update", "NodeName=n3", "State=DRAIN", "Reason=operator: memory test")
@@ -103,17 +104,15 @@ def test_nodes_are_mended_once_whoever_is_killed(tending: Tending) -> None:
     cluster.files("n4").break_(FAULTS["xid-79"], 4, "replace")
     boots = {node: cluster.files(node).boot_id() for node in ("n1", "n2", "n3")}
     starts = {node: starts_of(cluster, node) for node in ("n1", "n2", "n3", "n4")}
-    wait_for(lambda: all(cluster.node(node)[1].startswith("hpctrain: ") for node in ("n1", "n2", "n4")))
-
     for _ in range(KILLS):
         tending.killed_while_it_acts()
     tending.until(lambda: cluster.node("n1")[0] == cluster.node("n2")[0] == "idle" and "replace done" in tending.ends("n4"))
     tending.until(lambda: tending.last_rule("n4") == "replaced in vain")
 
-    assert tending.ends("n1") == ["drain seen", "reboot done", "return done"]
-    assert tending.ends("n2") == ["drain seen", "reset GPU done", "return done"]
+    assert tending.ends("n1") == ["drain done", "reboot done", "return done"]
+    assert tending.ends("n2") == ["drain done", "reset GPU done", "return done"]
     assert tending.ends("n3") == []
-    assert tending.ends("n4") == ["drain seen", "reboot done", "reboot done", "spare done", "replace done"]
+    assert tending.ends("n4") == ["drain done", "reboot done", "reboot done", "spare done", "replace done"]
     assert cluster.files("n1").boot_id() != boots["n1"]
     assert cluster.files("n2").boot_id() == boots["n2"]
     assert {node: starts_of(cluster, node) - starts[node] for node in starts} == {"n1": 1, "n2": 0, "n3": 0, "n4": 2}
