@@ -112,7 +112,8 @@ def deep(
             return 0
         files, start_within_s = storage.new_run(runs_dir, _stamp(context.clock.time())), request.start_within_s
         ids = service.submit(slurm, plan, request, files, skipped)
-        say(f"submitted {len(ids)} jobs; if this command is lost: hpctrain health deep --collect {files.directory}")
+        lost = f"if this command is lost: hpctrain health deep --collect {files.directory}"
+        say(f"submitted {_count(len(ids), 'job')}; {lost}")
     ends = service.wait(slurm, ids, context.clock, start_within_s, say)
     report = service.collect(files, ends, skipped, context.clock)
     if save_baseline and not dry_run:
@@ -226,7 +227,7 @@ def _show(report: Report, drained: dict[str, str], files: DeepFiles, html: Path 
     for name, told in drained.items():
         click.echo(f"drain     {name}: {told}")
     blamed = f"to blame: {', '.join(node.node for node in report.blamed)}" if report.blamed else "no node is to blame"
-    click.echo(f"{report.worst.value:<9} {len(report.nodes)} nodes; {blamed}")
+    click.echo(f"{report.worst.value:<9} {_count(len(report.nodes), 'node')}; {blamed}")
     say(f"records: {files.directory}")
 
 
@@ -246,3 +247,7 @@ def _show_node(node: NodeVerdict) -> None:
 def _colour(verdict: Verdict) -> str | None:
     colours = {"pass": "green", "slow": "yellow", "failed": "red", "corrupt": "red"}
     return colours.get(verdict.value) if on_terminal() else None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -34,7 +34,7 @@ def _page(report: Report, when: str) -> Iterator[str]:
     yield "<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
     yield f"<title>Deep checks: {escape(report.worst.value)}</title><style>{_STYLE}</style>\n"
     yield f"<h1>Deep checks: {_verdict(report.worst)}</h1>\n"
-    yield f"<p>{len(report.nodes)} nodes, profile {escape(report.profile)}, {escape(when)}. "
+    yield f"<p>Nodes: {len(report.nodes)}, profile {escape(report.profile)}, {escape(when)}. "
     yield f"Records: {escape(report.run)}</p>\n"
     blamed = ", ".join(escape(node.node) for node in report.blamed)
     yield f"<p>{f'To blame: <b>{blamed}</b>.' if blamed else 'No node is to blame for anything.'}</p>\n"

@@ -208,7 +208,7 @@ def _told(jobs: Iterable[Job], before: str, tell: Callable[[str], None]) -> str:
     jobs = [job for job in jobs if not job.state.finished]
     states = [job.state for job in jobs]
     waiting = sorted({job.reason for job in jobs if job.state is JobState.PENDING and job.reason})
-    text = f"{states.count(JobState.RUNNING)} jobs run, {states.count(JobState.PENDING)} wait"
+    text = f"jobs: {states.count(JobState.RUNNING)} running, {states.count(JobState.PENDING)} waiting"
     text += f" ({', '.join(waiting)})" if waiting else ""
     if jobs and text != before:
         tell(text)
