@@ -16,6 +16,7 @@ PAGE = ROOT / "docs" / "health-faults.md"
 MOVED = "drained; the job runs elsewhere"
 DRAINED = "drained; the job is not disturbed"
 NOTED = "{level}; the job runs"
+RECORDED = "recorded; the job runs"
 NOTHING = "no finding; the job runs"
 
 _HEAD = """\
@@ -26,8 +27,9 @@ Each row is a fault of `hpctrain cluster fault NODE KIND`, each column a moment 
 each of them to a node of a private cluster: sixteen nodes at a time, a real slurmd each, over simulated GPUs and kernels. No
 real GPU was broken for it. *Drained* means that Slurm shows the node drained with the reason in the last column; *elsewhere*
 that the same job was requeued and has finished on another node; `warn` and `observe` are findings that stay in the node's
-log. After each cell the fault is healed as a reboot would, the checks are clean, and `hpctrain nodes validate` has put the
-node back into service. A drain of a person came through all three moments with its reason and was not taken back.
+log, *recorded* is what explains the end of a job and says nothing against the node. After each cell the fault is healed as a
+reboot would, the checks are clean, and `hpctrain nodes validate` has put the node back into service. A person's drain came
+through all three moments with its reason and was not taken back.
 
 In the prolog and epilog a check looks at the job's GPUs only; a check that costs much is left to the periodic look.
 """

@@ -238,8 +238,11 @@ def finding_record(level: Level, finding: Finding) -> dict[str, Any]:
 
 
 def verdict_record(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON; what was fine or skipped is only counted."""
-    told = [finding_record(level, finding) for level, finding in verdict.findings if level > Level.SKIP]
+    """A verdict as JSON; skipped checks are only counted, and so are those with nothing to say.
+
+    What a check says of a healthy node is kept: a program's own Xid explains the end of a job.
+    """
+    told = [finding_record(level, finding) for level, finding in verdict.findings if level is not Level.SKIP]
     return {
         "time": verdict.time,
         "node": verdict.node,

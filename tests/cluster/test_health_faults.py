@@ -21,7 +21,7 @@ import pytest
 
 from hpctrain.clock import SystemClock
 from hpctrain.devcluster.faults import FAULTS, Fault
-from hpctrain.errors import SlurmError
+from hpctrain.errors import SlurmError, StorageError
 from hpctrain.health.config import CONTEXTS, parse_config
 from hpctrain.health.policy import Limits
 from hpctrain.nodes.service import Nodes
@@ -156,7 +156,8 @@ class Drill:
         if not found:
             assert event["level"] in CLEAN, event
             return Cell(fault_table.NOTHING, "")
-        return Cell(fault_table.NOTED.format(level=found[0]["level"]), f"{fault.check}: {found[0]['message']}")
+        outcome = fault_table.RECORDED if found[0]["level"] == "ok" else fault_table.NOTED.format(level=found[0]["level"])
+        return Cell(outcome, f"{fault.check}: {found[0]['message']}")
 
     def _told(self, node: str, fault: Fault, job: str, context: str, level: str) -> None:
         """The node's log has the verdict, and the fault's own check among what led to it."""
@@ -168,6 +169,12 @@ class Drill:
         verdicts = (event for event in self._cluster.events(node) if event["kind"] == "health")
         return [event for event in verdicts if event["context"] == context and job in ("", event["job"])]
 
+    def _validated(self, node: str) -> bool:
+        try:
+            return self.nodes.validate(node)[0]
+        except StorageError:  # a check is writing its records at this moment
+            return False
+
     def bring_back(self, node: str, *, drained: bool) -> None:
         """Heal the node as a reboot would; validate it; in service, and nothing is left of what happened to it."""
         self._watch.until(lambda seen: seen.nodes[node][0] in ("idle", "drained"), f"the end of what runs on {node}")
@@ -175,7 +182,7 @@ class Drill:
         if drained:
             known = len(self.events(node, "periodic"))
             self._cluster.flag("look", node, on=True)
-            wait_for(lambda: len(self.events(node, "periodic")) > known and self.nodes.validate(node)[0])
+            wait_for(lambda: len(self.events(node, "periodic")) > known and self._validated(node))
             self._cluster.flag("look", node, on=False)
             assert self.events(node, "periodic")[-1]["level"] in CLEAN
         self._watch.until(lambda seen: seen.nodes[node] == ("idle", "none"), f"the return of {node}")

@@ -55,6 +55,17 @@ def test_a_healthy_node_lets_the_job_start(node: SimulatedNode) -> None:
     assert 0o600 == (node.state_dir / "n1.state.json").stat().st_mode & 0o777
 
 
+def test_a_programs_own_xid_is_recorded(node: SimulatedNode) -> None:
+    """It says nothing against the node, and the log has it, with whose fault it is."""
+    node.files.inject(FAULTS["xid-13"].make(1))
+
+    assert 0 == run(node, "epilog").returncode
+    (event,) = events(node)
+    assert ("ok", ["xid"]) == (event["level"], [one["check"] for one in event["evidence"]])
+    (found,) = event["evidence"]
+    assert ("ok", "user", [13]) == (found["level"], found["blame"], found["evidence"]["xids"])
+
+
 @pytest.mark.parametrize("context", ["prolog", "epilog"])
 def test_a_fault_drains_with_its_reason(context: str, node: SimulatedNode) -> None:
     """The exit code is the one that means a drain, and slurmd's log gets the reason."""
