@@ -23,7 +23,7 @@ from pathlib import Path
 
 from checkpoint_systems.environment import make_environment
 from measure import machine
-from recovery_systems import hpctrain_job, launchers, summary, timeline
+from recovery_systems import hpctrain_job, ladder, launchers, summary, timeline
 
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements-recovery.txt"
 STEPS_BETWEEN = (3, 12)
@@ -33,6 +33,9 @@ SYSTEMS: dict[str, Callable[[Path, int, int, str], launchers.Job]] = {
     "NVRx ft_launcher": launchers.ft_launcher, "torchft": launchers.torchft,
 }
 RIVALS = {"NVRx ft_launcher", "torchft"}
+
+
+MOST_PROBLEMS = 5
 
 
 class NotRunningError(Exception):
@@ -52,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--patience", type=float, default=180.0, help="seconds after which a system counts as stuck")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", default="", help="also write every number to this file")
+    parser.add_argument("--ladder", action="store_true", help="instead: hpctrain's other rungs, without the rivals")
     options = parser.parse_args(argv)
+    if options.ladder:
+        return other_rungs(options)
     faults, rounds = options.faults or (1 if options.short else 20), 1 if options.short else options.rounds
     names = options.systems or [name for name in SYSTEMS if not (options.short and name in RIVALS)]
     where = machine()
@@ -78,6 +84,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         Path(options.json).write_text(json.dumps({"machine": where, "ranks": options.ranks, "problems": problems,
                                                   "systems": numbers}, indent=1))
     return 1 if options.short and problems else 0
+
+
+def other_rungs(options: argparse.Namespace) -> int:
+    """A node that dies, a requeue, a rank that stands still: what hpctrain takes for each."""
+    print(f"{machine()}; {options.ranks} ranks with gloo.\n\n{ladder.HEAD}", flush=True)
+    every: dict[str, list[ladder.Fault]] = {}
+    problems: list[str] = []
+    wanted = options.faults or (1 if options.short else 20)
+    for name, case in ladder.CASES.items():
+        chance, found = random.Random(f"{options.seed} {name}"), every.setdefault(name, [])
+        while len(found) < wanted and len(problems) < MOST_PROBLEMS:
+            with tempfile.TemporaryDirectory(prefix="hpctrain-recovery-") as scratch:
+                job = ladder.start(name, Path(scratch), options.ranks, options.every)
+                try:
+                    for _ in range(min(case.most, wanted - len(found))):
+                        found.append(_one_of_ladder(job, name, options, chance))
+                except NotRunningError as error:
+                    problems.append(f"{name}, after {len(found)} faults: {error}")
+                finally:
+                    job.stop()
+        if found:
+            print(ladder.row(name, found), flush=True)
+    print("".join(f"\nStuck: {problem}" for problem in problems))
+    if options.json:
+        Path(options.json).write_text(json.dumps({name: [asdict(one) for one in found] for name, found in every.items()}))
+    return 1 if options.short and problems else 0
+
+
+def _one_of_ladder(
+    job: hpctrain_job.TrainerJob, name: str, options: argparse.Namespace, chance: random.Random
+) -> ladder.Fault:
+    steps = chance.randint(*STEPS_BETWEEN) + 10 * name.startswith("R1")  # a limit is learned from so many steps
+    _until(job, options.patience, lambda found: timeline.steps_since_start(found, options.ranks) >= steps)
+    time.sleep(chance.uniform(0, 0.2))
+    fault = ladder.cause(job, name, chance)
+    moments = _until(job, options.patience, lambda found: ladder.result(job, list(found), fault) is not None)
+    done = ladder.result(job, moments, fault)
+    assert done is not None
+    return done
 
 
 def _rivals(names: Sequence[str], folder: Path) -> tuple[str, dict[str, str]]:
