@@ -120,7 +120,7 @@ class LogRule(Strict):
     silence is normal."""
     fault_on_match: bool = False
     """The match itself is the trouble, such as ``CUDA error``."""
-    action: Literal["alert", "restart", "swap", "rewind", "stop"] = "restart"
+    action: Literal["alert", "restart", "swap", "stop"] = "restart"
     """``swap``: without the node of the rank that printed the line; only for ``fault_on_match``."""
 
 
