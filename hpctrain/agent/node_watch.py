@@ -76,12 +76,11 @@ class NodeWatch:
             minor = self._minors.get(decision.entity)
             if minor is not None and self._own is not None and minor not in self._own:
                 continue  # a GPU of another job
-            text = f"Xid {', '.join(str(number) for number in decision.numbers)} of the GPU at {decision.entity}"
             yield {
                 "kind": "xid", "time": decision.newest, "entity": decision.entity, "numbers": list(decision.numbers),
                 "action": decision.action.name.lower(), "blame": decision.blame.value, "rule": decision.rule,
                 "unlisted": decision.rule == "unlisted", "foreign": not self._uses_gpus,
-                "reason": f"{text}: {decision.reason}",
+                "reason": f"GPU at {decision.entity}: {decision.reason}",
             }
 
     def _other(self) -> Iterator[dict[str, Any]]:
@@ -122,8 +121,12 @@ class _Log:
         if self._handle is None:
             return []
         with contextlib.suppress(OSError):
-            lines = self._file_lines(self._handle) if self._is_file else self._device_lines(self._handle)
-            return [event for line in lines if (event := self._event(line, now)) is not None]
+            if self._is_file:
+                lines = iter(self._file_lines(self._handle))
+                when = min(now, os.fstat(self._handle).st_mtime) if self._handle is not None else now
+            else:
+                lines, when = self._device_lines(self._handle), now
+            return [event for line in lines if (event := self._event(line, when)) is not None]
         return []
 
     def close(self) -> None:
@@ -138,13 +141,13 @@ class _Log:
             if at_end or not self._is_file:
                 self._offset = os.lseek(self._handle, 0, os.SEEK_END)
 
-    def _event(self, line: str, now: float) -> KernelEvent | None:
+    def _event(self, line: str, when: float) -> KernelEvent | None:
         record = parse_record(line)
         if record is None:
             return None
         event = classify(record, time.time() - time.monotonic())
-        # A file's clock may be another machine's; that a line is new is sure.
-        return replace(event, time=now, first=now) if event is not None and self._is_file else event
+        # A file's clock may be another machine's; when it was written to is sure.
+        return replace(event, time=when, first=when) if event is not None and self._is_file else event
 
     def _device_lines(self, handle: int) -> Iterator[str]:
         for _ in range(MOST_RECORDS):

@@ -23,7 +23,7 @@ ALONE_FACTOR = 2.5
 UNKNOWN_LIMIT_S = 1800.0
 """Of what is to be learned and is not yet."""
 SCRIPT_LIMIT_S = 600.0
-WORK_SHARE = 0.05
+WORK_SHARE = 0.02
 """A script works as long as it uses this share of one CPU; waiting ranks with their idle threads use less."""
 WORK_WINDOW_S = 5.0
 WAITING = "waiting"
@@ -224,6 +224,8 @@ class HangDetector:
         if self._settings.limits.get(key, DEFAULTS[key]) != AUTO:
             return ""
         slow_s = times.high() if key in ("step", "evaluate") else times.longest()
+        if slow_s * self._settings.factor <= self.limit_s(key) == self._settings.at_least:
+            return ", as detection.hang.at_least says"
         return f", learned: {self._settings.factor:g} x {slow_s:.2f} s" if slow_s * self._settings.factor > 0 else ""
 
 
