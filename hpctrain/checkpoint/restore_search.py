@@ -36,6 +36,10 @@ Tell = Callable[[str, str, int, Mapping[str, Any]], None]
 """Told of an event's kind, reason, step and evidence."""
 
 
+class NothingOlderError(CheckpointError):
+    """There are checkpoints, and none is old enough to rewind to."""
+
+
 class Search:
     """Restores from what is left anywhere; made by every rank alike.
 
@@ -198,8 +202,8 @@ class Search:
             raise CheckpointError(f"cannot rewind to before step {before}: {'; '.join(deaf)}",
                                   hint="what is newer there would come back; try again when it can be listed")
         if heard and not older:
-            raise CheckpointError(f"there is no checkpoint before step {before}; the oldest is {heard[-1].name}",
-                                  hint="keep more of them (checkpoint.keep_last), or start a new run")
+            raise NothingOlderError(f"there is no checkpoint before step {before}; the oldest is {heard[-1].name}",
+                                    hint="keep more of them (checkpoint.keep_last), or start a new run")
 
     # --- the end --------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from hpctrain.checkpoint.manager import Checkpointer
 from hpctrain.checkpoint.ranks import Ranks
+from hpctrain.checkpoint.restore_search import NothingOlderError
 from hpctrain.clock import Clock, SystemClock
 from hpctrain.detect.loss import LossFinding, LossWatch
 from hpctrain.detect.rewind import RewindOrder, next_order
@@ -62,13 +63,17 @@ class LossPolicy:
 
         Raises:
             CheckpointError: see :meth:`Checkpointer.restore`.
+            DivergedError: there is nothing old enough to go back to.
         """
         order = self._order = self._ranks.on_first(lambda: read_order(self._run_dir))
         fresh = order is not None and order.restored_step is None
         if not resume:
             step = 0
         elif order is not None and fresh:
-            step = checkpointer.restore(before=order.restore_before, back=order.checkpoints_back, reached=reached)
+            try:
+                step = checkpointer.restore(before=order.restore_before, back=order.checkpoints_back, reached=reached)
+            except NothingOlderError as error:
+                raise DivergedError(f"{order.reason}, and {error}", hint=error.advice) from None
         else:
             step = checkpointer.restore(reached=reached)
         if order is not None and fresh:

@@ -59,7 +59,7 @@ def test_a_rewind_ends_byte_equal_to_a_run_without_the_bad_data(trainers: WarmRa
 @pytest.mark.slow
 def test_trouble_that_comes_back_goes_further_back_and_ends(trainers: WarmRanks, tmp_path: Path) -> None:
     """Each rewind for the same trouble takes an older checkpoint; when the budget is used up the run ends with a verdict,
-    and no checkpoint has ever held what was spoilt.
+    and no checkpoint has ever held what was spoilt. A rewind that finds nothing older ends it, too.
     """
     values = recipe(max_rewinds=2)
     everything_bad = " ".join(str(sample) for sample in range(7 * BATCH, 40 * BATCH))
@@ -78,13 +78,19 @@ def test_trouble_that_comes_back_goes_further_back_and_ends(trainers: WarmRanks,
     assert [name.split(".")[0] for name in saved if "abandoned" not in name][:1] == ["step-00000003"]
     assert not any(name.startswith(("step-00000008", "step-00000009")) for name in saved)
 
+    left = order(tmp_path / "run") | {"restore_before": 2, "restored_step": None}
+    (tmp_path / "run/control/rewind.json").write_text(json.dumps(left))
+    assert [EXIT_DIVERGED] * RANKS == trainers.finish(tmp_path / "run", values, RANKS)
+    assert "there is no checkpoint before step 2" in (tmp_path / "run/log-0").read_text()
+
 
 @pytest.mark.slow
 def test_policies_that_stop_or_tell(trainers: WarmRanks, tmp_path: Path) -> None:
     """``stop`` ends with a verdict in the bad step; ``alert`` tells and goes on; a spike is told where it began."""
     poison = {"target": POISONED, "TEST_POISON": str(4 * BATCH)}
 
-    assert [EXIT_DIVERGED] * RANKS == trainers.finish(tmp_path / "stop", recipe(action="stop"), RANKS, **poison)
+    assert [EXIT_DIVERGED] * RANKS == trainers.finish(tmp_path / "stop", recipe(action="stop"), RANKS, **poison), logs(
+        tmp_path / "stop")
     assert "the loss of step 5 is no number; the recipe ends the run then" in (tmp_path / "stop/log-0").read_text()
     assert [0] * RANKS == trainers.finish(tmp_path / "alert", recipe(action="alert"), RANKS, **poison)
     assert event_kinds(tmp_path / "alert").count("loss.bad") == 1
