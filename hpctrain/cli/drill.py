@@ -44,7 +44,8 @@ def drill(  # noqa: PLR0917 - click passes every option by name
     """Break a running job of yours on purpose, and compare what happens with what is promised.
 
     Faults are real: processes are killed or stopped, nodes of a private cluster lose their power, checkpoints are damaged.
-    The job must have steps left to do. Exit code 1 when a promise was broken.
+    A job that is about to train is waited for, up to five minutes; it must have steps left to do. Exit code 1 when a
+    promise was broken.
     """
     from hpctrain.drill.causes import Aim
 
@@ -97,7 +98,7 @@ def _series(
     from hpctrain.drill.run import choose
     from hpctrain.errors import UsageError
 
-    driller.check()
+    driller.check(may_wait=not driller.dry)
     if random_:
         able = [kind for kind in KINDS.values() if kind.random and driller.possible(kind)]
         return [(kind, wait, number) for kind, wait, number in choose(able, count, seed)]

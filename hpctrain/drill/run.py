@@ -85,8 +85,11 @@ class Driller:
 
     # -- before --------------------------------------------------------------------------------------------------------
 
-    def check(self) -> Job:
+    def check(self, *, may_wait: bool = False) -> Job:
         """The running job.
+
+        Args:
+            may_wait: it may be in the queue still, since it will be waited for.
 
         Raises:
             JobStateError: it does not run, or Slurm does not know it.
@@ -99,7 +102,8 @@ class Driller:
             raise JobStateError(f"{self.run.name} was submitted to another cluster, {answer.detail!r}",
                                 hint="go there: 'hpctrain --cluster NAME drill ...'")
         job = answer.job
-        if job is None or job.state is not JobState.RUNNING:
+        queued = job is not None and job.state is JobState.PENDING and may_wait
+        if job is None or (job.state is not JobState.RUNNING and not queued):
             state = job.state.value if job else "unknown to Slurm"
             raise JobStateError(f"{self.run.name} (job {self.run.job_id}) does not run: it is {state}",
                                 hint="a drill breaks a running job; start one: hpctrain submit quickstart")

@@ -10,6 +10,7 @@ from hpctrain import api
 from hpctrain.cli.main import invoke
 from hpctrain.drill.catalogue import KINDS
 from hpctrain.settings import Settings
+from hpctrain.slurm.model import JobUpdate
 from tests.unit.jobs.world import World
 
 
@@ -69,6 +70,18 @@ def test_a_job_that_does_not_run_is_not_broken(world, capsys) -> None:
     world.slurm.cancel(world.job_id)
     code, _, err = run(capsys, "kill-rank", "latest", "--yes")
     assert code == 5 and "does not run" in err and "CANCELLED" in err
+
+
+def test_a_job_that_is_about_to_start_is_waited_for(world, capsys) -> None:
+    """A job in the queue is broken once it trains; a rehearsal needs it running."""
+    world.slurm.requeue(world.job_id)
+    assert run(capsys, "cancel", "latest", "--dry-run")[0] == 5
+    world.event("job.started")
+    started = {"source": "agent", "node": "n1", "incarnation": 0, "ranks": [0], "pids": [1]}
+    world.clock.after(20, lambda: world.event("ranks.started", **started))
+    world.clock.after(20, lambda: world.slurm.update_job(world.job_id, JobUpdate(start_now=True)))
+    code, out, _ = run(capsys, "cancel", "latest", "--yes")
+    assert code == 0 and "verdict   kept" in out
 
 
 def test_a_site_cluster_keeps_its_nodes(world, capsys) -> None:
