@@ -54,10 +54,12 @@ def write(name: str, text: str) -> None:
 def write_measured(measured: Mapping[str, Mapping[str, Any]]) -> None:
     """Put new rows beside those that stand there, in the order of the catalogue."""
     lines = PAGE.read_text().partition("<!-- measured -->")[2].partition("<!-- /measured -->")[0].splitlines()
-    have = {line.split("`")[1]: line for line in lines if line.startswith("| `")} | rows(measured)
+    old = {(line.split("`")[1], line.split("|")[2].strip()): line for line in lines if line.startswith("| `")}
+    new = {(kind, line.split("|")[2].strip()): line for kind, line in rows(measured).items()}
+    have = old | new
     head = ["| drill | rung | to the first new step | queue | state from | steps done again | phases in seconds |",
             "|---|---|---|---|---|---|---|"]
-    write("measured", "\n".join([*head, *(have[kind] for kind in KINDS if kind in have)]))
+    write("measured", "\n".join([*head, *(have[key] for kind in KINDS for key in sorted(have) if key[0] == kind)]))
 
 
 if __name__ == "__main__":
