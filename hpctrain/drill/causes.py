@@ -23,14 +23,16 @@ from hpctrain.devcluster.members import CONTROLLER
 from hpctrain.drill.damage import damage_newest
 from hpctrain.drill.starve import feed, starve
 from hpctrain.drill.targets import AGENT, COORDINATOR, KEEPER, RANK, WRITER, Target, find_targets
-from hpctrain.errors import NotFoundError, SlurmError, UsageError
+from hpctrain.errors import ClusterError, NotFoundError, SlurmError, UsageError
 from hpctrain.ids import JobId, NodeName
 from hpctrain.jobs.layout import RunDir
+from hpctrain.jobs.reader import read_events
 from hpctrain.slurm.commands import clean_environment
 from hpctrain.slurm.port import Slurm
 
 DRAIN_REASON = "drill: drained under a running job"
 STEP_TIMEOUT_S = 30.0
+STARVED_S = 8.0
 SUCCESSOR_S = 30.0
 """Longest wait for a keeper to be started again."""
 
@@ -189,8 +191,13 @@ class Causer:
             fresh = [target for target in find_targets(self.scene.job_id, self.scene.run_dir.path)
                      if target.what == KEEPER and target.node == node and target.pid not in {one.pid for one in old}]
             if fresh and all(starve(target.pid) for target in fresh):
-                self._say(f"{fresh[0]} may allocate nothing")
+                self._say(f"{fresh[0]} may allocate nothing for {STARVED_S:.0f} s")
                 self._after.append(partial(_feed, fresh))
+                began = self._clock.time()
+                self._clock.sleep(STARVED_S)
+                if any(event.kind == "checkpoint.recovered" and event.source == "trainer" and event.time > began
+                       for event in read_events(self.scene.run_dir)):
+                    raise ClusterError(f"the memory of {node} was filled again all the same: nothing was shown")
                 return
             self._clock.sleep(0.01)
         raise NotFoundError(f"{node} has no new keeper after {SUCCESSOR_S:.0f} s")
