@@ -26,6 +26,7 @@ from hpctrain.submit.plan_model import Plan
 
 DRAIN_S = 2.0
 """Longest wait for the output of dead ranks, which a surviving grandchild may hold open."""
+_MOST_PROCESSES = 64
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -204,8 +205,12 @@ def _heartbeat(path: str) -> Mapping[str, Any]:
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU time of a process and those of its children that it has reaped."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:15])) / _TICKS
-    return 0.0
+    """CPU time of a process and its descendants: a rank may be a shell script that runs the program."""
+    total, ask, asked = 0, [pid], 0
+    while ask and asked < _MOST_PROCESSES:
+        one, asked = ask.pop(), asked + 1
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            total += sum(map(int, fields[11:15]))  # its own, and that of children which it has reaped
+            ask += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+    return total / _TICKS

@@ -19,6 +19,8 @@ from hpctrain.detect.learned import Times
 from hpctrain.detect.settings import AUTO, OFF, HangSettings, Limit, action_of
 
 LONGEST_GAP_S = 5.0
+STALE_S = 10.0
+"""A rank of which no agent has told for so long, while agents tell of others, is not judged."""
 ALONE_FACTOR = 2.5
 UNKNOWN_LIMIT_S = 1800.0
 """Of what is to be learned and is not yet."""
@@ -161,17 +163,23 @@ class HangDetector:
 
     # --- verdicts -------------------------------------------------------------------------------------------------
 
+    @property
+    def _told_of(self) -> dict[int, _Rank]:
+        """The ranks that agents still tell of; one that has ended well is not waited for by those that finish later."""
+        newest = max(rank.beat.seen for rank in self._ranks.values())
+        return {number: rank for number, rank in self._ranks.items() if rank.beat.seen >= newest - STALE_S}
+
     def _all_silent(self) -> Detection | None:
         limit_s = self._longest_limit()
-        silence_s = min(rank.silence_s for rank in self._ranks.values())
-        return self._hang(sorted(_lagging(self._ranks)), silence_s, limit_s) if silence_s >= limit_s else None
+        silence_s = min(rank.silence_s for rank in self._told_of.values())
+        return self._hang(sorted(_lagging(self._told_of)), silence_s, limit_s) if silence_s >= limit_s else None
 
     def _some_silent(self) -> Detection | None:
-        if any(rank.key not in _TOGETHER for rank in self._ranks.values()):
+        if any(rank.key not in _TOGETHER for rank in self._told_of.values()):
             return None
         limit_s = ALONE_FACTOR * self._longest_limit()
-        stuck = sorted(number for number, rank in self._ranks.items() if rank.silence_s >= limit_s)
-        if not stuck or len(stuck) == len(self._ranks):
+        stuck = sorted(number for number, rank in self._told_of.items() if rank.silence_s >= limit_s)
+        if not stuck or len(stuck) == len(self._told_of):
             return None
         return self._hang(stuck, min(self._ranks[number].silence_s for number in stuck), limit_s, alone=True)
 
@@ -192,10 +200,10 @@ class HangDetector:
                          evidence={"silent_s": round(silence_s, 1), "limit_s": limit_s, "phase": "script"})
 
     def _longest_limit(self) -> float:
-        return max(self.limit_s(key) for key in {rank.key for rank in self._ranks.values()})
+        return max(self.limit_s(key) for key in {rank.key for rank in self._told_of.values()})
 
     def _hang(self, blamed: list[int], silence_s: float, limit_s: float, *, alone: bool = False) -> Detection:
-        ranks = self._ranks
+        ranks = self._told_of
         step = min((rank.beat.step for rank in ranks.values() if rank.beat.step is not None), default=None)
         phase = max(sorted({rank.key for rank in ranks.values()}), key=self.limit_s)
         who = _names(blamed, ranks)

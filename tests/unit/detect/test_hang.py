@@ -180,6 +180,23 @@ def test_an_agent_that_does_not_answer_is_no_hang() -> None:
         assert not job.detector.look(job.beats, job.now)  # the beats keep the time at which they were heard
 
 
+def test_a_rank_that_has_ended_does_not_hide_the_others() -> None:
+    """Nobody tells of a rank that has ended any more; those that finish later can hang all the same."""
+    job = Job(limits={"finish": 60})
+    job.train(5, 1.0)
+    job.beat(phase="finish")
+    job.look()
+    ended = job.beats.pop()
+    found: Sequence[Detection] = ()
+    while not found and job.now < START + 1000:
+        job.now += 0.5
+        job.beats = [replace(beat, seen=job.now) for beat in job.beats]
+        found = job.detector.look([*job.beats, ended], job.now)
+
+    assert [one.evidence["phase"] for one in found] == ["finish"]
+    assert set(found[0].evidence["steps"]) == {"0", "1", "2"}
+
+
 def test_a_clock_that_jumps_is_no_hang_and_teaches_nothing() -> None:
     """A node's clock that is set by hours changes neither verdicts nor limits."""
     job = Job(at_least=5)
