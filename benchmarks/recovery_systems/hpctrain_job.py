@@ -147,7 +147,7 @@ def _common(name: str, world: int, nodes: int) -> dict[str, Any]:
     return {
         "version": 1, "name": name, "resources": {"nodes": nodes, "gpus_per_node": world // nodes, "time_limit": "6h"},
         "resilience": {"max_restarts": _MANY, "restarts_per_window": _MANY, "max_same_failure": _MANY,
-                       "max_restarts_without_progress": 5},
+                       "max_restarts_without_progress": _MANY},
     }
 
 

@@ -33,6 +33,10 @@ from hpctrain.train.environment import INCARNATION
 EXIT_OWN_FAULT = 70
 """Of a coordinator that met an error of its own (EX_SOFTWARE)."""
 
+EXIT_ALREADY_OVER = 71
+"""For the batch script: the coordinator before had ended by decision. Its code was that of a rank that a signal killed, so
+that the script took it for killed itself."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one of the roles; returns the exit code."""
@@ -88,8 +92,10 @@ def coordinate(run_dir: RunDir, srun: Sequence[str]) -> int:
     restarts = int(env.get("SLURM_RESTART_COUNT") or 0)
     heal_record(run_dir, job_id, clock.time())
     before = read_state(run_dir)
-    if before is not None and ((before.job, before.restarts) != (job_id, restarts) or before.state == "over"):
+    if before is not None and (before.job, before.restarts) != (job_id, restarts):
         before = None
+    if before is not None and before.state == "over":
+        return EXIT_ALREADY_OVER
     return Coordinator(
         _plan(run_dir), srun=srun, nodes=expand(env["SLURM_JOB_NODELIST"]), job_id=job_id, slurm=_slurm(),
         events=EventWriter(run_dir, "coordinator", host, clock, job_id), clock=clock, env=env, lift_delay=start_helper,

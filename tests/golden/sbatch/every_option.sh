@@ -62,9 +62,12 @@ for attempt in 1 2 3 4; do
     status=$?
     [ "$signalled" = yes ] || break
   done
+  # 71: the one before had ended by decision, with the code of a rank that a signal killed; there is nothing to take over.
+  if [ "$status" = 71 ]; then status=$last; break; fi
   # A coordinator that was killed, or met an error of its own (70), gets a successor, which finds the ranks still at work.
   if [ "$status" -ne 70 ] && [ "$status" -le 128 ]; then break; fi
   if [ "$told_to_end" = yes ] || [ "$attempt" = 4 ]; then break; fi
+  last=$status
   echo "hpctrain: the coordinator is gone (status $status): a successor takes over" >&2
 done
 exit "$status"
