@@ -111,7 +111,7 @@ def test_a_bad_roll_out_on_256_nodes_meets_prologs(cluster_state_dir: Path) -> N
 
 def test_a_bad_roll_out_meets_the_health_program(cluster_state_dir: Path) -> None:
     """On idle nodes the periodic check finds it everywhere within the same moment: again a tenth is drained, not more."""
-    with rolled_out(cluster_state_dir, 32, interval_s=5) as (cluster, limit, slots):
+    with rolled_out(cluster_state_dir, 20, interval_s=8) as (cluster, limit, slots):
         names = set(cluster.look().nodes)
         for node in names:
             (cluster.directory / "look" / node).touch()
