@@ -19,7 +19,7 @@ from hpctrain.nodes.record import Entry
 from tests.cluster.checked_cluster import HealthCluster, checked_cluster, wait_for
 from tests.cluster.conftest import require_slurm
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 KILLS = 8
 PATIENCE_S = 300.0

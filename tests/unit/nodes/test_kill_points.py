@@ -85,7 +85,7 @@ class MortalHooks(QuickHooks):
 
 
 def play(world: World, fate: Fate, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[str], dict[str, list[str]]]:
-    """Two faulty nodes, one that a person has drained, and a spare; twelve looks, each by a new process."""
+    """Two faulty nodes, one that a person has drained, and a spare; nine looks, each by a new process."""
     did: Counter[str] = Counter()
     hooks, journal = MortalHooks(fate, did), MortalJournal(world.directory / "journal")
     journal.fate = fate
@@ -94,7 +94,7 @@ def play(world: World, fate: Fate, monkeypatch: pytest.MonkeyPatch) -> tuple[Cou
     world.slurm.drain([NodeName("n3")], "alice: fan")
     world.faults, world.stubborn = {"n1": XID, "n2": ECC, "n3": XID}, {"n1"}
     slurm: Any = MortalSlurm(world, fate, did)
-    for _ in range(14):
+    for _ in range(9):
         for _attempt in range(2):
             try:
                 Tender(Site(slurm, world.config, world.settings, world.clock, journal, hooks)).look()

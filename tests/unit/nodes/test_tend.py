@@ -359,7 +359,7 @@ def test_a_bad_rollout_drains_no_more_than_the_limit(tmp_path: Path, world: Worl
     many.faults = dict.fromkeys(names, DEAD)
     many.check()
     most = 0
-    for _ in range(5):
+    for _ in range(4):
         for _ in range(2):
             many.look()
             most = max(most, sum(not node.available for node in many.slurm.nodes()))
