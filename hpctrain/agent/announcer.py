@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 
 from hpctrain.agent.control import try_write
 from hpctrain.agent.coordinator_file import RENEW_S, CoordinatorState, write_state
 from hpctrain.jobs.layout import RunDir
+from hpctrain.watchdog.publish import publish
 
 
 class Announcer:
@@ -18,10 +21,13 @@ class Announcer:
 
     Args:
         state: makes what is to be written, from the number of the writing; None where the coordinator is stuck.
+        status_dir: the site's spool for a watchdog of the whole cluster, "" for none.
     """
 
-    def __init__(self, run_dir: RunDir, state: Callable[[int], CoordinatorState | None]) -> None:
-        self._run_dir, self._state = run_dir, state
+    def __init__(
+        self, run_dir: RunDir, state: Callable[[int], CoordinatorState | None], *, status_dir: str = "",
+    ) -> None:
+        self._run_dir, self._state, self._status_dir = run_dir, state, status_dir
         self._beat = 0
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -39,6 +45,8 @@ class Announcer:
             state = self._state(self._beat)
             if state is not None:
                 try_write(lambda: write_state(self._run_dir, state))
+                if self._status_dir:
+                    try_write(lambda: publish(Path(self._status_dir), state.job, asdict(state)))
 
     def stop(self) -> None:
         """Write it no more by itself."""

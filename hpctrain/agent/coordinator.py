@@ -152,7 +152,7 @@ class Coordinator:
         agents = self._agents = Agents(hub, self._clock, srun=self._srun, env=env, silence_s=plan.agent_silence_s)
         left = AgentsStep.take_over(self._before.srun_pid) if self._before is not None else None
         self._step = left or AgentsStep.start(self._srun, env)
-        self._announcer = Announcer(self.run_dir, self._state)
+        self._announcer = Announcer(self.run_dir, self._state, status_dir=plan.status_dir)
         self._announcer.start()
         self._states.start()
         try:

@@ -27,12 +27,14 @@ class Place:
         run_dir: absolute path of its directory.
         python: absolute path of the interpreter on the nodes.
         one_host: all nodes are this machine (the private cluster).
+        status_dir: the site's spool for a watchdog of the whole cluster, "" for none.
     """
 
     run_name: str
     run_dir: str
     python: str
     one_host: bool = False
+    status_dir: str = ""
 
 
 def make_plan(recipe: Recipe, facts: ClusterFacts | None, place: Place) -> Plan:
@@ -52,7 +54,7 @@ def make_plan(recipe: Recipe, facts: ClusterFacts | None, place: Place) -> Plan:
         spares=resources.spares, ranks_per_node=ranks, device=device,
         command=_command(recipe, place, _environment(recipe, interface, threads)),
         slurm=_request(recipe, place), interface=interface, container=_container(resources),
-        one_host=place.one_host,
+        one_host=place.one_host, status_dir=place.status_dir,
         total_steps=arithmetic.total_steps(recipe) if recipe.method else None,
         max_restarts=recipe.resilience.max_restarts,
         max_restarts_without_progress=recipe.resilience.max_restarts_without_progress,

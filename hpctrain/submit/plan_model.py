@@ -97,6 +97,7 @@ class Plan:
         device: ``cpu`` or ``cuda``.
         interface: network interface for rendezvous and collectives; "" lets the resolver decide.
         one_host: all nodes are one machine (the private cluster).
+        status_dir: where the coordinator publishes its status for a watchdog of the whole cluster, "" for nowhere.
         total_steps: optimizer steps if known before the data is read, else None.
         max_restarts, max_restarts_without_progress, stop_signal: see the recipe's ``resilience``.
         restarts_per_window, max_same_failure, exclude_after: likewise; durations beside them are in seconds.
@@ -119,6 +120,7 @@ class Plan:
     interface: str = ""
     container: Container | None = None
     one_host: bool = False
+    status_dir: str = ""
     total_steps: int | None = None
     max_restarts: int = 20
     max_restarts_without_progress: int = 2

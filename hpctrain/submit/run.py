@@ -49,6 +49,7 @@ class Site:
         slurm_conf: ``SLURM_CONF`` of that cluster, "" for the site's default.
         python: absolute path of the interpreter for coordinator, agents and ranks.
         command_line: what the user typed, for the record.
+        status_dir: the site's spool for a watchdog of the whole cluster, "" for none.
     """
 
     slurm: Slurm | None
@@ -59,6 +60,7 @@ class Site:
     one_host: bool = False
     slurm_conf: str = ""
     command_line: tuple[str, ...] = ()
+    status_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ def compact_stamp(time_s: float) -> str:
 
 def _planned(resolved: Resolved, facts: ClusterFacts | None, run_dir: Path, site: Site) -> Prepared:
     output_pattern(str(run_dir))
-    place = Place(run_dir.name, str(run_dir), site.python, site.one_host)
+    place = Place(run_dir.name, str(run_dir), site.python, site.one_host, site.status_dir)
     plan = make_plan(resolved.recipe, facts, place)
     return Prepared(resolved, facts, plan, render(plan, batch_template(), package_dir=PACKAGE_DIR))
 
@@ -272,8 +274,12 @@ def connect_site(
         SlurmMissingError: there is no Slurm.
     """
     from hpctrain.slurm.connect import choose, connect
+    from hpctrain.watchdog.config import parse
 
     choice = choose(settings)
     slurm = connect(settings, clock=clock, announce=announce)
     site = Site(None, clock, python, user, host, command_line=tuple(command_line))
-    return replace(site, slurm=slurm, one_host=choice.kind == "private", slurm_conf=choice.slurm_conf)
+    status_dir = parse(settings.watchdog, where="config.toml").spool_dir
+    return replace(
+        site, slurm=slurm, one_host=choice.kind == "private", slurm_conf=choice.slurm_conf, status_dir=status_dir,
+    )

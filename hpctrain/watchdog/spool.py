@@ -9,6 +9,7 @@ pattern, or followed as a path.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -17,32 +18,17 @@ import stat
 from pathlib import Path
 
 from hpctrain.clock import Clock
-from hpctrain.files import storage_errors
 from hpctrain.slurm.model import Job, Node
 from hpctrain.watchdog.budget import BudgetLimits
 from hpctrain.watchdog.journal import Journal
 from hpctrain.watchdog.model import COMMENT_PREFIX, Beat, Command, Looked, Managed
 
 LARGEST_BYTES = 4096
+KEEP_S, SWEEP_S = 86_400.0, 3600.0
+"""A status that has not changed for a day belongs to a job that is over."""
+_OURS = re.compile(r"^(job-\d+\.json|\.job-\d+\.\d+\.new)$")
 _HOST = re.compile(r"^[A-Za-z0-9._-]{1,255}$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$")
-
-
-def publish(directory: Path, job_id: int, record: dict[str, object]) -> None:
-    """Put a job's status where the cluster's watchdog finds it: for coordinators, every few seconds.
-
-    Raises:
-        StorageError: it cannot be written; training goes on without.
-    """
-    path = directory / f"job-{job_id}.json"
-    draft = directory / f".job-{job_id}.{os.getpid()}.new"
-    with storage_errors(path):
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(handle, json.dumps(record, separators=(",", ":")).encode())
-        finally:
-            os.close(handle)
-        draft.replace(path)
 
 
 class SpoolFiles:
@@ -57,10 +43,20 @@ class SpoolFiles:
     def __init__(self, directory: Path | None, limits: BudgetLimits, journal: Journal, clock: Clock) -> None:
         self._directory, self._limits, self._journal, self._clock = directory, limits, journal, clock
         self._uids: dict[str, int | None] = {}
+        self._next_sweep = 0.0
         self._beats: dict[int, tuple[tuple[int, int], Beat | None]] = {}
 
     def refresh(self) -> None:
-        """Called before each poll."""
+        """Called before each poll: from time to time, files of jobs that are long over are removed."""
+        if self._directory is None or self._clock.monotonic() < self._next_sweep:
+            return
+        self._next_sweep = self._clock.monotonic() + SWEEP_S
+        with contextlib.suppress(OSError), os.scandir(self._directory) as entries:
+            for entry in entries:
+                if _OURS.match(entry.name):
+                    with contextlib.suppress(OSError):
+                        if entry.stat(follow_symlinks=False).st_mtime < self._clock.time() - KEEP_S:
+                            Path(entry.path).unlink()
 
     def managed(self, job: Job) -> Managed | None:
         """The run of a job, as its comment says; None for jobs that are not hpctrain's."""

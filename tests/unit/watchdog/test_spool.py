@@ -14,7 +14,8 @@ from hpctrain.slurm.model import Job, JobState
 from hpctrain.testing.fake_clock import FakeClock
 from hpctrain.watchdog.budget import BudgetLimits
 from hpctrain.watchdog.journal import Journal
-from hpctrain.watchdog.spool import SpoolFiles, publish
+from hpctrain.watchdog.publish import publish
+from hpctrain.watchdog.spool import KEEP_S, SpoolFiles
 
 RECORD = {"time": 1.0, "beat": 2, "host": "n1", "restarts": 0, "incarnation": 0, "state": "run", "exit_code": None}
 
@@ -74,3 +75,21 @@ def test_links_pipes_and_files_of_others_are_not_believed(tmp_path: Path) -> Non
 def test_other_jobs_are_nobodys_business(tmp_path: Path, comment: str) -> None:
     """Only a comment that names a run makes a job one of ours."""
     assert files(tmp_path).managed(job(comment=comment)) is None
+
+
+def test_old_files_are_swept_and_nothing_else(tmp_path: Path) -> None:
+    """A status or a draft that has not changed for a day; a stranger's file stays."""
+    for name in ("job-1.json", ".job-1.77.new", "job-2.json", "notes.txt"):
+        (tmp_path / name).write_text("x")
+        if name != "job-2.json":
+            os.utime(tmp_path / name, (1000.0, 1000.0))
+    reader = files(tmp_path)
+    os.utime(tmp_path / "job-2.json", (FakeClock().time() - KEEP_S + 60,) * 2)
+    reader.refresh()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job-2.json", "notes.txt"]
+
+
+def test_no_address_is_published(tmp_path: Path) -> None:
+    """Others may read the file: where the coordinator listens is not in it."""
+    publish(tmp_path, 7, {**RECORD, "addr": "10.0.0.1", "port": 4711, "pid": 12})
+    assert set(json.loads((tmp_path / "job-7.json").read_text())) == {*RECORD}
