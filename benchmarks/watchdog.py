@@ -82,14 +82,16 @@ class Load:
 
     def running(self) -> list[int]:
         """Jobs that run now, by what slurmctld says to this process and not to the watchdog."""
-        text = process.run(["squeue", "-h", "-t", "R", "-o", "%i"], timeout_s=60, env=self.env).stdout
-        return [int(word) for word in text.split()]
+        env = {**self.env, "SLURM_TIME_FORMAT": "%s"}
+        text = process.run(["squeue", "-h", "-t", "R", "-o", "%i %S"], timeout_s=60, env=env).stdout
+        found = [(int(line.split()[0]), float(line.split()[1])) for line in text.splitlines()]
+        self._ends |= {job_id: started + self._lasts[job_id] for job_id, started in found}
+        return [job_id for job_id, _ in found]
 
     def beat(self, jobs: list[int]) -> None:
         """One sign of life of each job; none of those that are to be silent, until they have been started again."""
         self._beat += 1
         for job_id in jobs:
-            self._ends.setdefault(job_id, time.time() + self._lasts[job_id])
             if job_id not in self.silent:
                 self._write(job_id, time.time())
             elif attempts.read(self.runs[job_id]):
@@ -229,12 +231,12 @@ def report(nodes: int, jobs: int, found: Mapping[str, Any]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--short", action="store_true", help="8 nodes, 40 jobs, under a minute")
+    parser.add_argument("--short", action="store_true", help="8 nodes, 16 jobs, half a minute")
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--minutes", type=float)
     chosen = parser.parse_args()
-    nodes, jobs, minutes = (8, 24, 0.7) if chosen.short else (512, 2000, 5.0)
+    nodes, jobs, minutes = (8, 16, 0.5) if chosen.short else (512, 2000, 5.0)
     nodes, jobs, minutes = chosen.nodes or nodes, chosen.jobs or jobs, chosen.minutes or minutes
     print(machine(), end="\n\n")
     with cluster(nodes) as env, tempfile.TemporaryDirectory(prefix="hpctrain-runs-") as folder:
@@ -242,7 +244,7 @@ def main() -> None:
         load.submit(jobs, longest_s=150 if chosen.short else 300)
         watched = Watched(Path(folder), env)
         try:
-            found = measure(load, watched, env, minutes * 60, faults=2 if chosen.short else 12)
+            found = measure(load, watched, env, minutes * 60, faults=1 if chosen.short else 12)
         finally:
             watched.close()
     report(nodes, jobs, found)

@@ -177,3 +177,18 @@ def test_recovery_times_are_read_from_timelines() -> None:
     assert timeline.recovery_by_replicas([*before, *alone], 2.0, 2) is None
     found = timeline.recovery_by_replicas([*before, *alone, *moments((9.0, 1, "step", 9, 2))], 2.0, 2)
     assert (3.0, 7.0) == (found.total_s, found.whole_s)
+
+
+@pytest.mark.cluster
+def test_watchdog(tmp_path: Path) -> None:
+    """A watchdog costs little, lists the jobs once per poll, and has a job without a coordinator queued again, once."""
+    env = {**os.environ, "HPCTRAIN_STATE_DIR": str(tmp_path / "state")}
+    argv = [sys.executable, str(ROOT / "benchmarks/watchdog.py"), "--short", "--minutes", "0.7"]
+    result = process.run(argv, timeout_s=250, env=env, cwd=str(tmp_path))
+    assert result.ok, result.stdout + result.stderr
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", result.stdout, re.MULTILINE))
+
+    assert float(rows["CPU, squeue included"].split()[0]) < 50
+    listings = "listings of jobs that slurmctld answered, without this benchmark's own"
+    assert abs(int(rows[listings]) - int(rows["polls"])) <= 2
+    assert rows["coordinators silenced"] == rows["found and queued again"] == rows["requeues that slurmctld did"] == "1"

@@ -185,6 +185,10 @@ def test_a_job_without_a_batch_script_comes_back_once_with_two_watchdogs_of_whic
     bench.watchdog()
     bench.watchdog()
     wait_for(lambda: bench.show(gone, "Restarts") == "1", "the requeue", bench.logs)
+    assert bench.once() == [], "a third one sees that another is at work"
+    status = process.run([sys.executable, "-m", "hpctrain", "watchdog", "status", "-o", "json"], timeout_s=60, env=bench.env)
+    shown = json.loads(status.stdout)["watchdog"]
+    assert status.ok and shown["running"] and "requeue" in {deed["deed"] for deed in shown["deeds"]}, status.stdout
     first = bench.holder()
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: bench.holder() not in (0, first), "the other watchdog's turn", bench.logs)
