@@ -136,7 +136,7 @@ _ALL = (
          _unharmed("it is started again and filled again; training goes on", "checkpoint.recovered"), takes="node"),
     Kind("fill-ram-tier", "a node's checkpoints in memory are lost, and the kernel gives no memory for new ones", LOCAL,
          _unharmed("the tier is reported as degraded, durable tiers go on; training goes on", "checkpoint.degraded"),
-         takes="node"),
+         random=False, takes="node"),
     Kind("kill-writer", "the process that makes a node's checkpoints durable is killed", ANYWHERE,
          _unharmed("it is started again; training goes on"), takes="node"),
     Kind("kill-coordinator", "the coordinator is killed", ANYWHERE,

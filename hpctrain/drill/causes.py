@@ -193,11 +193,12 @@ class Causer:
             if fresh and all(starve(target.pid) for target in fresh):
                 self._say(f"{fresh[0]} may allocate nothing for {STARVED_S:.0f} s")
                 self._after.append(partial(_feed, fresh))
-                began = self._clock.time()
                 self._clock.sleep(STARVED_S)
-                if any(event.kind == "checkpoint.recovered" and event.source == "trainer" and event.time > began
+                # Ranks may have been faster than we were; then the successor had all that it needs.
+                if any(event.kind == "checkpoint.recovered" and event.source == "trainer" and event.time > self._moment
                        for event in read_events(self.scene.run_dir)):
-                    raise ClusterError(f"the memory of {node} was filled again all the same: nothing was shown")
+                    raise ClusterError(f"the memory of {node} was filled again all the same: nothing was shown",
+                                       hint="try again when this machine is less busy")
                 return
             self._clock.sleep(0.01)
         raise NotFoundError(f"{node} has no new keeper after {SUCCESSOR_S:.0f} s")

@@ -172,7 +172,7 @@ def test_a_cancelled_job_stays_cancelled(begin: Callable[..., Job]) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["stop-rank", "stop-agent", "stop-coordinator", "kill-batch-host", "drain-node",
-                                  "corrupt-checkpoint", "preemption", "kill-node", "fill-ram-tier"])
+                                  "corrupt-checkpoint", "preemption", "kill-node"])
 def test_slow_causes(begin: Callable[..., Job], trainers: WarmRanks, tmp_path: Path, kind: str) -> None:
     """Causes that take long by design: a silent process is waited for, a requeue by others is delayed by Slurm."""
     job = begin()
