@@ -44,6 +44,7 @@ class _Reader:
         self._starts = 0
         self._ended = False
         self._stop: Event | None = None
+        self._orphan: Event | None = None
         self._kinds: Mapping[str, Callable[[Event], None]] = {
             "fault.detected": self._fault, "rank.failed": self._trace, "node.lost": self._trace,
             "recovery.started": self._recovery, "recovery.finished": self._finished, "job.requeued": self._requeued,
@@ -141,9 +142,9 @@ class _Reader:
         self._open = None
 
     def _orphaned(self, event: Event) -> None:
-        if self._open is None and event.evidence.get("fate") == "alone":
-            draft = self._begin(event, "coordinator")
-            draft.step = self._last_step
+        # An agent that was stopped itself misses a coordinator that lives: only a requeue makes this a failure.
+        if event.evidence.get("fate") == "alone" and self._orphan is None:
+            self._orphan = event
 
     def _stop_asked(self, event: Event) -> None:
         self._stop = event
@@ -155,7 +156,9 @@ class _Reader:
         if draft is None:
             cause = _cause_in(event)
             planned = self._stop is not None and cause in ("time_limit", "preemption", "maintenance")
-            draft = self._begin(event, cause, self._stop.time if planned and self._stop else None)
+            sign = self._stop if planned else self._orphan if cause == "coordinator" else None
+            draft = self._begin(event, cause, sign.time if sign else None)
+            draft.step = event.step if event.step is not None else self._last_step
         else:
             draft.learn(str(event.evidence.get("cause") or ""), event.reason)
         draft.climb("R3")
@@ -178,7 +181,7 @@ class _Reader:
             if draft.requeued is not None:
                 draft.phases["queue"] = draft.phases.get("queue", 0.0) + max(0.0, event.time - draft.requeued)
                 draft.requeued = None
-        self._stop, self._ended = None, False
+        self._stop, self._orphan, self._ended = None, None, False
 
     def _ranks(self, event: Event) -> None:
         draft = self._open

@@ -182,3 +182,11 @@ def test_who_asked_first_for_a_requeue_knows_why() -> None:
 
     assert ("coordinator", "R3", 10.0) == (one.cause, one.rung, one.queue_s)
     assert one.fault_time == next(event.time for event in story.events if event.kind == "agent.lost_coordinator")
+
+
+def test_an_agent_that_was_silent_itself_makes_no_incident() -> None:
+    """It misses a coordinator that lives; nothing is queued again, and training goes on."""
+    story = Story().begin().tell("agent.lost_coordinator", after=20, source="agent", node="n2", fate="alone")
+    story.tell("checkpoint.saved", after=10, source="writer", step=30)
+
+    assert [] == find_incidents(story.events)
