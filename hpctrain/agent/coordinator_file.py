@@ -30,7 +30,7 @@ class CoordinatorState:
         job: Slurm job id.
         restarts: SLURM_RESTART_COUNT of this start.
         incarnation: the newest one.
-        state: ``gather run kill mend flush over``.
+        state: ``gather run kill mend over``; ``orphans`` when agents without a coordinator have written it.
         exit_code: of the batch script, once the state is ``over``.
         addr, port: where agents call.
     """

@@ -29,9 +29,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hpctrain.agent.channel import Line
+from hpctrain.agent.control import try_write
+from hpctrain.agent.coordinator_file import RENEW_S, read_state, write_state
 from hpctrain.agent.coordinator_link import CoordinatorLink
 from hpctrain.agent.flusher import Deadline
 from hpctrain.agent.launcher import Launcher
@@ -40,7 +43,7 @@ from hpctrain.agent.node_extras import NodeExtras
 from hpctrain.agent.node_ranks import NodeRanks
 from hpctrain.agent.node_report import NodeReport
 from hpctrain.agent.node_tiers import PAUSE_S, open_tiers
-from hpctrain.agent.orphan import Fate, fate
+from hpctrain.agent.orphan import ORPHANS, Fate, fate
 from hpctrain.agent.output import OutputWriter
 from hpctrain.agent.predecessor import end_predecessors, leave_note
 from hpctrain.agent.rank_environment import COORDINATOR, Rendezvous
@@ -94,6 +97,7 @@ class NodeAgent:
         self._exit: int | None = None
         self._next_beat = float("-inf")
         self._seen: tuple[int, float] | None = None
+        self._alone_next: float | None = None
         self._link = CoordinatorLink(run_dir, secret, clock, _place(env.get(COORDINATOR, "")), self._greet)
 
     def run(self) -> int:
@@ -153,6 +157,9 @@ class NodeAgent:
 
     def _tend(self, wakeup: Wakeup) -> list[dict[str, Any]]:
         """What must go on while something else is waited for: signals, beats, messages."""
+        if self._alone_next is not None and self._clock.monotonic() >= self._alone_next:
+            self._alone_next = self._clock.monotonic() + RENEW_S
+            self._say_that_we_live()
         if wakeup.take(signal.SIGTERM) or wakeup.take(signal.SIGINT):
             self._term_deadline = self._clock.monotonic() + TERM_PATIENCE_S
             self._link.send({"t": "term"})
@@ -361,9 +368,17 @@ class NodeAgent:
             self._look_at_ranks(wakeup)
             wakeup.wait(0.02)
 
+    def _say_that_we_live(self) -> None:
+        """In the coordinator's place: whoever looks after the job from outside must not requeue it while memory is saved."""
+        last = read_state(self.run_dir)
+        if last is not None and last.restarts == self._restarts:
+            now = replace(last, time=self._clock.time(), beat=last.beat + 1, host=self.node, pid=0, state=ORPHANS)
+            try_write(lambda: write_state(self.run_dir, now))
+
     def _save_and_requeue(self, why: str, wakeup: Wakeup) -> None:
         """All agents that live come here. A spare, too, waits for what the others save: a requeue ends them."""
         plan = self._present
+        self._alone_next = float("-inf")
         order = (*plan.nodes, *plan.spares) if plan is not None else (self.node,)
         if self._tiers is not None and plan is not None:
             self._tiers.flush(why, plan.nodes, lambda deadline: self._pause(deadline, wakeup))

@@ -8,6 +8,10 @@ ORPHAN_S = 20.0
 """After so long without a word, and without a successor, the coordinator is taken for dead, or for out of reach."""
 
 
+ORPHANS = "orphans"
+"""State in ``coordinator.json`` that agents write who save and requeue by themselves: somebody is at work."""
+
+
 class Fate(str, Enum):
     """What to do."""
 
@@ -35,6 +39,6 @@ def fate(
         return Fate.LEAVE, "the coordinator has ended this start of the job"
     if silent_s < ORPHAN_S:
         return Fate.WAIT, ""
-    if seen_restarts is not None and unchanged_s < ORPHAN_S:
+    if seen_state != ORPHANS and seen_restarts is not None and unchanged_s < ORPHAN_S:
         return Fate.LEAVE, f"the coordinator lives, but cannot be reached for {silent_s:.0f} s"
     return Fate.ALONE, f"nothing was heard of the coordinator for {silent_s:.0f} s"

@@ -121,7 +121,10 @@ def _running(view: JobView, now: float, beat_since: float, since: float) -> Diag
         return Diagnosis(Cause.NODE, Way.CONTINUE, what, tuple(str(node) for node in job.nodes))
     if "COMPLETING" in job.flags or "CONFIGURING" in job.flags:
         return None
+    silent = max(now - beat_since, now - beat.time) if beat is not None else STALE_S + 1
     if job.batch_host is not None and job.nodes and job.batch_host not in job.nodes:
+        if silent <= STALE_S:  # the agents that are left notice it, too, and save what memory holds before they requeue
+            return Diagnosis(Cause.NODE, Way.WAIT, f"the batch host {job.batch_host} is lost; the agents have time to save")
         what = f"the job has lost its batch host {job.batch_host}, and with it its coordinator"
         return Diagnosis(Cause.NODE, Way.RESTART, what, (job.batch_host,), confirm=True)
     if beat is None or (beat.over and beat.restarts == job.restarts):
@@ -134,7 +137,6 @@ def _running(view: JobView, now: float, beat_since: float, since: float) -> Diag
                 Cause.COORDINATOR, Way.RESTART, f"the job has no coordinator, {waited}", confirm=True,
             )
         return None
-    silent = max(now - beat_since, now - beat.time)
     if silent > STALE_S:
         what = f"the coordinator on {beat.host} has given no sign of life for {int(silent)} s"
         return Diagnosis(Cause.COORDINATOR, Way.RESTART, what, confirm=True)

@@ -22,6 +22,7 @@ LATE = ORPHAN_S + 1
     (LATE, LATE, 0, "run", Fate.ALONE),
     (LATE, LATE, None, "", Fate.ALONE),
     (LATE, 2.0, 0, "run", Fate.LEAVE),
+    (LATE, 2.0, 0, "orphans", Fate.ALONE),
     (1.0, 1.0, 1, "run", Fate.LEAVE),
     (6.0, 6.0, 0, "over", Fate.LEAVE),
     (1.0, 1.0, 0, "over", Fate.WAIT),
