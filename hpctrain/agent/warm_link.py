@@ -27,7 +27,7 @@ from hpctrain.agent.warm_wire import Wire
 from hpctrain.clock import Clock
 from hpctrain.errors import HpctrainError
 
-FORK_LIMIT_S = 10.0
+FORK_LIMIT_S = 30.0
 """A fork takes milliseconds; a warm process that does not answer for so long is stuck, and is killed."""
 DEATHS_LIMIT, DEATHS_WINDOW_S = 3, 600.0
 """Dies so often within so long: ranks are started in the ordinary way from then on."""
