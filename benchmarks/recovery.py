@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", default="", help="also write every number to this file")
     parser.add_argument("--ladder", action="store_true", help="instead: hpctrain's other rungs, without the rivals")
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clusters and jobs are taken down
     if options.ladder:
         return other_rungs(options)
     faults, rounds = options.faults or (1 if options.short else 20), 1 if options.short else options.rounds
