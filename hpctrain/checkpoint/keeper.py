@@ -121,7 +121,10 @@ class Keeper:
             while True:
                 store, slot, epoch = self._to_seal.get()
                 time.sleep(_LET_PASS_S)
-                store.seal(slot, epoch, lambda view: hasher.submit(arena_memory.hash_range, view).result())
+                try:
+                    store.seal(slot, epoch, lambda view: hasher.submit(arena_memory.hash_range, view).result())
+                except Exception as error:  # noqa: BLE001 - whatever it is: the next ones must be hashed all the same
+                    store.cannot_seal(slot, epoch, f"{type(error).__name__}: {error}")
 
     # --- filling --------------------------------------------------------------------------------------------------
 

@@ -198,6 +198,13 @@ class Store:
                 self.changed.notify_all()
         os.close(handle)
 
+    def cannot_seal(self, slot: Slot, epoch: int, reason: str) -> None:
+        """Say that it will never be hashed: who wants to read it must not wait for that."""
+        with self.changed:
+            if slot.epoch == epoch:
+                self.sealed[slot.rank, slot.index] = (epoch, reason)
+                self.changed.notify_all()
+
     # --- reading --------------------------------------------------------------------------------------------------
 
     def open(self, slot: Slot, wait_s: float) -> int:
