@@ -105,6 +105,7 @@ class JobEnd:
             self._events.note(kind, decision.reason, step=step, evidence=facts)
         if decision.action is Action.LEAVE and end.job_state in (JobState.PREEMPTED, JobState.PENDING):
             recovery.keep_for_next_start(str(evidence.get("cause")), decision.reason)
+            self._lift_delay(self._job_id, self._run_dir, ())  # Slurm holds back what others requeue, too
         verb = {Action.FINISH: "finished", Action.FAIL: "failed", Action.LEAVE: "ended"}[decision.action]
         self._say(f"{verb}: {decision.reason}")
         if decision.action is Action.FAIL and end.failure and end.failure.traceback:

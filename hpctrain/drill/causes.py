@@ -46,6 +46,7 @@ class Scene:
         ranks: (node, rank, pid) of the newest incarnation.
         batch_host: where the coordinator runs.
         cluster: the private cluster's files, None on a site's Slurm.
+        slurm_conf: of the cluster that the job was submitted to, "" where Slurm's commands find their own.
     """
 
     job_id: int
@@ -54,6 +55,12 @@ class Scene:
     ranks: tuple[tuple[str, int, int], ...]
     batch_host: str
     cluster: tuple[Layout, Spec] | None = None
+    slurm_conf: str = ""
+
+    @property
+    def env(self) -> dict[str, str]:
+        """For Slurm's commands."""
+        return {**clean_environment(os.environ), **({"SLURM_CONF": self.slurm_conf} if self.slurm_conf else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +219,7 @@ class Causer:
     def _step(self, node: str, argv: Sequence[str]) -> None:
         srun = ["srun", "--overlap", f"--jobid={self.scene.job_id}", f"--nodelist={node}", "--nodes=1", "--ntasks=1",
                 "--input=none", "--mpi=none", *argv]
-        result = process.run(srun, timeout_s=STEP_TIMEOUT_S, env=clean_environment(os.environ))
+        result = process.run(srun, timeout_s=STEP_TIMEOUT_S, env=self.scene.env)
         if not result.ok:
             raise SlurmError(f"nothing could be done on {node}: {(result.stderr or result.stdout).strip()}")
 
@@ -279,7 +286,7 @@ class Causer:
             return
         self._moment = self._clock.time()
         argv = ["scancel", "--batch", "--signal=USR1", str(self.scene.job_id)]
-        result = process.run(argv, timeout_s=STEP_TIMEOUT_S, env=clean_environment(os.environ))
+        result = process.run(argv, timeout_s=STEP_TIMEOUT_S, env=self.scene.env)
         if not result.ok:
             raise SlurmError(f"the batch script could not be signalled: {result.stderr.strip()}")
 

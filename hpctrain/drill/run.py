@@ -142,7 +142,8 @@ class Driller:
         """For the job as it runs now."""
         ranks = newest_ranks(read_events(self.run.dir))
         nodes = tuple(dict.fromkeys(node for node, _, _ in ranks)) or tuple(job.nodes)
-        scene = Scene(self.run.job_id, self.run.dir, nodes, ranks, str(job.batch_host or nodes[0]), self.cluster())
+        scene = Scene(self.run.job_id, self.run.dir, nodes, ranks, str(job.batch_host or nodes[0]), self.cluster(),
+                      self.run.slurm_conf)
         return Causer(scene, self.slurm, self.clock, self._tell, dry=self.dry)
 
     def possible(self, kind: Kind) -> bool:
