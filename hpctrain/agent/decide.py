@@ -27,6 +27,8 @@ from hpctrain.watchdog.fingerprint import fingerprint
 
 UNKNOWN_PROGRESS_S = 600.0
 """A script whose steps are not known has made progress if it ran this long before it failed."""
+OUTSIDE = (Cause.NODE, Cause.AGENT, Cause.COORDINATOR, Cause.HEALTH)
+"""Causes that no program of the user's can have."""
 NOT_MENDED_BY_RESTART = {
     2: "its command line is wrong", 3: "the recipe is wrong", 4: "something it needs does not exist",
     12: "a package it needs is not installed", 13: "no checkpoint may be trusted",
@@ -292,5 +294,6 @@ def describe_cause(end: End) -> str:
 def progressed(end: End, history: History) -> bool:
     """Whether this incarnation completed a step that none before it had completed."""
     if end.best_step is None:
-        return end.ran_s >= UNKNOWN_PROGRESS_S
+        # Where nobody knows the steps, a fault from outside says nothing against the script; the other budgets count it.
+        return end.ran_s >= UNKNOWN_PROGRESS_S or cause_of(end) in OUTSIDE
     return end.best_step > (history.best_step or 0)

@@ -143,6 +143,16 @@ def test_lost_node_is_named_rather_than_the_ranks_it_took_along() -> None:
     assert (attempt.cause, attempt.nodes, attempt.fingerprint) == (Cause.NODE, ("n1",), "")
 
 
+def test_lost_nodes_say_nothing_against_a_script_of_unknown_progress() -> None:
+    """Three nodes lost within minutes are bad luck; three crashes of the program within minutes are not."""
+    script = replace(LIMITS, is_trainer=False)
+    lost = series([End(lost_nodes=("n1",), ran_s=60)] * 3, script)
+    crashed = series([End(failure=replace(FAILED, message=str(at)), ran_s=60) for at in range(3)], script)
+
+    assert [Action.REQUEUE] * 3 == [one.action for one in lost]
+    assert Action.FAIL is crashed[-1].action
+
+
 def test_requeue_false_fails_instead() -> None:
     """A recipe that forbids requeueing gets neither restarts nor continuations."""
     limits = replace(LIMITS, requeue=False)
