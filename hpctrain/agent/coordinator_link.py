@@ -104,3 +104,9 @@ class CoordinatorLink:
             except WireError:
                 continue
             return
+
+
+def place_of(text: str) -> tuple[str, int] | None:
+    """Address and port from ``ADDR:PORT``; None if it is not that."""
+    addr, _, port = text.rpartition(":")
+    return (addr, int(port)) if addr and port.isdigit() else None

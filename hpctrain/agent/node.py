@@ -35,7 +35,7 @@ from typing import Any
 from hpctrain.agent.channel import Line
 from hpctrain.agent.control import try_write
 from hpctrain.agent.coordinator_file import RENEW_S, read_state, write_state
-from hpctrain.agent.coordinator_link import CoordinatorLink
+from hpctrain.agent.coordinator_link import CoordinatorLink, place_of
 from hpctrain.agent.flusher import Deadline
 from hpctrain.agent.launcher import Launcher
 from hpctrain.agent.local_dir import claim, remove_abandoned
@@ -92,13 +92,14 @@ class NodeAgent:
         self._ranks: NodeRanks | None = None
         self._present: RankPlan | None = None
         self._killing = self._told_end = False
+        self._stop_reason = ""
         self._offer: HeldPort | None = None
         self._term_deadline: float | None = None
         self._exit: int | None = None
         self._next_beat = float("-inf")
         self._seen: tuple[int, float] | None = None
         self._alone_next: float | None = None
-        self._link = CoordinatorLink(run_dir, secret, clock, _place(env.get(COORDINATOR, "")), self._greet)
+        self._link = CoordinatorLink(run_dir, secret, clock, place_of(env.get(COORDINATOR, "")), self._greet)
 
     def run(self) -> int:
         """Serve until told to end. Returns the agent's exit code."""
@@ -203,10 +204,13 @@ class NodeAgent:
             if message.get("stacks"):
                 texts = self._extras.dump_stacks(self._ranks.pids, self._ranks.incarnation)
                 self._link.send({"t": "stacks", "incarnation": self._ranks.incarnation, "stacks": texts})
-            self._kill()
+            if self._told_end and self._ranks.are_gone:
+                self._tell_gone(self._ranks)  # a coordinator that has not heard it waits for it
+            else:
+                self._kill()
         elif kind == "stop" and self._ranks is not None:
-            if problem := self._ranks.ask_to_stop(str(message["reason"])):
-                self._output.say(f"error on {self.node}: {problem}")
+            self._stop_reason = str(message["reason"])
+            self._ask_to_stop(self._ranks)
         elif kind in ("flush", "drain"):
             self._save(message, wakeup)
         elif kind == "exit":
@@ -223,6 +227,7 @@ class NodeAgent:
             self._ranks = None
             return
         self._killing = self._told_end = False
+        self._stop_reason = ""
         # Where the store listens is one for all; which interface leads there is each node's own matter.
         interface = str(self._address()["interface"])
         where = Rendezvous(str(rendezvous["addr"]), int(rendezvous["port"]), NodeName(rendezvous["node"]), interface)
@@ -241,6 +246,7 @@ class NodeAgent:
             self._link.send({
                 "t": "failed", "incarnation": ranks.incarnation, "error": str(error), "exit_code": error.exit_code})
             return
+        self._ask_to_stop(ranks)
         self._relay.source = ranks.heartbeat_of_rank_0()
         pids = ranks.pids
         self._events.note(
@@ -250,6 +256,11 @@ class NodeAgent:
                 "master": f"{self._where.addr}:{self._where.port}",
             },
         )
+
+    def _ask_to_stop(self, ranks: NodeRanks) -> None:
+        """Now, or as soon as they are started."""
+        if self._stop_reason and ranks.is_started and (problem := ranks.ask_to_stop(self._stop_reason)):
+            self._output.say(f"error on {self.node}: {problem}")
 
     def _kill(self) -> None:
         if self._ranks is not None:
@@ -302,12 +313,15 @@ class NodeAgent:
         if self._offer is not None:
             self._offer.close()
         self._offer = HeldPort()
-        self._link.send({
-            "t": "killed", "incarnation": ranks.incarnation, "exits": [one.to_json() for one in exits],
-            "offer": self._address()})
+        self._tell_gone(ranks)
         stop = self._term_deadline is not None
         failed = [one for one in exits if ranks.failed(one, stop_requested=stop)]
         self._report(ranks).tell_failures(failed)
+
+    def _tell_gone(self, ranks: NodeRanks) -> None:
+        self._link.send({
+            "t": "killed", "incarnation": ranks.incarnation, "exits": [one.to_json() for one in ranks.exits],
+            "offer": self._address()})
 
     def _report(self, ranks: NodeRanks) -> NodeReport:
         return NodeReport(self.run_dir, ranks.ranks.incarnation, self.node, self._events, self._output.say)
@@ -383,8 +397,3 @@ class NodeAgent:
         if self._tiers is not None and plan is not None:
             self._tiers.flush(why, plan.nodes, lambda deadline: self._pause(deadline, wakeup))
         self._alone.requeue(why, order.index(self.node) if self.node in order else len(order))
-
-
-def _place(text: str) -> tuple[str, int] | None:
-    addr, _, port = text.rpartition(":")
-    return (addr, int(port)) if addr and port.isdigit() else None
