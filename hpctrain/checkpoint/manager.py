@@ -155,9 +155,13 @@ class Checkpointer:
         self._step = step
         if stopping:
             return self._rounds.save_now(step, PLANNED[0], metrics or {})
-        if step < self._rounds.meeting.step:
+        if not self.is_due(step):
             return None
         return self._rounds.attend(step, metrics or {})
+
+    def is_due(self, step: int) -> bool:
+        """Whether :meth:`step` will do more than look at the number; the same on all ranks, and asks nobody."""
+        return step >= self._rounds.meeting.step
 
     def save_now(self, reason: str, *, metrics: Mapping[str, Any] | None = None, step: int | None = None) -> SaveResult:
         """Save the state as it is, durably, unless it is saved already; return how it ended.

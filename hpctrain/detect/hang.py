@@ -31,11 +31,14 @@ WORK_WINDOW_S = 5.0
 WAITING = "waiting"
 """A heartbeat whose detail begins so tells that its rank waits for others: it is not the one that lags."""
 
+COPY = "copy"
+"""The part of a save that only copies into memory, as it happens after nearly every step: a heartbeat in the phase ``save``
+that says no more. When ranks write files, or wait for that, they say so."""
 DEFAULTS: Mapping[str, Limit] = {
     "init": 1800.0, "data": 3600.0, "load": 1800.0, "first_step": AUTO, "step": AUTO, "save": AUTO, "evaluate": AUTO,
-    "finish": 1800.0, "script": AUTO,
+    "finish": 1800.0, "script": AUTO, COPY: AUTO,
 }
-_TOGETHER = {"step", "first_step", "save", "evaluate"}
+_TOGETHER = {"step", "first_step", "save", COPY, "evaluate"}
 """In these phases every rank moves on by itself; in the others, most wait for one that tokenises or restores."""
 
 
@@ -133,6 +136,8 @@ class HangDetector:
             rank.first = beat.step or 0
         if rank.first is not None and beat.phase in ("step", "data", ""):
             return "first_step" if (beat.step or 0) <= rank.first else "step"
+        if beat.phase == "save" and not beat.detail:
+            return COPY
         return beat.phase if beat.phase in DEFAULTS else "step" if beat.phase == "" else "init"
 
     def _learn(self, rank: _Rank, beat: RankBeat, silence_s: float) -> None:
@@ -147,7 +152,7 @@ class HangDetector:
     def limit_s(self, key: str) -> float:
         """Longest silence of a phase, as far as it is known now."""
         settings, times = self._settings, self._times[key]
-        given = settings.limits.get(key, DEFAULTS[key])
+        given = settings.limits.get("save" if key == COPY else key, DEFAULTS[key])
         if given != AUTO:
             return float(given)
         if key in ("save", "script"):
@@ -205,14 +210,15 @@ class HangDetector:
     def _hang(self, blamed: list[int], silence_s: float, limit_s: float, *, alone: bool = False) -> Detection:
         ranks = self._told_of
         step = min((rank.beat.step for rank in ranks.values() if rank.beat.step is not None), default=None)
-        phase = max(sorted({rank.key for rank in ranks.values()}), key=self.limit_s)
+        key = max(sorted({rank.key for rank in ranks.values()}), key=self.limit_s)
+        phase = "save" if key == COPY else key
         who = _names(blamed, ranks)
         if alone:
             reason = f"{who} made no progress for {silence_s:.0f} s while other ranks did"
         else:
             reason = f"no rank has made progress for {silence_s:.0f} s"
         reason += f" (phase {phase.replace('_', ' ')}" + (f" after step {step}" if step is not None else "")
-        reason += f"; limit {limit_s:g} s{self._why(phase)})"
+        reason += f"; limit {limit_s:g} s{self._why(key)})"
         if blamed and not alone:
             reason += f"; {who} {'lags' if len(blamed) == 1 else 'lag'} behind"
         evidence = {
@@ -229,7 +235,7 @@ class HangDetector:
 
     def _why(self, key: str) -> str:
         times = self._times[key]
-        if self._settings.limits.get(key, DEFAULTS[key]) != AUTO:
+        if self._settings.limits.get("save" if key == COPY else key, DEFAULTS[key]) != AUTO:
             return ""
         slow_s = times.high() if key in ("step", "evaluate") else times.longest()
         if slow_s * self._settings.factor <= self.limit_s(key) == self._settings.at_least:

@@ -191,7 +191,8 @@ def train_steps(
         losses.judge(step, line.loss, gradient_ok=not wild, consumed=run.cursor.consumed,
                      global_batch=run.batch.global_batch_size)
 
-        heartbeat.beat("save", step=step)
+        if stopping or step == run.steps or checkpointer.is_due(step):
+            heartbeat.beat("save", step=step)
         if stopping and step < run.steps:
             return step, checkpointer.step(step, line.metrics, stopping=True)
         if step == run.steps and save_final:

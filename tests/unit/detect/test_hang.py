@@ -325,3 +325,17 @@ def test_a_script_with_heartbeats_is_judged_by_them() -> None:
     job.train(5, 1.0)
 
     assert job.wait(12) is not None
+
+
+def test_a_copy_into_memory_is_no_long_save() -> None:
+    """A rank stopped while it copies, as after every step, is found as soon as in a step; one that writes files has time."""
+    for detail, expected in (("", True), ("writing the shared checkpoint", False)):
+        job = Job(at_least=60)
+        for step in range(1, 12):
+            job.beat(phase="step", step=step)
+            job.wait(1)
+            job.beat(phase="save", step=step)
+            job.wait(1)
+        job.beat(phase="save", step=12, detail=detail)
+
+        assert expected is (job.wait(400) is not None)
