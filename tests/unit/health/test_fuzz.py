@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import string
 from collections.abc import Callable
@@ -103,13 +104,25 @@ def garbage(dice: random.Random) -> Value:
     return "!999"
 
 
+def in_a_child(body: Callable[[], None]) -> None:
+    """Run it in a process of its own: a library that this one has loaded would be taken for that of later tests' nodes."""
+    child = multiprocessing.get_context("fork").Process(target=body)
+    child.start()
+    child.join(240)
+    assert 0 == child.exitcode, "see the traceback above"
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_garbage_from_nvml(profile: str, nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of values that cannot be true: each is skipped or unknown, and none drains the node."""
+    monkeypatch.setenv("HPCTRAIN_SIMULATED_GPUS", str(tmp_path / "gpus.state"))
+    in_a_child(lambda: _garbage_from_nvml(profile, nvml_library, tmp_path / "gpus.state"))
+
+
+def _garbage_from_nvml(profile: str, nvml_library: Path, state: Path) -> None:
     from hpctrain.health.probe_nvml import read_gpus
 
-    state, dice, count = tmp_path / "gpus.state", random.Random(profile), 0
-    monkeypatch.setenv("HPCTRAIN_SIMULATED_GPUS", str(state))
+    dice, count = random.Random(profile), 0
     for _ in range(120):
         values = node_state("n1", 1, profile)
         keys = [key for key in values if key.startswith("gpu.0.") and not key.endswith((".uuid", ".pci_bus", ".minor"))]
@@ -127,10 +140,14 @@ def test_garbage_from_nvml(profile: str, nvml_library: Path, tmp_path: Path, mon
 
 def test_a_torn_state_file(nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that answers nonsense from the first call on crashes nothing."""
+    monkeypatch.setenv("HPCTRAIN_SIMULATED_GPUS", str(tmp_path / "gpus.state"))
+    in_a_child(lambda: _torn_state_files(nvml_library, tmp_path / "gpus.state"))
+
+
+def _torn_state_files(nvml_library: Path, state: Path) -> None:
     from hpctrain.health.probe_nvml import read_gpus
 
-    state, dice = tmp_path / "gpus.state", random.Random(1)
-    monkeypatch.setenv("HPCTRAIN_SIMULATED_GPUS", str(state))
+    dice = random.Random(1)
     whole = render(node_state("n1", 2))
     for _ in range(200):
         cut = sorted(dice.sample(range(len(whole)), 2))
