@@ -14,8 +14,6 @@ from hpctrain.jobs.layout import RunDir
 
 RENEW_S = 5.0
 """How often it is written."""
-STALE_S = 60.0
-"""A file that is older belongs to a coordinator that is gone, or cannot write any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -339,9 +339,8 @@ class NodeAgent:
 
     def _pause(self, deadline: Deadline, wakeup: Wakeup) -> None:
         """Wait a moment for the checkpoint tiers; less time is left once Slurm ends the step."""
-        read, write = self._link.descriptors
-        wakeup.wait(PAUSE_S, [], write)
-        del read  # nothing that comes now may end the wait early, again and again
+        _, write = self._link.descriptors
+        wakeup.wait(PAUSE_S, [], write)  # nothing that comes now may end the wait early, again and again
         for message in self._tend(wakeup):
             if message.get("t") == "exit":
                 self._exit = int(message.get("code", 0))
