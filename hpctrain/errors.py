@@ -18,6 +18,11 @@ The tree (kept true by ``tests/unit/test_errors.py``)::
     ├── ClusterError                11   the private test cluster could not do it
     ├── MissingDependencyError      12   an optional package or program is not installed
     ├── CheckpointError             13   no checkpoint, or one that must not be trusted
+    ├── UnreachableError            14   no SSH connection to a host, or it broke
+    │   ├── HostKeyError            15   the host's key is unknown, or another one than known
+    │   ├── AuthenticationError     16   the host does not let us in
+    │   └── RemoteTimeoutError      17   the host, or a command on it, took too long
+    ├── HostsFailedError            18   some of many hosts failed
     └── StopRequested              130   Ctrl-C
 
 A class owns its exit code; ``docs/exit-codes.md`` is generated from this module.
@@ -144,6 +149,37 @@ class CheckpointError(HpctrainError):
     """A checkpoint is missing, incomplete, damaged or must not be trusted."""
 
     exit_code = 13
+
+
+class UnreachableError(HpctrainError):
+    """There is no SSH connection to a host, or it broke."""
+
+    exit_code = 14
+
+
+class HostKeyError(UnreachableError):
+    """The key that a host shows is not known, or not the one that is known."""
+
+    exit_code = 15
+
+
+class AuthenticationError(UnreachableError):
+    """The host does not accept any of our keys."""
+
+    exit_code = 16
+    hint = "see 'ssh-add -l' and IdentityFile in ~/.ssh/config; passwords are never used"
+
+
+class RemoteTimeoutError(UnreachableError):
+    """A host, or a command on it, did not answer in time."""
+
+    exit_code = 17
+
+
+class HostsFailedError(HpctrainError):
+    """Some of the hosts that a command went to failed; each is named with its reason."""
+
+    exit_code = 18
 
 
 class StopRequested(HpctrainError):  # noqa: N818 - a wish of the user, not a mistake

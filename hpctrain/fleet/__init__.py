@@ -1,0 +1,1 @@
+"""Nodes over SSH: where Slurm cannot reach."""
