@@ -67,5 +67,28 @@ if ((${#failed[@]})); then
     exit 1
 fi
 
+# wants_docker: the tests that were asked for need the image. Where no engine can be had they are skipped, and say so.
+wants_docker() {
+    [[ $selection != *'not docker'* ]] || return 1
+    [[ $# -eq 0 || $* == *docker* ]]
+}
+
+engine_is_ours=0
+if wants_docker "$@"; then
+    timeout 20 docker info >/dev/null 2>&1 || engine_is_ours=1
+    if bash docker-slurm/engine.sh start; then
+        stage "docker image" python -m hpctrain.devcluster.docker_image
+    else
+        note "the docker tests will be skipped"
+    fi
+fi
+if ((${#failed[@]})); then
+    printf 'error: failed before the tests: %s\n' "${failed[*]}" >&2
+    exit 1
+fi
+
 say "pytest"
-exec python -m pytest ${selection:+-m "$selection"} "$@"
+code=0
+python -m pytest ${selection:+-m "$selection"} "$@" || code=$?
+((engine_is_ours == 0)) || bash docker-slurm/engine.sh stop
+(exit "$code")

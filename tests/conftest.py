@@ -90,7 +90,13 @@ def _no_slurm() -> str:
 
 
 def _no_docker() -> str:
-    return "" if Path("/var/run/docker.sock").exists() else "needs a running Docker engine"
+    """Asks the engine itself: a socket outlives it."""
+    if not Path("/var/run/docker.sock").exists() or not shutil.which("docker"):
+        return "needs a running Docker engine (docker-slurm/engine.sh start)"
+    answer = process.run(["docker", "image", "inspect", "hpctrain-slurm:trixie"], timeout_s=30)
+    if not answer.ok and "no such" not in answer.stderr.lower():
+        return f"the Docker engine does not answer: {answer.stderr.strip()[-200:]}"
+    return ""
 
 
 def _no_gpu() -> str:

@@ -58,7 +58,7 @@ def _kill_node(job: TrainerJob, chance: random.Random) -> None:
     """As a power failure would, of a training node that is not the batch host; Slurm is told that it is down."""
     last = max(int(event["evidence"]["incarnation"]) for event in job.events("ranks.started"))
     nodes = [event["node"] for event in job.events("ranks.started") if event["evidence"]["incarnation"] == last]
-    host = job.events("job.started")[-1]["node"]
+    host = job.events("job.started")[-1]["evidence"]["nodes"][0]  # Slurm runs the script on the first one
     job.call("cluster", "kill-node", chance.choice([node for node in nodes if node != host] or nodes), "--name", job.name)
 
 
