@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from hpctrain.errors import NotFoundError, RemoteTimeoutError, StorageError, UnreachableError
+from hpctrain.errors import NotFoundError, RemoteTimeoutError, StopRequested, StorageError, UnreachableError
 from hpctrain.files import storage_errors, sync_dir
 from hpctrain.fleet.kept import Kept
 from hpctrain.fleet.target import SshTarget
@@ -129,7 +129,13 @@ class SshSession:
         return answered.wait(timeout_s) and bool(self._transport.is_active())
 
     def run(
-        self, argv: Sequence[str], *, stdin: bytes | IO[bytes] = b"", timeout_s: float, keep_bytes: int = DEFAULT_KEEP_BYTES
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | IO[bytes] = b"",
+        timeout_s: float,
+        keep_bytes: int = DEFAULT_KEEP_BYTES,
+        stop: threading.Event | None = None,
     ) -> Completed:
         """Run a command to its end.
 
@@ -137,13 +143,17 @@ class SshSession:
             stdin: what it reads.
             timeout_s: it is sent TERM and left after this many seconds.
             keep_bytes: how much of standard output and of standard error is kept: the first half and the last half of it.
+            stop: likewise when this is set.
 
         Raises:
+            StopRequested: ``stop`` was set.
             RemoteTimeoutError: it took longer.
             UnreachableError: the connection broke.
         """
         out, err = Kept(keep_bytes), Kept(keep_bytes)
-        code = self._exchange(argv, out.add, err.add, stdin=stdin, timeout_s=timeout_s, stop=None)
+        code = self._exchange(argv, out.add, err.add, stdin=stdin, timeout_s=timeout_s, stop=stop)
+        if stop is not None and stop.is_set() and code == NO_STATUS:
+            raise StopRequested(f"'{argv[0]}' on {self.target.label} was ended")
         return Completed(tuple(argv), code, out.value(), err.value(), out.dropped_bytes + err.dropped_bytes)
 
     def stream(

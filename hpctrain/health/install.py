@@ -90,14 +90,14 @@ def make_plan(
     settings, notes = find_changes(parse_settings(conf), str(directory), replace=replace)
     if re.search(r"^\s*include\s", conf, re.IGNORECASE | re.MULTILINE):
         notes.append(f"{slurm_conf} includes other files, which were not looked at")
-    wanted = [(directory / name, _program(name, directory), _PROGRAM_MODE) for name in PROGRAMS.values()]
+    wanted = [(directory / name, program_text(name, directory), _PROGRAM_MODE) for name in PROGRAMS.values()]
     there = _read(directory / "health.json")
     compiled = compile_site(site, known_checks, site_checks) if site is not None else there
     if compiled is None and site_checks:
         compiled = json.dumps({"version": 1, "site_checks": list(site_checks)}, indent=2) + "\n"
     elif site is None and any(check not in (there or "") for check in site_checks):
         notes.append(f"{directory}/health.json stays, and does not name all checks of the site: {', '.join(site_checks)}")
-    wanted.append((directory / "health.env", _environment(directory, compiled), _TEXT_MODE))
+    wanted.append((directory / "health.env", environment_text(directory, compiled), _TEXT_MODE))
     if compiled is not None:
         wanted.append((directory / "health.json", compiled, _TEXT_MODE))
     wanted.append((slurm_conf.resolve(), rewrite(conf, settings) if settings else conf, _TEXT_MODE))
@@ -164,14 +164,19 @@ def _demand_rights(path: Path) -> None:
         raise StorageError("you may not write there", where=str(path), hint=hint)
 
 
-def _program(name: str, directory: Path) -> str:
+def program_text(name: str, directory: Path) -> str:
+    """A program for Slurm that reads ``health.env`` in this directory.
+
+    Raises:
+        HpctrainError: this installation lacks it.
+    """
     text = shipped_file(SLURM_SCRIPTS, name).read_text(encoding="utf-8")
     return text.replace(f"{DEFAULT_DIR}/health.env", f"{directory}/health.env")
 
 
-def _environment(directory: Path, compiled: str | None) -> str:
+def environment_text(directory: Path, compiled: str | None, python: str = sys.executable) -> str:
     """What the programs need to know before the configuration is read: where it is, and where failures are told."""
-    lines = [f"HPCTRAIN_PYTHON={shlex.quote(sys.executable)}"]
+    lines = [f"HPCTRAIN_PYTHON={shlex.quote(python)}"]
     try:
         state_dir = parse_config(json.loads(compiled or "{}"))[0].state_dir
     except ValueError:
