@@ -47,6 +47,7 @@ COMMANDS: dict[str, Entry] = {
     "checkpoints": Entry("hpctrain.cli.checkpoints", "checkpoints", "List, verify, prune, export checkpoints.", RESULTS),
     "health": Entry("hpctrain.cli.health", "health", "Look at this node.", NODES),
     "nodes": Entry("hpctrain.cli.nodes", "nodes", "See why nodes are out of service; bring them back.", NODES),
+    "fleet": Entry("hpctrain.cli.fleet", "fleet", "Manage nodes over SSH, where Slurm cannot reach.", NODES),
     "drill": Entry("hpctrain.cli.drill", "drill", "Break a running job on purpose, and judge what happens.", TEST),
     "watchdog": Entry("hpctrain.cli.watchdog", "watchdog", "Bring back jobs that cannot do so themselves.", TRAIN),
     "cluster": Entry("hpctrain.cli.cluster", "cluster", "Run a private Slurm cluster on this machine.", TEST),
