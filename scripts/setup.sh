@@ -100,6 +100,8 @@ package_for() {
     case $1 in
         sbatch | srun | squeue | scontrol) echo slurm-client ;;
         munged) echo munge ;;
+        sshd) echo openssh-server ;;
+        ssh-keygen) echo openssh-client ;;
         *) echo "$1" ;;
     esac
 }
@@ -111,6 +113,8 @@ reason_for() {
         slurm-client) echo "sbatch, srun, squeue, scontrol" ;;
         munge) echo "authenticates Slurm's messages" ;;
         shellcheck) echo "checks the shell scripts (tests only)" ;;
+        openssh-server) echo "a host to go to over SSH (tests only)" ;;
+        openssh-client) echo "keys for it (tests only)" ;;
         python3) echo "runs everything" ;;
         python3-venv) echo "makes the virtual environment" ;;
         python3-torch) echo "a CPU build of PyTorch" ;;
@@ -345,7 +349,7 @@ base_key() {
 # missing_programs EXTRA...: print what must come from the distribution, one program or package a line.
 missing_programs() {
     local program programs=(slurmctld slurmd sbatch munged)
-    [[ " $* " != *' test '* ]] || programs+=(shellcheck)
+    [[ " $* " != *' test '* ]] || programs+=(shellcheck sshd ssh-keygen)
     for program in "${programs[@]}"; do has "$program" || echo "$program"; done
     ready "$@" || find_python || {
         [[ -z ${HPCTRAIN_PYTHON:-} ]] || die "HPCTRAIN_PYTHON=$HPCTRAIN_PYTHON is no Python >= 3.10 with venv and ensurepip"

@@ -46,7 +46,8 @@ def _show_plan(fleet: Fleet, what: str, output: str) -> None:
     from hpctrain.fleet.fold import fold_hosts
 
     if output == "json":
-        hosts = [{"host": name, "address": one.host, "user": one.user, "port": one.port} for name, one in fleet.targets.items()]
+        targets = fleet.targets.items()
+        hosts = [{"host": name, "address": one.host, "user": one.user, "port": one.port} for name, one in targets]
         print_json("plan", {"what": what, "hosts": hosts})
         return
     click.echo(f"would {what} on {len(fleet.targets)} hosts: {fold_hosts(fleet.targets)}")
@@ -93,7 +94,7 @@ def _run_record(result: HostResult[Completed]) -> dict[str, Any]:
 def _show_outputs(results: list[HostResult[Completed]], *, folded: bool) -> None:
     from hpctrain.fleet.fold import fold_hosts, group
 
-    said = [(one.host, (one.value.returncode, one.value.stdout, one.value.stderr)) for one in results if one.value is not None]
+    said = [(one.host, (done.returncode, done.stdout, done.stderr)) for one in results if (done := one.value) is not None]
     groups = group(said) if folded else [([host], what) for host, what in said]
     for hosts, (code, stdout, stderr) in groups:
         title = f"{fold_hosts(hosts)}{f' ({len(hosts)})' if len(hosts) > 1 else ''}"
@@ -126,7 +127,8 @@ def push(*, chosen: Chosen, dry_run: bool, output: str, files: tuple[str, ...], 
     copies = plan_copies([Path(name) for name in files], destination)
     fleet = chosen.fleet()
     if dry_run:
-        _show_plan(fleet, "copy " + ", ".join(f"{copy.path} to {copy.remote_path} ({copy.mode:o})" for copy in copies), output)
+        listed = ", ".join(f"{copy.path} to {copy.remote_path} ({copy.mode:o})" for copy in copies)
+        _show_plan(fleet, f"copy {listed}", output)
         return
     results = push_files(fleet, copies, timeout_s=chosen.timeout_s)
     if output == "json":
@@ -147,8 +149,8 @@ def push(*, chosen: Chosen, dry_run: bool, output: str, files: tuple[str, ...], 
 def check(*, chosen: Chosen, config: Path | None, python: str, directory: str, output: str) -> None:
     """Judge hosts by the health checks; without --nodes, those that Slurm finds down or does not hear from.
 
-    The checks are sent along: a host needs Python and nothing else. It is only looked at, and nothing stays there. A host that
-    the checks would drain counts as failed.
+    The checks are sent along: a host needs Python and nothing else. It is only looked at, and nothing stays there. A host
+    that the checks would drain counts as failed.
 
     Example: hpctrain fleet check --down --sudo
     """

@@ -37,9 +37,9 @@ def collect(
 ) -> None:
     """Collect logs, versions, GPU and Slurm state of hosts into one private archive, without secrets.
 
-    Passwords, tokens, keys and values of variables whose names sound like one are taken out before anything is written; files
-    that hold secrets alone, such as the munge key, are never read. manifest.json in the archive says what was taken out, what
-    is missing, and which hosts failed. Look through it before you send it on.
+    Passwords, tokens, keys and values of variables whose names sound like one are taken out before anything is written;
+    files that hold secrets alone, such as the munge key, are never read. manifest.json in the archive says what was taken
+    out, what is missing, and which hosts failed. Look through it before you send it on.
 
     Example: hpctrain fleet collect -w c7 --sudo --also /var/log/nvidia-fabricmanager.log
     """

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--diff", is_flag=True, help="Like --status, with the differences of the configuration.")
 @click.option("--rollback", is_flag=True, help="Have the hosts use the version before the one in use.")
 @click.option("--root", default="/opt/hpctrain-health", show_default=True, help="Keep the versions there.")
-@click.option("--directory", default="/etc/hpctrain", show_default=True, help="The programs that slurm.conf names are there.")
+@click.option("--directory", default="/etc/hpctrain", show_default=True, help="slurm.conf names programs there.")
 @click.option("--python", default="/usr/bin/python3", show_default=True, help="The Python there, 3.10 or newer.")
 @dry_run_option
 @output_option
@@ -39,9 +39,9 @@ def install_health(
 ) -> None:
     """Install or upgrade the health checks and their settings on many hosts.
 
-    Each version is a directory of its own; a link leads to the one in use, and replacing it is the only step that changes what
-    Slurm runs. Interrupted anywhere, a host has the old version or the new one. A host that is as it should be is left alone.
-    slurm.conf is not touched: 'hpctrain health install' on the controller does that.
+    Each version is a directory of its own; a link leads to the one in use, and replacing it is the only step that changes
+    what Slurm runs. Interrupted anywhere, a host has the old version or the new one. A host that is as it should be is left
+    alone. slurm.conf is not touched: 'hpctrain health install' on the controller does that.
 
     Examples: hpctrain fleet install-health --all --sudo; hpctrain fleet install-health --all --sudo --status
     """
@@ -100,8 +100,8 @@ def _tell_drift(
 
     drifted = [one.host for one in results if one.value is not None and one.value.drift]
     if output == "json":
-        hosts = [_record(one, differences.get(one.host, "") if differences else None) for one in results]
-        print_json("drift", {"version": package.id, "config": package.config or None, "dry_run": dry_run, "hosts": hosts})
+        records = [_record(one, differences.get(one.host, "") if differences else None) for one in results]
+        print_json("drift", {"version": package.id, "config": package.config or None, "dry_run": dry_run, "hosts": records})
     else:
         click.echo(f"{'here':<24} {package.id:<24} config {short(package.config)}")
         rows = [
@@ -138,7 +138,7 @@ def _differences(
     for result in texts:
         if result.error is not None:
             say(f"{result.host}: {path}: {result.error}")
-        before = (result.value or "").splitlines()
-        lines = difflib.unified_diff(before, package.config_text.splitlines(), f"{result.host}:{path}", "here", n=1, lineterm="")
+        before, after = (result.value or "").splitlines(), package.config_text.splitlines()
+        lines = difflib.unified_diff(before, after, f"{result.host}:{path}", "here", n=1, lineterm="")
         found[result.host] = "\n".join(lines)
     return found

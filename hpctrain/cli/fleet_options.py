@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -73,9 +73,9 @@ def fleet_options(function: F) -> F:
         click.option("-a", "--all", "everything", is_flag=True, help="All nodes that Slurm has."),
         click.option("--down", "silent", is_flag=True, help="The nodes that Slurm finds down, or that do not answer it."),
         click.option(
-            "--hostfile", type=click.Path(path_type=Path), metavar="FILE", help="The hosts in this file, one or a list a line."
+            "--hostfile", type=click.Path(path_type=Path), metavar="FILE", help="The hosts in this file, a list a line.",
         ),
-        click.option("-l", "--user", default="", metavar="NAME", help="Log in as this user.  [default: as ~/.ssh/config says]"),
+        click.option("-l", "--user", default="", metavar="NAME", help="Log in as this user.  [default: as SSH does]"),
         click.option(
             "--parallel", type=click.IntRange(1, 512), default=32, show_default=True, help="Go to so many hosts at once."
         ),
@@ -92,7 +92,7 @@ def fleet_options(function: F) -> F:
     decorated: Any = wrapped
     for option in reversed(options):
         decorated = option(decorated)
-    return decorated  # type: ignore[no-any-return] - click's decorators hide the type
+    return cast("F", decorated)
 
 
 def dry_run_option(function: F) -> F:

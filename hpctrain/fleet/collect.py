@@ -63,7 +63,8 @@ def collect(fleet: Fleet, wish: Wish, package: Package, place: Place) -> list[Ho
 
 
 def make_bundle(
-    results: Sequence[HostResult[Collected]], slurm: Sequence[Item], slurm_problems: Mapping[str, str], *, now: float, by: str
+    results: Sequence[HostResult[Collected]], slurm: Sequence[Item], slurm_problems: Mapping[str, str], *,
+    now: float, by: str
 ) -> tuple[list[Item], dict[str, Any]]:
     """All files of a bundle, the manifest first, and the manifest."""
     hosts: dict[str, Any] = {}

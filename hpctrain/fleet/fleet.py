@@ -6,10 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Generic, TypeVar
 
-from hpctrain.errors import AuthenticationError, HpctrainError, StopRequested
+from hpctrain.errors import AuthenticationError, HpctrainError, RemoteTimeoutError, StopRequested
 from hpctrain.fleet.fold import fold_hosts
 from hpctrain.fleet.session import DEFAULT_KEEP_BYTES, Completed, SshSession
 from hpctrain.fleet.ssh import DEFAULT_TIMEOUT_S, Keys, connect
@@ -18,6 +18,10 @@ from hpctrain.fleet.target import SshTarget
 T = TypeVar("T")
 
 SUDO = ("sudo", "-n", "--")
+_KILL_AFTER_S = 5.0
+"""How long a command has between TERM and KILL."""
+_TIMED_OUT = (124, 137)
+"""Exit codes of ``timeout``: it ended the command, or had to kill it."""
 _PATIENCE_S = 3.0
 """After Ctrl-C: how long hosts have to hear that their command is to end."""
 _SCRIPT = 'IFS= read -r n; s=$(head -c "$n"); eval "$s"'
@@ -67,15 +71,21 @@ class Host:
     ) -> Completed:
         """Run a command there, through sudo if that was asked for.
 
+        It is ended there when its time is over, also if this connection breaks before: a server lets a command of root's run
+        on whatever it is told.
+
         Raises:
             AuthenticationError: sudo refuses.
             StopRequested, RemoteTimeoutError, UnreachableError: as :meth:`SshSession.run`.
         """
-        done = self.session.run(
-            [*self.prefix, *argv], stdin=stdin, timeout_s=timeout_s, keep_bytes=keep_bytes, stop=self._stop
-        )
+        started = time.monotonic()
+        limited = [*self.prefix, "timeout", "-k", f"{_KILL_AFTER_S:g}", f"{timeout_s:.3f}", *argv]
+        patience_s = timeout_s + 2 * _KILL_AFTER_S
+        done = self.session.run(limited, stdin=stdin, timeout_s=patience_s, keep_bytes=keep_bytes, stop=self._stop)
         self._demand_sudo(done)
-        return done
+        if done.returncode in _TIMED_OUT and time.monotonic() - started >= timeout_s:
+            raise RemoteTimeoutError(f"'{argv[0]}' on {self.label} took longer than {timeout_s:g} s")
+        return replace(done, argv=tuple(argv))
 
     def run_script(self, script: str, arguments: Sequence[str], *, payload: bytes = b"", timeout_s: float) -> Completed:
         """Run a shell script there that is not there.

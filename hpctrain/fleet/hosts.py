@@ -79,7 +79,7 @@ def expand_hosts(text: str) -> list[str]:
 
 def silent_nodes(nodes: Iterable[Node]) -> list[str]:
     """The nodes that Slurm finds down, or that do not answer it."""
-    return natural_sort(node.name for node in nodes if node.state == "DOWN" or node.flags & _SILENT)
+    return list(natural_sort(node.name for node in nodes if node.state == "DOWN" or node.flags & _SILENT))
 
 
 def _read_hostfile(path: Path) -> list[str]:

@@ -11,7 +11,8 @@ from hpctrain.fleet.status import NodeStatus, drift, parse_status
 from hpctrain.health.install import DEFAULT_DIR
 
 _ERRORS: dict[int, type[HpctrainError]] = {
-    44: NotFoundError, 64: UsageError, 73: StorageError, 74: StorageError, 75: ClusterError, 76: UsageError, 77: StorageError,
+    44: NotFoundError, 64: UsageError, 73: StorageError, 74: StorageError, 75: ClusterError, 76: UsageError,
+    77: StorageError,
 }
 """Exit codes of node/package.sh and node/look.sh."""
 
@@ -47,10 +48,9 @@ class Report:
 
 def compare(fleet: Fleet, package: Package, place: Place, *, timeout_s: float) -> list[HostResult[Report]]:
     """What every node has, and in what that differs from the package."""
-    script = node_script("package.sh")
 
     def work(host: Host) -> Report:
-        status = _run(host, script, "status", place, timeout_s)
+        status = _run(host, "status", place, timeout_s)
         return Report(status, _drift(status, package))
 
     return fleet.each(work)
@@ -62,13 +62,12 @@ def install(fleet: Fleet, package: Package, place: Place, *, stamp: str, timeout
     Args:
         stamp: names the version that files which are there already become, for going back.
     """
-    script = node_script("package.sh")
 
     def work(host: Host) -> Report:
-        before = _run(host, script, "status", place, timeout_s)
+        before = _run(host, "status", place, timeout_s)
         if not _drift(before, package):
             return Report(before)
-        after = _run(host, script, "install", place, timeout_s, package.id, stamp, payload=package.archive)
+        after = _run(host, "install", place, timeout_s, name=package.id, stamp=stamp, payload=package.archive)
         left = _drift(after, package)
         if left:
             raise ClusterError(f"was installed, and is not as it should be: {'; '.join(left)}", where=host.label)
@@ -79,8 +78,7 @@ def install(fleet: Fleet, package: Package, place: Place, *, stamp: str, timeout
 
 def roll_back(fleet: Fleet, place: Place, *, timeout_s: float) -> list[HostResult[Report]]:
     """Have every node use the version before the one in use; done twice, it is the one in use again."""
-    script = node_script("package.sh")
-    return fleet.each(lambda host: Report(_run(host, script, "rollback", place, timeout_s), changed=True))
+    return fleet.each(lambda host: Report(_run(host, "rollback", place, timeout_s), changed=True))
 
 
 def raise_for(host: Host, code: int, said: str) -> None:
@@ -95,9 +93,10 @@ def raise_for(host: Host, code: int, said: str) -> None:
 
 
 def _run(
-    host: Host, script: str, action: str, place: Place, timeout_s: float, name: str = "", stamp: str = "", *, payload: bytes = b""
+    host: Host, action: str, place: Place, timeout_s: float, *, name: str = "", stamp: str = "", payload: bytes = b""
 ) -> NodeStatus:
     arguments = [action, place.root, place.directory, place.python, name, stamp]
+    script = node_script("package.sh")
     done = host.run_script(script, arguments, payload=payload, timeout_s=timeout_s)
     raise_for(host, done.returncode, done.error_text())
     return parse_status(done.text())

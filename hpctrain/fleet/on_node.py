@@ -23,10 +23,10 @@ def main(arguments: list[str]) -> int:
     if what == "version":
         from hpctrain.health import registry
 
-        print(json.dumps({"version": __version__, "checks": len(registry.load_checks())}))
+        _say({"version": __version__, "checks": len(registry.load_checks())})
         return 0
     if what in ("check", "record"):
-        print(json.dumps(_check() if what == "check" else _record()))
+        _say(_check() if what == "check" else _record())
         return 0
     sys.stderr.write("usage: python -m hpctrain.fleet.on_node version|check|record\n")
     return 2
@@ -43,6 +43,10 @@ def running(names: tuple[str, ...] = DAEMONS, proc: Path = Path("/proc")) -> dic
         if name in found and found[name] is None:
             found[name] = int(directory.name)
     return found
+
+
+def _say(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
 
 
 def _check() -> dict[str, Any]:

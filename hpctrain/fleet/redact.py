@@ -18,13 +18,20 @@ _NAME = (
 """A name that ends like this holds a secret: ``WANDB_API_KEY``, ``StoragePass``, ``db.password``; not ``AuthType``."""
 _END = r"(?:_?\d+)?"
 _QUOTED = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
-_PLAIN = re.compile(rf"(?P<name>(?<![\w.-])[\"']?{_NAME}{_END}[\"']?)(?P<sep>\s*(?:=|:)\s*)(?P<value>{_QUOTED}|[^\s,;&}}\])\"']+)", re.I)
+_PLAIN = re.compile(
+    rf"(?P<name>(?<![\w.-])[\"']?{_NAME}{_END}[\"']?)(?P<sep>\s*(?:=|:)\s*)(?P<value>{_QUOTED}|[^\s,;&}}\])\"']+)", re.I
+)
 _OPTION = re.compile(rf"(?P<name>--?{_NAME}{_END})(?P<sep>[=\s]+)(?P<value>{_QUOTED}|[^\s-]\S*)", re.I)
 _HEADER = re.compile(r"(?P<name>\bauthorization)(?P<sep>\s*[:=]\s*)(?P<value>(?:\w+ +)?\S+)", re.I)
 _BEARER = re.compile(r"(?P<name>\bbearer)(?P<sep>\s+)(?P<value>[\w.~+/=-]{8,})", re.I)
-_BLOCK = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*-----|\Z)", re.S)
+_BLOCK = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*-----|\Z)", re.S
+)
 _URL = re.compile(r"(?P<name>\b[a-z][a-z0-9+.-]*://)(?P<sep>)(?P<value>[^/\s@:]*:[^/\s@]*|[^/\s@:]{20,})(?=@)", re.I)
-_QUERY = re.compile(r"(?P<name>[?&](?:sig|signature|x-amz-signature|x-amz-credential|x-amz-security-token|code))(?P<sep>=)(?P<value>[^&\s\"']+)", re.I)
+_QUERY = re.compile(
+    r"(?P<name>[?&](?:sig|signature|x-amz-signature|x-amz-credential|x-amz-security-token|code))(?P<sep>=)"
+    r"(?P<value>[^&\s\"']+)", re.I,
+)
 _SHAPES = re.compile(
     r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{20,}|sk-[\w-]{20,}|"
     r"xox[abprs]-[\w-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,}|nvapi-[\w-]{20,}|npm_[A-Za-z0-9]{30,}|"

@@ -31,7 +31,8 @@ def slurm_state(env: Mapping[str, str], nodes: Sequence[str], *, timeout_s: floa
     """
     items: list[Item] = []
     problems: dict[str, str] = {}
-    for name, argv in (("nodes.txt", ("scontrol", "--details", "show", "node", *([",".join(nodes)] if nodes else []))), *_COMMANDS):
+    show_nodes = ("scontrol", "--details", "show", "node", *([",".join(nodes)] if nodes else []))
+    for name, argv in (("nodes.txt", show_nodes), *_COMMANDS):
         path = process.find(argv[0])
         try:
             if path is None:

@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def connect(
     opened: list[Any] = []
     try:
         for hop in (*target.jump, replace(target, jump=())):
-            opened.append(_connect_one(paramiko, hop, opened[-1] if opened else None, keys, deadline, timeout_s))
+            opened.append(_connect_one(hop, opened[-1] if opened else None, keys, deadline, timeout_s))
     except BaseException:
         for transport in reversed(opened):
             transport.close()
@@ -131,15 +131,14 @@ def connect(
     )
 
 
-def _connect_one(
-    paramiko: Any, target: SshTarget, through: Any, keys: Keys, deadline: float, timeout_s: float
-) -> Any:
+def _connect_one(target: SshTarget, through: Any, keys: Keys, deadline: float, timeout_s: float) -> Any:
     """An authenticated transport to one host."""
+    paramiko = _paramiko()
     wire = _wire(paramiko, target, through, deadline)
     transport = None
     try:
         transport = paramiko.Transport(wire, disabled_algorithms=_TOO_WEAK)
-        _check_host(paramiko, transport, target, deadline)
+        _check_host(transport, target, deadline)
         _authenticate(paramiko, transport, target, keys, deadline)
     except BaseException as error:
         with contextlib.suppress(Exception):
@@ -166,10 +165,10 @@ def _wire(paramiko: Any, target: SshTarget, through: Any, deadline: float) -> An
         wire = socket.create_connection((target.host, target.port), timeout=left_s)
     except TimeoutError as error:
         raise RemoteTimeoutError(f"{target.label} does not answer ({place})") from error
-    except (OSError, *_broken(paramiko)) as error:
+    except _broken(paramiko) as error:
         raise UnreachableError(f"no connection to {target.label} ({place}): {_why(error)}") from error
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # A host that is gone acknowledges nothing: the kernel then ends the connection, instead of trying for a quarter of an hour.
+        # A host that is gone acknowledges nothing: the kernel then ends the connection, and does not try on for minutes.
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
     wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return wire
@@ -178,7 +177,7 @@ def _wire(paramiko: Any, target: SshTarget, through: Any, deadline: float) -> An
 # ---------------------------------------------------------------- the host's key
 
 
-def _check_host(paramiko: Any, transport: Any, target: SshTarget, deadline: float) -> None:
+def _check_host(transport: Any, target: SshTarget, deadline: float) -> None:
     """Agree on a session key with the host, which proves that it has a key that it is known by."""
     known = known_hosts.keys_of(target.known_as, _texts(target.known_hosts))
     transport.set_log_channel(_LOG)
@@ -204,7 +203,8 @@ def _demand_known(target: SshTarget, known: tuple[KnownKey, ...], key: Any) -> N
             f"{target.label} shows another key ({shown}) than the one that is known: it was installed anew, or somebody "
             "stands between",
             where=answer.where,
-            hint=f"ask who runs it for the key's fingerprint; only if it is this one: ssh-keygen -R '{name}' and add the new key",
+            hint="ask who runs it for the key's fingerprint; only if it is this one: "
+            f"ssh-keygen -R '{name}' and add the new key",
         )
     if answer.state == known_hosts.REVOKED:
         raise HostKeyError(f"the key of {target.label} ({shown}) is revoked", where=answer.where)
@@ -237,7 +237,8 @@ def _authenticate(paramiko: Any, transport: Any, target: SshTarget, keys: Keys, 
             try:
                 more = transport.auth_publickey(target.user, key)
             except paramiko.BadAuthenticationType as error:
-                raise AuthenticationError(f"{who} cannot log in with a key, only by: {', '.join(error.allowed_types)}") from None
+                other = ", ".join(error.allowed_types)
+                raise AuthenticationError(f"{who} cannot log in with a key, only by: {other}") from None
             except paramiko.AuthenticationException:
                 if time.monotonic() >= deadline:
                     raise
@@ -253,7 +254,9 @@ def _authenticate(paramiko: Any, transport: Any, target: SshTarget, keys: Keys, 
     raise AuthenticationError("; ".join([f"{who} may not log in: {shown}", *notes]))
 
 
-def _offer(paramiko: Any, target: SshTarget, keys: Keys, notes: list[str]) -> Iterator[tuple[str, Any]]:
+def _offer(
+    paramiko: Any, target: SshTarget, keys: Keys, notes: list[str]
+) -> Generator[tuple[str, Any], None, None]:
     """Keys with their names: those of the agent, then those of files; what cannot be offered leaves a note."""
     public = {text.split()[1] for _, text in _texts(tuple(f"{path}.pub" for path in target.identity_files)) if " " in text}
     seen = set()

@@ -1,8 +1,8 @@
 """OpenSSH's client configuration, as far as it says where a connection goes and with which keys (pure).
 
 Understood: ``Host`` with patterns and negation, ``Match`` with all, host, originalhost, user and localuser, ``Include``,
-and the keywords of :class:`Options`. As in OpenSSH the first value found counts, and IdentityFile adds up. Other keywords are
-passed over; a ``Match`` with other criteria (``exec``) never matches: no command of the configuration is run.
+and the keywords of :class:`Options`. As in OpenSSH the first value found counts, and IdentityFile adds up. Other keywords
+are passed over; a ``Match`` with other criteria (``exec``) never matches: no command of the configuration is run.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Options:
 
 
 def parse(
-    text: str, where: str, include: Callable[[str], Sequence[tuple[str, str]]], within: tuple[Condition, ...] = (), depth: int = 0
+    text: str, where: str, include: Callable[[str], Sequence[tuple[str, str]]], within: tuple[Condition, ...] = (),
+    depth: int = 0,
 ) -> list[Statement]:
     """The statements of a configuration.
 

@@ -43,7 +43,8 @@ def parse_status(text: str) -> NodeStatus:
             several[key].append(value)
         elif found and key in ("current", "previous", "python", "manifest", "config"):
             single[key] = value
-    return NodeStatus(**single, **{key: tuple(value) for key, value in several.items()})
+    changed, foreign, unlinked = (tuple(several[key]) for key in ("changed", "foreign", "unlinked"))
+    return NodeStatus(**single, changed=changed, foreign=foreign, unlinked=unlinked)
 
 
 def drift(status: NodeStatus, wanted: str, manifest: str, config: str) -> tuple[str, ...]:

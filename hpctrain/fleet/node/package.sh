@@ -53,7 +53,7 @@ status() {
     if [ -d "$root/current/" ]; then
         if [ -r "$root/current/MANIFEST" ]; then
             echo "manifest=$(sha256sum <"$root/current/MANIFEST" | cut -c 1-64)"
-            (cd -- "$root/current/" && sha256sum --check --strict MANIFEST 2>/dev/null || true) |
+            (cd -- "$root/current/" && sha256sum --check --strict MANIFEST 2>/dev/null) |
                 sed -n 's/^\(.*\): FAILED.*$/changed=\1/p'
         fi
         if [ -r "$root/current/health.json" ]; then
@@ -129,9 +129,13 @@ connect_links() {
 }
 
 prune() {
+    now=$(name_of "$root/current") back=$(name_of "$root/previous") count=0
     # shellcheck disable=SC2012 # our own names, without white space
-    ls -1t -- "$root/versions" | grep -vxF -e "$(name_of "$root/current")" -e "$(name_of "$root/previous")" |
-        tail -n "+$((KEPT + 1))" | while IFS= read -r old; do rm -rf -- "$root/versions/$old"; done
+    ls -1t -- "$root/versions" | while IFS= read -r old; do
+        if [ "$old" = "$now" ] || [ "$old" = "$back" ]; then continue; fi
+        count=$((count + 1))
+        if [ "$count" -gt "$KEPT" ]; then rm -rf -- "$root/versions/$old"; fi
+    done
 }
 
 install_version() {
