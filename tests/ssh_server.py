@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain import process
+from hpctrain.fleet.target import SshTarget
 
 SSHD = "/usr/sbin/sshd"
 _CONFIG = """\
@@ -93,6 +94,26 @@ class SshServer:
             _kill(pid)
         process.kill_group(self.process)
         self.process.wait()
+
+
+@dataclass(frozen=True)
+class Client:
+    """Our side: a key, and the hosts that we know."""
+
+    home: Path
+    key: Path
+    public: str
+
+    @property
+    def known_hosts(self) -> Path:
+        """The file of host keys."""
+        return self.home / ".ssh/known_hosts"
+
+    def target(self, server: SshServer, name: str = "node") -> SshTarget:
+        """The server, with our key and the hosts that we know."""
+        return SshTarget(
+            "127.0.0.1", server.user, server.port, (str(self.key),), known_hosts=(str(self.known_hosts),), name=name,
+        )
 
 
 def start_ssh_server(home: Path, authorized: str) -> SshServer:

@@ -5,33 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from hpctrain.fleet.target import SshTarget
-from tests.ssh_server import SSHD, SshServer, make_key, start_ssh_server
-
-
-@dataclass(frozen=True)
-class Client:
-    """Our side: a key, and the hosts that we know."""
-
-    home: Path
-    key: Path
-    public: str
-
-    @property
-    def known_hosts(self) -> Path:
-        """The file of host keys."""
-        return self.home / ".ssh/known_hosts"
-
-    def target(self, server: SshServer, name: str = "node") -> SshTarget:
-        """The server, with our key and the hosts that we know."""
-        return SshTarget(
-            "127.0.0.1", server.user, server.port, (str(self.key),), known_hosts=(str(self.known_hosts),), name=name,
-        )
+from tests.ssh_server import SSHD, Client, SshServer, make_key, start_ssh_server
 
 
 @pytest.fixture(scope="session")
@@ -84,5 +62,3 @@ def hosts(client: Client, ssh_server: SshServer) -> Iterator[tuple[str, ...]]:
     )
     yield names
 
-
-__all__ = ["Client", "replace"]
