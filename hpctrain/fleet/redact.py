@@ -18,16 +18,15 @@ _NAME = (
 """A name that ends like this holds a secret: ``WANDB_API_KEY``, ``StoragePass``, ``db.password``; not ``AuthType``."""
 _END = r"(?:_?\d+)?"
 _QUOTED = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
-_PLAIN = re.compile(
-    rf"(?P<name>(?<![\w.-])[\"']?{_NAME}{_END}[\"']?)(?P<sep>\s*(?:=|:)\s*)(?P<value>{_QUOTED}|[^\s,;&}}\])\"']+)", re.I
-)
-_OPTION = re.compile(rf"(?P<name>--?{_NAME}{_END})(?P<sep>[=\s]+)(?P<value>{_QUOTED}|[^\s-]\S*)", re.I)
+_JSON = re.compile(rf"(?P<name>(?P<q>[\"']){_NAME}{_END}(?P=q))(?P<sep>\s*[=:]\s*)(?P<value>{_QUOTED}|[^\s,}}\]\"']+)", re.I)
+_PLAIN = re.compile(rf"(?P<name>(?<![\w.-]){_NAME}{_END})(?P<sep>\s*[=:]\s*)(?P<value>{_QUOTED}|\S+)", re.I)
+_OPTION = re.compile(rf"(?P<name>--?{_NAME}{_END})(?P<sep>\s*=\s*|\s+(?!-))(?P<value>{_QUOTED}|\S+)", re.I)
 _HEADER = re.compile(r"(?P<name>\bauthorization)(?P<sep>\s*[:=]\s*)(?P<value>(?:\w+ +)?\S+)", re.I)
 _BEARER = re.compile(r"(?P<name>\bbearer)(?P<sep>\s+)(?P<value>[\w.~+/=-]{8,})", re.I)
 _BLOCK = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY[A-Z0-9 ]*-----|\Z)", re.S
 )
-_URL = re.compile(r"(?P<name>\b[a-z][a-z0-9+.-]*://)(?P<sep>)(?P<value>[^/\s@:]*:[^/\s@]*|[^/\s@:]{20,})(?=@)", re.I)
+_URL = re.compile(r"(?P<name>\b[a-z][a-z0-9+.-]*://)(?P<sep>)(?P<value>[^/\s@:]*:[^\s@]*|[^/\s@:]{20,})(?=@)", re.I)
 _QUERY = re.compile(
     r"(?P<name>[?&](?:sig|signature|x-amz-signature|x-amz-credential|x-amz-security-token|code))(?P<sep>=)"
     r"(?P<value>[^&\s\"']+)", re.I,
@@ -56,7 +55,7 @@ def redact(text: str) -> tuple[str, int]:
         return replace
 
     text = _BLOCK.sub(counted(lambda _: f"-----{MARK} PRIVATE KEY-----"), text)
-    for pattern in (_HEADER, _BEARER, _URL, _QUERY, _OPTION, _PLAIN):
+    for pattern in (_HEADER, _BEARER, _URL, _QUERY, _OPTION, _JSON, _PLAIN):
         text = pattern.sub(counted(_hidden), text)
     return _SHAPES.sub(counted(lambda _: MARK), text), count
 

@@ -15,7 +15,7 @@ DEFAULT_KNOWN_HOSTS = (
     "~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2",
 )
 _DESTINATION = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:@\[\]]+))(?::(?P<port>\d+))?/?")
-_SAFE_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:%-]*")
+_SAFE_HOST = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9._:%-]*")
 _SAFE_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]*\$?")
 _MOST_JUMPS = 8
 
