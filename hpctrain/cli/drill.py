@@ -29,6 +29,7 @@ BROKEN = 1
 @click.option("--random", "random_", is_flag=True, help="Faults of random kinds at random moments, one after the other.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of --random: the same seed, the same faults.")
 @click.option("--count", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Of --random: how many.")
+@click.option("--only", metavar="KIND", multiple=True, help="Of --random: draw from these kinds alone; may be repeated.")
 @click.option("--node", metavar="NODE", help="Hit this node.  [default: one without the coordinator]")
 @click.option("--rank", type=click.IntRange(0), help="Hit this rank.  [default: the last one]")
 @click.option("--patience", type=click.FloatRange(1), default=240.0, show_default=True, metavar="SECONDS",
@@ -38,8 +39,8 @@ BROKEN = 1
 @click.option("--dry-run", is_flag=True, help="Only say what would be broken, and what is promised.")
 @output_option
 def drill(  # noqa: PLR0917 - click passes every option by name
-    kind_and_job: tuple[str, ...], list_: bool, random_: bool, seed: int, count: int, node: str | None, rank: int | None,
-    patience: float, any_time: bool, yes: bool, dry_run: bool, output: str,
+    kind_and_job: tuple[str, ...], list_: bool, random_: bool, seed: int, count: int, only: tuple[str, ...],
+    node: str | None, rank: int | None, patience: float, any_time: bool, yes: bool, dry_run: bool, output: str,
 ) -> int:
     """Break a running job of yours on purpose, and compare what happens with what is promised.
 
@@ -50,12 +51,14 @@ def drill(  # noqa: PLR0917 - click passes every option by name
     from hpctrain.drill.causes import Aim
 
     kinds, job = _words(kind_and_job, list_=list_, random_=random_)
+    if only and not random_:
+        raise click.UsageError("--only goes with --random")
     if list_:
         _list(job, output)
         return 0
     assert job is not None  # noqa: S101 - for the type checker: _words insists on it
     driller = _driller(job, patience, dry=dry_run)
-    series = _series(driller, kinds, random_=random_, seed=seed, count=count)
+    series = _series(driller, kinds, only=only, random_=random_, seed=seed, count=count)
     if dry_run:
         _rehearse(driller, [kind for kind, _, _ in series], Aim(node, rank), output)
         return 0
@@ -92,21 +95,22 @@ def _driller(job: str, patience_s: float, *, dry: bool) -> Driller:
 
 
 def _series(
-    driller: Driller, kinds: list[Kind], *, random_: bool, seed: int, count: int
+    driller: Driller, kinds: list[Kind], *, only: tuple[str, ...], random_: bool, seed: int, count: int
 ) -> list[tuple[Kind, float, int | None]]:
-    from hpctrain.drill.catalogue import KINDS
+    from hpctrain.drill.catalogue import KINDS, kind_named
     from hpctrain.drill.run import choose
     from hpctrain.errors import UsageError
 
     driller.check(may_wait=not driller.dry)
-    if random_:
-        able = [kind for kind in KINDS.values() if kind.random and driller.possible(kind)]
-        return [(kind, wait, number) for kind, wait, number in choose(able, count, seed)]
-    for kind in kinds:
+    named = [kind_named(name) for name in only] if random_ else kinds
+    for kind in named:
         if not driller.possible(kind):
             raise UsageError(f"the drill '{kind.name}' needs a {kind.needs}",
                              hint="make one with 'hpctrain cluster up' and submit the job there")
-    return [(kind, 0.0, None) for kind in kinds]
+    if not random_:
+        return [(kind, 0.0, None) for kind in kinds]
+    able = list(dict.fromkeys(named)) or [kind for kind in KINDS.values() if kind.random and driller.possible(kind)]
+    return [(kind, wait, number) for kind, wait, number in choose(able, count, seed)]
 
 
 def _confirm(driller: Driller, kinds: list[Kind]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hpctrain.clock import Clock
@@ -46,6 +46,7 @@ class Outcome:
     Attributes:
         caused: when, in seconds since the epoch.
         done: what was done, in sentences.
+        place: what the promise depended on.
     """
 
     kind: Kind
@@ -53,13 +54,14 @@ class Outcome:
     judgement: Judgement
     caused: float
     done: tuple[str, ...] = ()
+    place: Place = field(default_factory=Place)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         promise = {"outcome": self.promise.outcome, "rungs": list(self.promise.rungs), "within_s": self.promise.within_s,
                    "words": self.promise.words}
         return {"kind": self.kind.name, "what": self.kind.what, "caused": self.caused, "done": list(self.done),
-                "promised": promise, **self.judgement.to_json()}
+                "promised": promise, "place": asdict(self.place), **self.judgement.to_json()}
 
 
 @dataclass
@@ -210,7 +212,7 @@ class Driller:
             seen = self._watch(promise, caused, best, causer)
         finally:
             causer.clean_up()
-        return Outcome(kind, promise, judge(promise, seen), caused, tuple(self._done))
+        return Outcome(kind, promise, judge(promise, seen), caused, tuple(self._done), place)
 
     def rehearse(self, kind: Kind, aim: Aim) -> tuple[Promise, list[str]]:
         """What would be done, and what is promised."""

@@ -6,10 +6,10 @@ What was measured is written by tests/cluster/test_causes_of_death.py where TEST
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hpctrain.drill.catalogue import KINDS, Place
+from hpctrain.drill.catalogue import KINDS, Kind, Place
 from hpctrain.jobs.incident_text import seconds
 from tests.source_tree import ROOT
 
@@ -30,19 +30,33 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def rows(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """A row for each drill that was carried out, by kind."""
-    found = {}
-    for kind, drill in measured.items():
-        one = drill.get("incident") or {}
-        phases = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in one.get("phases_s", {}).items()
-                           if name != "queue")
-        total = "-" if drill["total_s"] is None else f"{drill['total_s']:.1f} s"
-        queue = f"{drill['queue_s']:.1f} s" if drill["queue_s"] else "-"
-        redone = "-" if one.get("redone_steps") is None else str(one["redone_steps"])
-        found[kind] = (f"| `{kind}` | {drill['rung'] or 'none'} | {total} | {queue} | {one.get('tier') or '-'} | {redone} | "
-                       f"{phases or '-'} |")
-    return found
+HEAD = ("drill", "circumstance", "rung", "to the first new step", "queue", "state from", "steps done again",
+        "phases in seconds")
+Key = tuple[str, str]
+"""Kind of a drill, and the circumstance that its promise depends on."""
+
+
+def circumstance(kind: Kind, spares: int) -> str:
+    """Whether there was a spare node, where that decides what is promised; else ""."""
+    if kind.promise(Place(spares=1)) == kind.promise(Place()):
+        return ""
+    return "a spare" if spares else "no spare"
+
+
+def row(drill: Mapping[str, Any]) -> tuple[Key, str]:
+    """What a drill showed, as a row of the table, and what the row is about."""
+    kind, one = KINDS[drill["kind"]], drill.get("incident") or {}
+    phases = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in one.get("phases_s", {}).items()
+                       if name != "queue")
+    where = circumstance(kind, int(drill["place"]["spares"]))
+    redone = "-" if one.get("redone_steps") is None else str(one["redone_steps"])
+    cells = (
+        f"`{kind.name}`", where or "-", drill["rung"] or "none",
+        "-" if drill["total_s"] is None else f"{drill['total_s']:.1f} s",
+        f"{drill['queue_s']:.1f} s" if drill["queue_s"] else "-", one.get("tier") or "-", redone, phases or "-",
+    )
+    return (kind.name, where), f"| {' | '.join(cells)} |"
+
 
 
 def write(name: str, text: str) -> None:
@@ -51,15 +65,19 @@ def write(name: str, text: str) -> None:
     PAGE.write_text(between.sub(lambda match: match[1] + text + match[2], PAGE.read_text()))
 
 
-def write_measured(measured: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put new rows beside those that stand there, in the order of the catalogue."""
+def write_measured(drills: Iterable[Mapping[str, Any]]) -> None:
+    """Put new rows in the place of those about the same cause in the same circumstance, in the catalogue's order."""
     lines = PAGE.read_text().partition("<!-- measured -->")[2].partition("<!-- /measured -->")[0].splitlines()
-    old = {(line.split("`")[1], line.split("|")[2].strip()): line for line in lines if line.startswith("| `")}
-    new = {(kind, line.split("|")[2].strip()): line for kind, line in rows(measured).items()}
-    have = old | new
-    head = ["| drill | rung | to the first new step | queue | state from | steps done again | phases in seconds |",
-            "|---|---|---|---|---|---|---|"]
+    have = {key_of(line): line for line in lines if line.startswith("| `")} | dict(map(row, drills))
+    head = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     write("measured", "\n".join([*head, *(have[key] for kind in KINDS for key in sorted(have) if key[0] == kind)]))
+
+
+def key_of(line: str) -> Key:
+    """What a row is about."""
+    cells = [cell.strip() for cell in line.split("|")]
+    return cells[1].strip("`"), cells[2].replace("-", "")
+
 
 
 if __name__ == "__main__":

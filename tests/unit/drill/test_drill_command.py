@@ -130,3 +130,14 @@ def test_a_broken_promise_is_exit_code_1(world, capsys, monkeypatch) -> None:
     monkeypatch.setattr(world.slurm, "cancel", lambda _: None)
     code, out, _ = run(capsys, "cancel", "latest", "--yes", "--patience", "30")
     assert code == 1 and "verdict   broken" in out and "the job is failed" in out
+
+
+def test_a_random_series_draws_from_the_kinds_that_are_named(world, capsys) -> None:
+    """--only names them; one that cannot be caused here, and one without --random, are refused."""
+    world.event("job.started")
+    code, out, _ = run(capsys, "--random", "--only", "cancel", "--count", "3", "latest", "--dry-run", "-o", "json")
+    assert code == 0 and [one["kind"] for one in json.loads(out)["plan"]] == ["cancel"] * 3
+    code, _, err = run(capsys, "--random", "--only", "kill-node", "latest", "--dry-run")
+    assert code == 2 and "needs a private cluster" in err
+    code, _, err = run(capsys, "cancel", "latest", "--only", "cancel")
+    assert code == 2 and "--only goes with --random" in err

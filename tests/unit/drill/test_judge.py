@@ -172,3 +172,22 @@ def test_the_list_says_what_is_not_possible_here() -> None:
 def test_the_guide_has_every_cause() -> None:
     """docs/recovery.md lists each drill with its rung and aim; 'python -m tests.unit.drill.guide' writes the table anew."""
     assert guide.table() in guide.PAGE.read_text(), "run: python -m tests.unit.drill.guide"
+
+
+def test_what_was_measured_is_told_apart_by_cause_and_circumstance(tmp_path, monkeypatch) -> None:
+    """A node that dies with a spare and without one are two rows; the same once more takes its place."""
+    page = tmp_path / "recovery.md"
+    page.write_text("<!-- measured -->\n<!-- /measured -->\n".replace("-->\n<", "-->\nx\n<"))
+    monkeypatch.setattr(guide, "PAGE", page)
+
+    def drill(kind: str, spares: int, rung: str, total_s: float) -> dict[str, object]:
+        place = {"spares": spares}
+        return {"kind": kind, "place": place, "rung": rung, "total_s": total_s, "queue_s": 0.0, "incident": None}
+
+    guide.write_measured([drill("kill-node", 1, "R2", 5.0), drill("kill-rank", 1, "R1", 1.0)])
+    guide.write_measured([drill("kill-node", 0, "R3", 20.0)])
+    guide.write_measured([drill("kill-node", 1, "R3", 7.0), drill("kill-rank", 0, "R1", 2.0)])
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    rows = [[cell.strip() for cell in line.split("|")][1:5] for line in lines]
+    assert rows == [["`kill-rank`", "-", "R1", "2.0 s"], ["`kill-node`", "a spare", "R3", "7.0 s"],
+                    ["`kill-node`", "no spare", "R3", "20.0 s"]]
