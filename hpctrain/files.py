@@ -120,15 +120,20 @@ def sync_dir(path: Path) -> None:
         os.close(handle)
 
 
-def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
+def append_jsonl(path: Path, record: Mapping[str, Any], *, durable: bool = False) -> None:
     """Append one JSON object as one line, in a single ``write`` on an ``O_APPEND`` descriptor.
 
-    A line that a killed writer left without its newline is closed first, so that it cannot swallow ours.
+    A line that a killed writer left without its newline is closed first, so that it cannot swallow ours. Half a surrogate
+    pair, as Python reads it from a file name that is no UTF-8, is written as JSON's escape for it and read back as it was.
+
+    Args:
+        durable: force the line to disk before returning, and with the first one the file's name.
 
     Raises:
         StorageError: no space, no permission, read-only file system.
     """
-    line = (json.dumps(record, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
+    # In JSON "\udc80" is the escape for what Python cannot encode, and 'backslashreplace' writes just that.
+    line = (json.dumps(record, separators=(",", ":"), ensure_ascii=False) + "\n").encode(errors="backslashreplace")
     with storage_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE_FILE)
         try:
@@ -136,8 +141,12 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
             if size and os.pread(handle, 1, size - 1) != b"\n":
                 line = b"\n" + line
             os.write(handle, line)
+            if durable:
+                os.fsync(handle)
         finally:
             os.close(handle)
+        if durable and not size:
+            sync_dir(path.parent)
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -19,8 +19,8 @@ from hpctrain.checkpoint.keeper_client import KeeperClient
 from hpctrain.checkpoint.keeper_slots import RefusedError
 from hpctrain.checkpoint.keeper_wire import WireError
 from hpctrain.checkpoint.names import CheckpointName
-from hpctrain.checkpoint.peer_interface import interface_of
 from hpctrain.checkpoint.peer_wire import Line, Patience, PeerError, PeerOvertakenError
+from hpctrain.network import interface_of
 
 SEALED_S = 300.0
 """Longest wait for the keeper to have hashed a part."""

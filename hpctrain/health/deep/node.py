@@ -20,7 +20,8 @@ from hpctrain.health.deep.files import DeepFiles
 from hpctrain.health.deep.measurement import CHECKS, PAIR_METRIC, DeepCheck, Hardware, Measurement, Status
 from hpctrain.health.deep.plan import DeepJob, DeepPlan
 from hpctrain.health.deep.simulated import pretended
-from hpctrain.health.deep.wire import HeldPort, Line, interface_of
+from hpctrain.health.deep.wire import Line
+from hpctrain.network import HeldPort, interface_of
 
 _LOOK_S = 180.0
 _RUN: Mapping[str, Callable[[Bench], list[Reading]]] = {

@@ -8,12 +8,9 @@ closes at once, that of a machine without power when the kernel's keep-alive giv
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import queue
 import socket
-import struct
 import threading
 import time
 from multiprocessing import AuthenticationError
@@ -21,7 +18,6 @@ from multiprocessing.connection import Connection, answer_challenge, deliver_cha
 from typing import Any
 
 _LARGEST_BYTES = 2**20
-_SIOCGIFADDR = 0x8915
 _CONNECT_S = 60.0
 
 Message = dict[str, Any]
@@ -122,27 +118,6 @@ class Line:
             return None
 
 
-class HeldPort:
-    """A TCP port for the store of this node's first rank, held so that nobody takes it in between.
-
-    The socket is bound and never listens: Linux lets the store, which sets SO_REUSEADDR, listen on the same port.
-    """
-
-    def __init__(self) -> None:
-        self._socket = _bound()
-        self.port: int = self._socket.getsockname()[1]
-
-
-def interface_of(address: str) -> str:
-    """Name of the interface with this IPv4 address; "" if none has it."""
-    for _, name in socket.if_nameindex():
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            request = struct.pack("256s", os.fsencode(name)[:15])
-            if socket.inet_ntoa(fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)[20:24]) == address:
-                return name
-    return ""
-
-
 def _keep_alive(found: socket.socket) -> None:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
@@ -154,20 +129,3 @@ def _receive(line: Connection) -> Message:
     if not isinstance(message, dict):
         raise ValueError("not a message")
     return message
-
-
-def _bound() -> socket.socket:
-    """On both families where the host has IPv6, so that neither wildcard address is left free."""
-    for family, wildcard in ((socket.AF_INET6, "::"), (socket.AF_INET, "")):
-        holder = socket.socket(family, socket.SOCK_STREAM) if family == socket.AF_INET or socket.has_ipv6 else None
-        if holder is None:
-            continue
-        try:
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            holder.bind((wildcard, 0))
-            return holder
-        except OSError:
-            holder.close()
-    raise OSError("no TCP port can be bound on this node")

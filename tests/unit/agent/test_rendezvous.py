@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
-from hpctrain.agent.rendezvous import HeldPort, own_address
+from hpctrain.agent.rendezvous import own_address
 from hpctrain.errors import HpctrainError
+from hpctrain.network import HeldPort
 
 
 def test_held_port_is_refused_to_others_and_free_for_the_store() -> None:

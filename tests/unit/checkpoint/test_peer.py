@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,12 +26,12 @@ from hpctrain.checkpoint.keeper_slots import RefusedError
 from hpctrain.checkpoint.keeper_wire import WireError
 from hpctrain.checkpoint.memory_budget import Limit
 from hpctrain.checkpoint.names import CheckpointName
-from hpctrain.checkpoint.peer_interface import interface_of
 from hpctrain.checkpoint.peer_receive import PeerReceiver
 from hpctrain.checkpoint.peer_send import SendResult, send_part
 from hpctrain.checkpoint.peer_wire import Line, Patience, PeerError, PeerOvertakenError
 from hpctrain.checkpoint.shards import Shard
 from hpctrain.checkpoint.tier_ram_parts import MemoryParts
+from hpctrain.network import interface_of
 from tests.unit.checkpoint.memory_node import Item, Node
 
 MIB = 1024 ** 2
@@ -513,22 +512,6 @@ def test_keeper_knows_the_peer_and_who_listens(real: tuple[Real, Real]) -> None:
     wait_until(lambda: b.connect().request("about")["listening"] is None)
     a.connect().request("set_peer", node="", addr="", port=0)
     assert "" == a.connect().request("peer")["node"]
-
-
-def test_addresses_have_interfaces() -> None:
-    """An address is told with the interface that has it; one of nobody has none."""
-    assert "lo" == interface_of("127.0.0.1")
-    assert "" == interface_of("192.0.2.1") == interface_of("not an address") == interface_of("2001:db8::1")
-    listed = Path(__file__).with_name("no such file")
-    assert "" == interface_of("fe80::1", inet6=listed)
-
-
-def test_ipv6_addresses_have_interfaces(tmp_path: Path) -> None:
-    """The kernel's list of IPv6 addresses is read as it is written."""
-    listed = tmp_path / "if_inet6"
-    listed.write_text("00000000000000000000000000000001 01 80 10 80       lo\n"
-                      "fe800000000000000250b6fffe1d4f2a 02 40 20 80     ib0\n")
-    assert ("lo", "ib0") == (interface_of("::1", inet6=listed), interface_of("fe80::250:b6ff:fe1d:4f2a%ib0", inet6=listed))
 
 
 def test_messages_are_bounded() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from multiprocessing import AuthenticationError
 
 import pytest
 
-from hpctrain.health.deep.wire import Hall, HeldPort, Line, Message, interface_of
+from hpctrain.health.deep.wire import Hall, Line, Message
 
 SECRET = b"a secret of this run"
 
@@ -51,20 +50,3 @@ def test_a_stranger_is_not_heard_and_holds_nobody_up() -> None:
     assert ["n1"] == list(hall.hellos)
     for one in (silent, garbage):
         one.close()
-
-
-def test_a_held_port_is_nobody_elses() -> None:
-    """Bound without listening: refused to those that do not share, open to the store that does."""
-    held = HeldPort()
-    with contextlib.closing(socket.socket()) as other, pytest.raises(OSError, match="in use"):
-        other.bind(("", held.port))
-    with contextlib.closing(socket.socket()) as store:
-        store.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        store.bind(("", held.port))
-        store.listen()
-
-
-def test_the_interface_of_an_address() -> None:
-    """Gloo is told by name where the others are."""
-    assert "lo" == interface_of("127.0.0.1")
-    assert "" == interface_of("203.0.113.77")
