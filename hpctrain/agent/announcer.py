@@ -16,6 +16,13 @@ from hpctrain.jobs.layout import RunDir
 from hpctrain.watchdog.publish import publish
 
 
+def announce(run_dir: RunDir, state: CoordinatorState, status_dir: str) -> None:
+    """Say it in the run directory and, where there is one, in the site's spool; what cannot be written is left out."""
+    try_write(lambda: write_state(run_dir, state))
+    if status_dir:
+        try_write(lambda: publish(Path(status_dir), state.job, asdict(state)))
+
+
 class Announcer:
     """Writes the file again and again.
 
@@ -44,9 +51,7 @@ class Announcer:
             self._beat += 1
             state = self._state(self._beat)
             if state is not None:
-                try_write(lambda: write_state(self._run_dir, state))
-                if self._status_dir:
-                    try_write(lambda: publish(Path(self._status_dir), state.job, asdict(state)))
+                announce(self._run_dir, state, self._status_dir)
 
     def stop(self) -> None:
         """Write it no more by itself."""

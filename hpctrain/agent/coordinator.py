@@ -102,7 +102,7 @@ class Coordinator:
             decision = decide(finish.end, finish.verdict, self._limits)
             if finish.attempt is not None and decision.action is not Action.LEAVE:
                 rung = "R3" if decision.action is Action.REQUEUE else "R4"
-                attempt = replace(finish.attempt, rung=rung)
+                attempt = replace(finish.attempt, rung=rung, job=int(self._job_id), restarts=self._restarts)
                 if problem := try_write(attempts_file.append, self.run_dir, attempt):
                     decision = cannot_start(problem, 9)
             exclude = tuple(dict.fromkeys((*finish.verdict.exclude, *finish.end.blamed_nodes)))
@@ -312,7 +312,7 @@ class Coordinator:
         """The next incarnation: on disk before anything is started under its number."""
         ranks = start.ranks
         if start.attempt is not None:
-            attempts_file.append(self.run_dir, start.attempt)
+            attempts_file.append(self.run_dir, replace(start.attempt, job=int(self._job_id), restarts=self._restarts))
         save_history(self.run_dir, self._machine.history)
         Control(self.run_dir, ranks.incarnation).publish_ranks(ranks)
         first = ranks.nodes[0]

@@ -32,9 +32,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from hpctrain.agent.announcer import announce
 from hpctrain.agent.channel import Line
-from hpctrain.agent.control import try_write
-from hpctrain.agent.coordinator_file import RENEW_S, read_state, write_state
+from hpctrain.agent.coordinator_file import RENEW_S, read_state
 from hpctrain.agent.coordinator_link import CoordinatorLink, place_of
 from hpctrain.agent.flusher import Deadline
 from hpctrain.agent.launcher import Launcher
@@ -51,7 +51,7 @@ from hpctrain.agent.rank_plan import RankPlan
 from hpctrain.agent.rank_process import Warden
 from hpctrain.agent.rank_result import RankExit, outcome_of
 from hpctrain.agent.relay import Relay
-from hpctrain.agent.rendezvous import HeldPort, own_address
+from hpctrain.agent.rendezvous import own_address
 from hpctrain.agent.requeue_alone import RequeueAlone
 from hpctrain.agent.wakeup import Wakeup
 from hpctrain.clock import Clock
@@ -59,6 +59,7 @@ from hpctrain.errors import HpctrainError
 from hpctrain.ids import NodeName
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.writer import EventWriter
+from hpctrain.network import HeldPort
 from hpctrain.submit.plan_model import Plan
 
 BEAT_S = 0.5
@@ -386,7 +387,7 @@ class NodeAgent:
         last = read_state(self.run_dir)
         if last is not None and last.restarts == self._restarts:
             now = replace(last, time=self._clock.time(), beat=last.beat + 1, host=self.node, pid=0, state=ORPHANS)
-            try_write(lambda: write_state(self.run_dir, now))
+            announce(self.run_dir, now, self.plan.status_dir)
 
     def _save_and_requeue(self, why: str, wakeup: Wakeup) -> None:
         """All agents that live come here. A spare, too, waits for what the others save: a requeue ends them."""

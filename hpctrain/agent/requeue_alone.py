@@ -2,10 +2,12 @@
 
 Slurm does not notice when the batch host of a ``--no-kill`` job dies; the agents of the other nodes do. All of them come
 here, one after the other, and the first that finds the job still in the start that it belongs to has it queued again.
+What the coordinator or a watchdog has counted already is not counted once more.
 """
 
 from __future__ import annotations
 
+from hpctrain.agent.coordinator_file import read_state
 from hpctrain.agent.lift_delay import start_helper
 from hpctrain.clock import Clock
 from hpctrain.errors import HpctrainError
@@ -16,7 +18,7 @@ from hpctrain.slurm.model import JobState
 from hpctrain.slurm.port import Slurm
 from hpctrain.submit.plan_model import Plan
 from hpctrain.watchdog.attempts import append, read
-from hpctrain.watchdog.budget import Attempt, BudgetLimits, Cause, judge
+from hpctrain.watchdog.budget import Attempt, BudgetLimits, Cause, Verdict, end_among, judge, with_present
 
 TURN_S = 3.0
 """Between one agent's try and the next one's."""
@@ -48,12 +50,16 @@ class RequeueAlone:
                 return False
             if job.restarts != self._restarts:
                 return False
-            attempts = read(self._run_dir)
-            last = attempts[-1] if attempts else None
-            now = Attempt(self._clock.time(), Cause.COORDINATOR, "R3", last.incarnation if last else 0, None,
-                          progressed=True, message=why)
-            verdict = judge([*attempts, now], BudgetLimits.from_plan(self._plan), now=self._clock.time(), nodes_usable=None,
-                            nodes_needed=self._plan.nodes)
+            attempts, state = read(self._run_dir), read_state(self._run_dir)
+            now = Attempt(
+                self._clock.time(), Cause.COORDINATOR, "R3", state.incarnation if state else 0, None, progressed=True,
+                message=why, job=int(self._job_id), restarts=self._restarts,
+            )
+            known = end_among(attempts, now)
+            verdict = judge(with_present(attempts, now), BudgetLimits.from_plan(self._plan), now=self._clock.time(),
+                            nodes_usable=None, nodes_needed=self._plan.nodes)
+            if known is not None and known.rung == "R4":
+                verdict = Verdict(False, f"that it stops was decided already: {known.message}")
             append(self._run_dir, now)
             if not verdict.restart or not self._plan.slurm.requeue:
                 self._events.note("job.failed", f"{why}; {verdict.reason}", evidence={"cause": now.cause.value,

@@ -151,7 +151,7 @@ def tend(once: bool, interval_s: float, dry_run: bool, output: str) -> None:
     from hpctrain.errors import ControllerDownError
     from hpctrain.nodes.tend import Tender
 
-    site = _site()
+    site = nodes_site()
     tender = Tender(site)
     if not once and not dry_run:
         say(f"looking after the nodes every {interval_s:g} s; what is done is kept in {site.settings.journal}")
@@ -180,7 +180,7 @@ def spares_list(output: str) -> None:
     """List the hot spares, and whether each is ready."""
     from hpctrain.nodes.spares import listed
 
-    pool, found = listed(_site())
+    pool, found = listed(nodes_site())
     if output == "json":
         shown = [{"node": node.name, "state": node.state, "ready": ready} for node, ready in found]
         print_json("spares", {"reservation": pool.name if pool else None, "nodes": shown})
@@ -199,7 +199,7 @@ def spares_add(names: tuple[str, ...], dry_run: bool, output: str) -> None:
     """Set nodes aside; jobs that run there go on."""
     from hpctrain.nodes.spares import add
 
-    _tell(",".join(names), add(_site(), names, dry_run=dry_run), output, dry_run=dry_run)
+    _tell(",".join(names), add(nodes_site(), names, dry_run=dry_run), output, dry_run=dry_run)
 
 
 @spares.command("remove")
@@ -210,10 +210,11 @@ def spares_remove(names: tuple[str, ...], dry_run: bool, output: str) -> None:
     """Give spares to everybody."""
     from hpctrain.nodes.spares import remove
 
-    _tell(",".join(names), remove(_site(), names, dry_run=dry_run), output, dry_run=dry_run)
+    _tell(",".join(names), remove(nodes_site(), names, dry_run=dry_run), output, dry_run=dry_run)
 
 
-def _site() -> Site:
+def nodes_site() -> Site:
+    """The cluster that this process is to use, with its site's settings and the journal of the acts on its nodes."""
     from hpctrain.api import default_context
     from hpctrain.devcluster.state import find_cluster
     from hpctrain.errors import SlurmMissingError
@@ -240,7 +241,7 @@ def nodes_service() -> Nodes:
     """The nodes of the cluster that this process is to use, acting in this user's name."""
     from hpctrain.nodes.service import Nodes
 
-    site = _site()
+    site = nodes_site()
     by = f"{getpass.getuser()}@{os.uname().nodename}"
     return Nodes(site.slurm, site.config, site.clock, journal=site.journal, by=by)
 

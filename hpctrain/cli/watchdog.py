@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,8 +41,9 @@ def _dry_run(function: F) -> F:
 def watchdog() -> None:
     """Bring back jobs whose coordinator is gone, and those that Slurm holds back.
 
-    Run one per user, without an administrator's rights, or one per cluster. A job that somebody cancelled or holds is left
-    alone. Killed at any moment it repeats nothing and forgets nothing.
+    Run one per user, without an administrator's rights, or one per cluster, which also drains nodes that fail jobs again
+    and again. A job that somebody cancelled or holds is left alone. Killed at any moment it repeats nothing and forgets
+    nothing.
     """
 
 
@@ -192,6 +194,7 @@ def _some_turns(daemon: Daemon, pause: Callable[[float], bool]) -> bool:
 
 def _setting(*, whole_cluster: bool) -> Setting:
     from hpctrain.api import make_context, require_slurm
+    from hpctrain.cli.nodes import nodes_site
     from hpctrain.slurm.connect import choose
     from hpctrain.watchdog.assemble import Setting, state_directory, this_place
     from hpctrain.watchdog.config import parse
@@ -204,6 +207,7 @@ def _setting(*, whole_cluster: bool) -> Setting:
     return Setting(
         slurm, config, context.clock, directory, os.uname().nodename, this_place(), whole_cluster=whole_cluster,
         settle_s=context.settings.slurm_timeout_s + 5.0,
+        site=replace(nodes_site(), slurm=slurm) if whole_cluster else None,
     )
 
 

@@ -31,6 +31,8 @@ class Step(str, Enum):
 
 DEEP_PREFIX = f"{PREFIX} deep"
 """How the drain reason of a deep check begins."""
+JOBS_PREFIX = f"{PREFIX} watchdog"
+"""How the drain reason of a node begins on which jobs have failed again and again."""
 REMEDIES = frozenset({Step.RESET, Step.REBOOT, Step.REPLACE})
 _WEIGHTS = {Step.DRAIN: 1.0, Step.RESET: 1.0, Step.REBOOT: 2.0, Step.REPLACE: 4.0}
 
@@ -272,6 +274,9 @@ def _return(facts: Facts, own: list[Deed], limits: Limits, now: float) -> Decisi
     if facts.reason.startswith(DEEP_PREFIX):
         why = "a deep check drained it, and no reading shows what that found: undrain it when it is mended"
         return Decision(Step.PERSON, why, "deep check")
+    if facts.reason.startswith(JOBS_PREFIX):
+        why = "jobs failed on it again and again, which no reading shows: undrain it when it is mended"
+        return Decision(Step.PERSON, why, "jobs failed there")
     score = lemon_score(facts.node, own, limits, now)
     if score >= limits.lemon_score:
         return Decision(Step.PERSON, f"healthy, but a repeat offender (score {score:.1f})", "lemon")

@@ -23,7 +23,7 @@ from hpctrain.ids import NodeName
 from hpctrain.nodes.record import DONE, DROPPED, FAILED, INTENT, Book, Entry, next_id
 from hpctrain.nodes.replace import Replacing
 from hpctrain.nodes.site import Site
-from hpctrain.nodes.view import Viewer, is_out
+from hpctrain.nodes.view import Viewer, is_out, is_silent
 from hpctrain.slurm.model import Node
 
 _REASON_LENGTH = 160
@@ -103,9 +103,10 @@ class Acts:
     # -- the acts ----------------------------------------------------------------------------------------------------
 
     def _drain(self, intent: Entry, node: Node) -> Entry:
-        if is_persons(is_out(node), node.reason):
+        out = is_out(node) and not is_silent(node)
+        if is_persons(out, node.reason):
             return self._end(intent, DROPPED, _whose(node))
-        if not is_out(node):
+        if not out:
             if self._config.breaker.directory and self._slot(intent) < 0:
                 return self._end(intent, FAILED, "the breaker has no slot left")
             self._slurm.drain([node.name], intent.reason)

@@ -185,6 +185,11 @@ def is_out(node: Node) -> bool:
     return node.drained or node.state == "DOWN"
 
 
+def is_silent(node: Node) -> bool:
+    """Slurm has set it DOWN because it does not answer: that is nobody's decision, and is over when it answers again."""
+    return node.state == "DOWN" and not node.drained and node.reason.startswith("Not responding")
+
+
 def gpu_of(entity: str) -> int | None:
     """Index of the GPU that a fault or finding is about; None if it is about something else."""
     match = _GPU.match(entity)

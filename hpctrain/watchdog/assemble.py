@@ -16,11 +16,13 @@ from pathlib import Path
 
 from hpctrain.clock import Clock
 from hpctrain.files import make_private_dir
+from hpctrain.nodes.site import Site
 from hpctrain.slurm.port import Slurm
 from hpctrain.watchdog.budget import BudgetLimits
 from hpctrain.watchdog.config import WatchdogConfig
 from hpctrain.watchdog.continuation import Continuation
 from hpctrain.watchdog.daemon import Daemon, DryRun
+from hpctrain.watchdog.drain import Drainer
 from hpctrain.watchdog.executor import Executor
 from hpctrain.watchdog.journal import FencedError, Journal
 from hpctrain.watchdog.lease import Lease
@@ -43,6 +45,7 @@ class Setting:
         host: name of this host, for people and for the event file.
         place: name of the running kernel, for the lock: hosts may share a name, and containers a host.
         settle_s: see :data:`hpctrain.watchdog.executor.SETTLE_S`.
+        site: the nodes and the journal of the acts on them, for who may drain; None for who may not.
     """
 
     slurm: Slurm
@@ -53,6 +56,7 @@ class Setting:
     place: str
     whole_cluster: bool = False
     settle_s: float = 25.0
+    site: Site | None = None
 
 
 def state_directory(config: WatchdogConfig, env: Mapping[str, str], *, which: str, whole_cluster: bool) -> Path:
@@ -108,7 +112,7 @@ def watchdog(
         own = None if setting.whole_cluster else Continuation(setting.slurm, clock, point)
         actor = Executor(
             setting.slurm, journal, lease, records=files, notifier=notifier, clock=clock, say=say, point=point,
-            settle_s=setting.settle_s, continuation=own,
+            settle_s=setting.settle_s, continuation=own, drains=Drainer(setting.site) if setting.site else None,
         )
     try:
         with contextlib.suppress(FencedError):
@@ -116,7 +120,7 @@ def watchdog(
         yield Daemon(
             setting.slurm, files, actor, journal, clock=clock, pace=Pace(config.poll_s, config.longest_poll_s), lease=lease,
             all_users=setting.whole_cluster, status=setting.directory / "status.json" if lease else None,
-            cpu_s=cpu_seconds, say=say,
+            cpu_s=cpu_seconds, say=say, drain_after=config.drain_after if setting.site else 0,
         )
     finally:
         journal.close()

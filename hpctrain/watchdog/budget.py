@@ -74,6 +74,8 @@ class Attempt:
         fingerprint: from :func:`hpctrain.watchdog.fingerprint.fingerprint`, "" where nothing tells one bug from another.
         nodes: nodes that are to blame.
         message: what went wrong, for people.
+        job: Slurm's id of the job that failed, 0 where that was not written down.
+        restarts: SLURM_RESTART_COUNT of the start that failed, None where that was not written down.
     """
 
     time: float
@@ -85,19 +87,34 @@ class Attempt:
     fingerprint: str = ""
     nodes: tuple[str, ...] = ()
     message: str = ""
+    job: int = 0
+    restarts: int | None = None
 
     @property
     def counted(self) -> bool:
         """Whether it uses up restarts."""
         return self.cause not in FREE
 
+    @property
+    def end(self) -> tuple[int, int] | None:
+        """The start of a job that ended with this, by the job's id and restart count.
+
+        None for a failure that the start survived (R1, R2), for one before the ranks could start (a failed prolog: the
+        same start is still to come), and where the start was not written down.
+        """
+        ends = self.rung in ("R3", "R4") and self.cause is not Cause.PROLOG
+        return (self.job, self.restarts) if ends and self.job and self.restarts is not None else None
+
     def to_json(self) -> dict[str, Any]:
         """Plain data: one line of ``control/attempts.jsonl``."""
-        return {
+        record = {
             "time": self.time, "cause": self.cause.value, "rung": self.rung, "incarnation": self.incarnation,
             "step": self.step, "progressed": self.progressed, "fingerprint": self.fingerprint,
             "nodes": list(self.nodes), "message": self.message,
         }
+        if self.job and self.restarts is not None:
+            record |= {"job": self.job, "restarts": self.restarts}
+        return record
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Attempt:
@@ -108,12 +125,13 @@ class Attempt:
         """
         known = {cause.value for cause in Cause}
         try:
-            step = data.get("step")
+            step, restarts = data.get("step"), data.get("restarts")
             return cls(
                 time=float(data["time"]), cause=Cause(data["cause"]) if data["cause"] in known else Cause.UNKNOWN,
                 rung=str(data["rung"]), incarnation=int(data["incarnation"]), step=None if step is None else int(step),
                 progressed=bool(data["progressed"]), fingerprint=str(data.get("fingerprint") or ""),
                 nodes=tuple(str(node) for node in data.get("nodes") or ()), message=str(data.get("message") or ""),
+                job=int(data.get("job") or 0), restarts=None if restarts is None else int(restarts),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"no attempt: {error}") from None
@@ -164,6 +182,17 @@ class Verdict:
     reason: str
     rule: str = ""
     exclude: tuple[str, ...] = ()
+
+
+def end_among(attempts: Sequence[Attempt], attempt: Attempt) -> Attempt | None:
+    """The failure among these that is the same end of the same start of a job; None if there is none."""
+    return next((one for one in attempts if one.end is not None and one.end == attempt.end), None)
+
+
+def with_present(attempts: Sequence[Attempt], attempt: Attempt) -> list[Attempt]:
+    """The failures with the present one as the newest; one that somebody has counted already counts once."""
+    known = end_among(attempts, attempt)
+    return [*(one for one in attempts if one is not known), known or attempt]
 
 
 def judge(

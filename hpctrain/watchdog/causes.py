@@ -21,6 +21,9 @@ STARTUP_S = 180.0
 SURE_S = 12.0
 """Two looks that are to confirm each other lie at least so far apart: longer than two beats of a coordinator, which any new
 beat in between disproves. So a coordinator whose clock is wrong is not taken for a dead one."""
+DOUBT_S = 40.0
+"""A coordinator whose file has not changed before our eyes for so long is doubted. Files are looked at every 5 s at least,
+so that it has been doubted for SURE_S when its silence reaches STALE_S: then the next poll decides."""
 LONGEST_DELAY_S = 130.0
 """Slurm's own delay after a requeue is 121 s by default. A later begin time is somebody's wish, and is left alone."""
 SETTLE_S = 20.0
@@ -55,6 +58,7 @@ class Diagnosis:
         reason: one sentence for people.
         nodes: nodes to blame.
         confirm: a second look, later, must find the same before anything is done.
+        by_beat: it rests on the coordinator's silence, which may have been doubted before.
     """
 
     cause: Cause
@@ -62,6 +66,7 @@ class Diagnosis:
     reason: str
     nodes: tuple[str, ...] = ()
     confirm: bool = False
+    by_beat: bool = False
 
 
 def waits_for_dead_node(job: Job, now: float) -> bool:
@@ -126,7 +131,7 @@ def _running(view: JobView, now: float, beat_since: float, since: float) -> Diag
         if silent <= STALE_S:  # the agents that are left notice it, too, and save what memory holds before they requeue
             return Diagnosis(Cause.NODE, Way.WAIT, f"the batch host {job.batch_host} is lost; the agents have time to save")
         what = f"the job has lost its batch host {job.batch_host}, and with it its coordinator"
-        return Diagnosis(Cause.NODE, Way.RESTART, what, (job.batch_host,), confirm=True)
+        return Diagnosis(Cause.NODE, Way.RESTART, what, (job.batch_host,), confirm=True, by_beat=True)
     if beat is None or (beat.over and beat.restarts == job.restarts):
         return None
     if beat.restarts != job.restarts:
@@ -134,12 +139,12 @@ def _running(view: JobView, now: float, beat_since: float, since: float) -> Diag
         if beat.restarts < job.restarts and now - started > STARTUP_S:
             waited = f"{int(now - started)} s after its start"
             return Diagnosis(
-                Cause.COORDINATOR, Way.RESTART, f"the job has no coordinator, {waited}", confirm=True,
+                Cause.COORDINATOR, Way.RESTART, f"the job has no coordinator, {waited}", confirm=True, by_beat=True,
             )
         return None
     if silent > STALE_S:
         what = f"the coordinator on {beat.host} has given no sign of life for {int(silent)} s"
-        return Diagnosis(Cause.COORDINATOR, Way.RESTART, what, confirm=True)
+        return Diagnosis(Cause.COORDINATOR, Way.RESTART, what, confirm=True, by_beat=True)
     return None
 
 

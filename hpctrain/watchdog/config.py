@@ -6,6 +6,7 @@
     poll_s = 10                    # shortest time between two questions to the controller
     longest_poll_s = 60            # longest, while nothing changes
     continue_after_s = 45          # a job that waits so long for a dead node goes on as another job
+    drain_after = 3                # a watchdog of the cluster drains a node that failed so many jobs in a day; 0: never
     state_dir = "/var/lib/hpctrain/watchdog"
     spool_dir = "/shared/hpctrain/status"      # for one watchdog per cluster
     notify_command = ["/usr/local/bin/page", "--team", "ml"]   # gets JSON on standard input
@@ -27,6 +28,7 @@ class WatchdogConfig:
     """How a watchdog works; durations in seconds, paths absolute or "" for the default.
 
     Attributes:
+        drain_after: a watchdog of the cluster drains a node on which so many failures within a day are blamed; 0: never.
         notify_command: program and arguments; the notification is JSON on its standard input.
         notify_webhook: http or https address.
     """
@@ -34,6 +36,7 @@ class WatchdogConfig:
     poll_s: float = 10.0
     longest_poll_s: float = 60.0
     continue_after_s: float = 45.0
+    drain_after: int = 3
     state_dir: str = ""
     spool_dir: str = ""
     notify_command: tuple[str, ...] = ()
@@ -53,6 +56,10 @@ def parse(table: Mapping[str, Any], where: str = "") -> WatchdogConfig:
             good = isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= 3600
             _require(good, key, "a number of seconds from 1 to 3600", where)
             values[key] = float(value)
+        elif key == "drain_after":
+            good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1000
+            _require(good, key, "a whole number from 0 (never) to 1000", where)
+            values[key] = value
         elif key in ("state_dir", "spool_dir"):
             _require(isinstance(value, str) and value.startswith("/"), key, "an absolute path", where)
             values[key] = value

@@ -49,7 +49,7 @@ class Files(Protocol):
 class Actor(Protocol):
     """What carries commands out."""
 
-    void_requeues: list[Command]
+    voided: list[Command]
 
     def carry_out(self, commands: Iterable[Command]) -> None:
         """Do what was decided."""
@@ -62,7 +62,7 @@ class DryRun:
     """Says what would be done."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.void_requeues: list[Command] = []
+        self.voided: list[Command] = []
         self.said: list[str] = []
         self._say = say
         self._keys: set[str] = set()
@@ -88,21 +88,23 @@ class Daemon:
         lease: None in a dry run.
         status: file that 'hpctrain watchdog status' reads, None for none.
         cpu_s: CPU seconds used so far, children included.
+        drain_after: see :class:`hpctrain.watchdog.machine.Machine`.
     """
 
     def __init__(
         self, slurm: Slurm, files: Files, actor: Actor | Executor, journal: Journal, *, clock: Clock, pace: Pace,
         all_users: bool = False, lease: Lease | None = None, status: Path | None = None,
-        cpu_s: Callable[[], float] = lambda: 0.0, say: Callable[[str], None] = lambda _: None,
+        cpu_s: Callable[[], float] = lambda: 0.0, say: Callable[[str], None] = lambda _: None, drain_after: int = 0,
     ) -> None:  # fmt: skip
         self._slurm, self._files, self._actor, self._journal = slurm, files, actor, journal
         self._clock, self._pace, self._all_users, self._lease = clock, pace, all_users, lease
         self._status, self._cpu_s, self._say = status, cpu_s, say
-        self.machine = Machine(journal.memory())
+        self.machine = Machine(journal.memory(), drain_after=drain_after)
         self._noted: dict[int, tuple[int, bool]] = {}
         self._started = clock.time()
         self._open = False
         self.polls = self.queries = 0
+        self._polled = 0.0
 
     def turn(self) -> float:
         """One poll and what follows from it; seconds until the next should come.
@@ -126,14 +128,15 @@ class Daemon:
         if self.machine.silent_since is not None:
             self._say("the controller answers again")
         self.polls += 1
+        self._polled = self._clock.time()
         views = [view for job in jobs if (view := self._view(job)) is not None]
-        commands = self.machine.handle(Polled(self._clock.time(), views))
+        commands = self.machine.handle(Polled(self._polled, views))
         self._actor.carry_out(command for command in commands if command.deed is not Deed.LOOK)
         self._look([command for command in commands if command.deed is Deed.LOOK])
         self._open = self._actor.catch_up()
-        for command in self._actor.void_requeues:
-            self.machine.reopen(command.job_id, command.restarts)
-        self._actor.void_requeues.clear()
+        for command in self._actor.voided:
+            self.machine.reopen(command)
+        self._actor.voided.clear()
         self._note()
         self._write_status("")
         busy = self.machine.unsettled or self._open
@@ -212,8 +215,8 @@ class Daemon:
             for track in tracks if track.diagnosis is not None and not closed(track)
         ]  # fmt: skip
         record: dict[str, Any] = {
-            "time": self._clock.time(), "started": self._started, "polls": self.polls, "queries": self.queries,
-            "poll_s": self._pace.wait_s, "cpu_s": round(self._cpu_s(), 3), "problem": problem,
+            "time": self._clock.time(), "polled": self._polled, "started": self._started, "polls": self.polls,
+            "queries": self.queries, "poll_s": self._pace.wait_s, "cpu_s": round(self._cpu_s(), 3), "problem": problem,
             "silent_since": self.machine.silent_since, "jobs": dict(Counter(t.view.job.state.value for t in tracks)),
             "noticed": waiting[:100],
         }

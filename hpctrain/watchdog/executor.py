@@ -30,6 +30,8 @@ RETRY_S = 20.0
 MAX_TRIES = 5
 """For what may fail for good without harm: events and notifications."""
 _MINOR = (Deed.RECORD, Deed.NOTIFY)
+_BESIDE = (*_MINOR, Deed.DRAIN)
+"""What the job itself does not wait for."""
 
 
 class Right(Protocol):
@@ -59,11 +61,22 @@ class Notifier(Protocol):
         """Tell, and say how; raises HpctrainError if that failed."""
 
 
+class Drains(Protocol):
+    """Takes nodes out of service."""
+
+    def drain(self, command: Command) -> tuple[str, str]:
+        """Do it, or see that it was done: the journal's state ("" for not yet), and what came of it.
+
+        Raises SlurmError, StorageError: it may be tried again.
+        """
+
+
 class Executor:
     """The one that acts.
 
     Args:
         continuation: None where runs cannot be submitted again.
+        drains: None for whoever may not drain nodes.
         say: told each deed in one line.
         point: called at the places between two steps, for tests that end the process there.
     """
@@ -72,14 +85,15 @@ class Executor:
         self, slurm: Slurm, journal: Journal, right: Right, *, records: Records, notifier: Notifier, clock: Clock,
         say: Callable[[str], None] = lambda _: None, point: Callable[[str], None] = lambda _: None,
         settle_s: float = SETTLE_S, continuation: Continuation | None = None,
+        drains: Drains | None = None,
     ) -> None:  # fmt: skip
-        self._continuation = continuation
+        self._continuation, self._drains = continuation, drains
         self._slurm, self._journal, self._right = slurm, journal, right
         self._records, self._notifier, self._clock = records, notifier, clock
         self._say, self._point, self._settle_s = say, point, settle_s
         self._begun_at = clock.monotonic()
         self._not_before: dict[int, float] = {}
-        self.void_requeues: list[Command] = []
+        self.voided: list[Command] = []
 
     def carry_out(self, commands: Iterable[Command]) -> None:
         """Do what was decided. Raises FencedError: another watchdog has taken over."""
@@ -102,9 +116,9 @@ class Executor:
         for entry in entries:
             job = entry.command.job_id
             # In order within a job: what is not counted must not be done.
-            if job in blocked and entry.command.deed not in _MINOR:
+            if job in blocked and entry.command.deed not in _BESIDE:
                 continue
-            if not self._do(entry) and entry.command.deed not in _MINOR:
+            if not self._do(entry) and entry.command.deed not in _BESIDE:
                 blocked.add(job)
 
     def _do(self, entry: Entry) -> bool:
@@ -120,7 +134,8 @@ class Executor:
         except ControllerDownError as error:
             return self._later(entry, str(error))
         except (SlurmError, StorageError) as error:
-            if command.deed is Deed.ATTEMPT:
+            again = command.deed is Deed.DRAIN and entry.tries + 1 < MAX_TRIES
+            if again or command.deed is Deed.ATTEMPT:
                 return self._later(entry, str(error))
             state, result = "failed", str(error)
         except FencedError:
@@ -134,8 +149,8 @@ class Executor:
         self._point(f"acted:{command.deed.value}")
         self._journal.finish(entry, state, result, self._clock.time())
         self._point(f"finished:{command.deed.value}")
-        if command.deed in (Deed.REQUEUE, Deed.REQUEUE_HOLD) and state == "void":
-            self.void_requeues.append(command)
+        if command.deed in (Deed.REQUEUE, Deed.REQUEUE_HOLD, Deed.INCLUDE) and state == "void":
+            self.voided.append(command)
         self._say(describe(command, state, result))
         return True
 
@@ -161,6 +176,8 @@ class Executor:
             return "done", self._notifier.send(command)
         if command.deed is Deed.CONTINUE:
             return self._continuation.carry_on(command) if self._continuation else ("void", "not for others' jobs")
+        if command.deed is Deed.DRAIN:
+            return self._drains.drain(command) if self._drains else ("void", "only an operator's watchdog drains nodes")
         job = self._job(command)
         standing, why = reconcile(command, job)
         if standing is Standing.LATER:
@@ -205,7 +222,8 @@ _WORDS = {
     Deed.REQUEUE: "queue job {job} again", Deed.REQUEUE_HOLD: "queue job {job} again, held",
     Deed.RELEASE: "release job {job}", Deed.EXCLUDE: "keep job {job} from {nodes}",
     Deed.INCLUDE: "let job {job} use {nodes} again", Deed.START_NOW: "lift Slurm's delay of job {job}",
-    Deed.CANCEL: "cancel job {job}", Deed.NOTIFY: "notify", Deed.RECORD: "record an event of job {job}",
+    Deed.DRAIN: "drain {nodes}", Deed.CANCEL: "cancel job {job}",
+    Deed.NOTIFY: "notify", Deed.RECORD: "record an event of job {job}",
     Deed.ATTEMPT: "count a failure of job {job}", Deed.LOOK: "look at job {job}",
     Deed.CONTINUE: "continue the run of job {job} as another job",
 }

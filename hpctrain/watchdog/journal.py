@@ -15,7 +15,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpctrain.errors import HpctrainError, StorageError
@@ -153,9 +153,12 @@ class Journal:
         return list(reversed(list(self._entries("ORDER BY number DESC LIMIT ?", (limit,)))))
 
     def attempts(self, run_name: str) -> list[Attempt]:
-        """Failures of a run that this watchdog has counted, oldest first."""
-        rows = self._entries("WHERE run_name = ? AND deed = 'attempt' ORDER BY number", (run_name,))
-        return [Attempt.from_json(entry.command.data["attempt"]) for entry in rows]
+        """Failures of a run that this watchdog has counted, oldest first; one end of one start of a job counts once."""
+        return _once(self._entries("WHERE run_name = ? AND deed = 'attempt' ORDER BY number", (run_name,)))
+
+    def attempts_since(self, time_s: float) -> list[Attempt]:
+        """Failures of all runs since a moment, oldest first, each once."""
+        return _once(self._entries("WHERE deed = 'attempt' AND time >= ? ORDER BY number", (time_s,)))
 
     # -- jobs -------------------------------------------------------------------------------------------------------
 
@@ -217,17 +220,31 @@ class Journal:
             yield Entry(number, Command.from_json(json.loads(command)), state, time, tries, result)
 
 
+def _once(entries: Iterable[Entry]) -> list[Attempt]:
+    found: list[Attempt] = []
+    ends: set[tuple[int, int]] = set()
+    for entry in entries:
+        attempt = Attempt.from_json(entry.command.data["attempt"])
+        if attempt.end is None or attempt.end not in ends:
+            found.append(attempt)
+        if attempt.end is not None:
+            ends.add(attempt.end)
+    return found
+
+
 def _memory(known: Memory, history: Iterable[Entry]) -> Memory:
     """Judgements, an open hold and exclusions, read off the deeds of one job in their order."""
     judged: set[str] = set()
     moving: tuple[str, ...] | None = None
     excluded: dict[str, float] = {}
+    reopened = 0
     for entry in history:
         command = entry.command
         if command.deed is Deed.ATTEMPT:
             judged.add(f"{command.restarts}:{command.data.get('way', 'restart')}")
         elif command.deed in (Deed.REQUEUE, Deed.REQUEUE_HOLD) and entry.state == "void":
             judged.discard(f"{command.restarts}:restart")
+            reopened += 1
         elif command.deed is Deed.REQUEUE_HOLD and entry.state in ("intended", "done"):
             moving = command.nodes
         elif command.deed is Deed.CONTINUE and entry.state != "void":
@@ -236,9 +253,9 @@ def _memory(known: Memory, history: Iterable[Entry]) -> Memory:
             moving = None
         elif command.deed is Deed.EXCLUDE:
             excluded |= dict.fromkeys(command.nodes, entry.time + float(command.data.get("for_s", 86_400.0)))
-        elif command.deed is Deed.INCLUDE:
+        elif command.deed is Deed.INCLUDE and entry.state != "void":
             excluded = {node: until for node, until in excluded.items() if node not in command.nodes}
-    return Memory(known.run_name, known.run_dir, known.restarts, known.over, frozenset(judged), moving, excluded)
+    return replace(known, judged=frozenset(judged), moving=moving, excluded=excluded, reopened=reopened)
 
 
 def on_shared_file_system(path: Path, mounts: str | None = None) -> bool:

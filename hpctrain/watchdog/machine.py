@@ -16,8 +16,9 @@ from dataclasses import replace
 from hpctrain.ids import JobId
 from hpctrain.slurm.model import Job, JobState
 from hpctrain.watchdog import orders
-from hpctrain.watchdog.budget import Attempt, Cause, judge
+from hpctrain.watchdog.budget import Attempt, Cause, Verdict, end_among, judge, with_present
 from hpctrain.watchdog.causes import (
+    DOUBT_S,
     LONGEST_DELAY_S,
     SURE_S,
     Diagnosis,
@@ -46,6 +47,7 @@ class Machine:
 
     Args:
         memory: what an earlier watchdog has journaled, by job.
+        drain_after: so many failures of jobs that are blamed on a node have it drained; 0 for never.
 
     Attributes:
         tracks: the jobs, by id.
@@ -55,7 +57,8 @@ class Machine:
         gone: jobs that Slurm has forgotten; whoever has noted them clears the list.
     """
 
-    def __init__(self, memory: Mapping[int, Memory] | None = None) -> None:
+    def __init__(self, memory: Mapping[int, Memory] | None = None, *, drain_after: int = 0) -> None:
+        self._drain_after = drain_after
         self.tracks: dict[int, Track] = {}
         self.changed = False
         self.alarmed = False
@@ -77,7 +80,7 @@ class Machine:
             for track in self.tracks.values():
                 # What was seen before the silence needs to be seen again after it: a controller that starts shows jobs
                 # in states they pass through.
-                track.suspicion = ""
+                track.suspicion, track.doubt_since = "", None
             self._missing.clear()
             return []
         if isinstance(event, Looked):
@@ -104,11 +107,21 @@ class Machine:
             for track in self.tracks.values()
         )
 
-    def reopen(self, job_id: int, restarts: int) -> None:
-        """A restart that was decided on proved needless: this start of the job may be judged again."""
-        if track := self.tracks.get(job_id):
-            track.judged.discard(f"{restarts}:{Way.RESTART.value}")
-            track.moving = None
+    def reopen(self, command: Command) -> None:
+        """What was decided on proved needless, or came too late: it may be decided on again.
+
+        A start of the job that was to be restarted may be judged again; nodes that were to be given back to the job are so
+        when it waits the next time.
+        """
+        track = self.tracks.get(command.job_id)
+        if track is None:
+            return
+        if command.deed is Deed.INCLUDE:
+            track.excluded |= dict.fromkeys(command.nodes, 0.0)
+            return
+        track.judged.discard(f"{command.restarts}:{Way.RESTART.value}")
+        track.reopened += 1
+        track.moving = None
 
     # -- polls ------------------------------------------------------------------------------------------------------
 
@@ -143,7 +156,10 @@ class Machine:
     def _note_beat(track: Track, beat: Beat | None, now: float) -> None:
         key = beat_key(beat)
         if key != track.beat or track.beat_since == 0.0:
-            track.beat, track.beat_since, track.suspicion = key, now, ""
+            track.beat, track.beat_since, track.suspicion, track.doubt_since = key, now, "", None
+        elif beat is not None and track.doubt_since is None and now - track.beat_since >= DOUBT_S:
+            track.doubt_since = now
+
 
     def _update(self, view: JobView, now: float) -> Track:
         job = view.job
@@ -152,6 +168,8 @@ class Machine:
         if track is None or track.view.managed.run_name != view.managed.run_name:
             track = self._track(view, now)
         if track.shape != shape:
+            if track.shape[:2] != shape[:2]:
+                track.doubt_since = None  # another start of the job, or no longer the same state of it
             track.shape, track.since = shape, now
             self.changed = True
         track.view = view
@@ -165,6 +183,7 @@ class Machine:
         track = self.tracks[int(view.job.job_id)] = Track(view, (), now)
         if known is not None and known.run_name == view.managed.run_name:
             track.judged, track.moving, track.excluded = set(known.judged), known.moving, dict(known.excluded)
+            track.reopened = known.reopened
         return track
 
     def _steps(self, track: Track, now: float) -> list[Command]:
@@ -189,11 +208,17 @@ class Machine:
         return [orders.look(track.view, found)]
 
     def _confirmed(self, track: Track, found: Diagnosis, now: float) -> bool:
-        """Whether a second look, some time after the first, has found the same; at once where one is enough."""
+        """Whether two looks, some time apart, have found the same; at once where one is enough.
+
+        A coordinator is doubted before its silence is long enough to act upon, so that the first look which finds it long
+        enough is the second that finds it silent.
+        """
         what = f"{found.cause.value}:{found.way.value}"
         if track.suspicion != what:
             track.suspicion, track.suspicion_since = what, now
-        return not found.confirm or now - track.suspicion_since >= SURE_S
+        if not found.confirm or now - track.suspicion_since >= SURE_S:
+            return True
+        return found.by_beat and track.doubt_since is not None and now - track.doubt_since >= SURE_S
 
     def _give_back(self, track: Track, found: Diagnosis | None, now: float) -> list[Command]:
         """Exclusions of ours that have run out, or all of them where with them the job fits nowhere."""
@@ -295,21 +320,34 @@ class Machine:
         attempt = self._attempt(track, found, event)
         usable = sum(node.available and view.job.partition in node.partitions for node in event.nodes)
         verdict = judge(
-            [*event.attempts, attempt], view.managed.limits, now=event.time, nodes_usable=usable or None,
+            with_present(event.attempts, attempt), view.managed.limits, now=event.time, nodes_usable=usable or None,
             nodes_needed=view.managed.nodes_needed,
         )
+        known, number = end_among(event.attempts, attempt), len(event.attempts) + track.reopened
+        if known is not None and known.rung == "R4":
+            verdict = Verdict(False, f"that it stops was decided already: {known.message}")
         if not verdict.restart:
-            return orders.stop(view, replace(attempt, rung="R4"), verdict, len(event.attempts))
+            stopped = orders.stop(view, replace(attempt, rung="R4"), verdict, number)
+            return [*stopped, *self._drain(view, attempt, event, number)]
         exclude = set(verdict.exclude)
         if found.way is Way.RELEASE:
             # The prolog drained them; the job must not meet them again even if somebody undrains them too early.
             spare = usable - len(set(attempt.nodes) & _usable_names(event)) - len(exclude)
             exclude |= set(attempt.nodes) if spare >= view.managed.nodes_needed else set()
             self._keep_from(track, exclude, event.time)
-            return orders.release_held(view, attempt, verdict, tuple(sorted(exclude)), len(event.attempts))
+            return orders.release_held(view, attempt, verdict, tuple(sorted(exclude)), number)
         if exclude:
             track.moving = tuple(sorted(exclude))
-        return orders.restart(view, attempt, verdict, tuple(sorted(exclude)), len(event.attempts))
+        restarted = orders.restart(view, attempt, verdict, tuple(sorted(exclude)), number)
+        return [*restarted, *self._drain(view, attempt, event, number)]
+
+    def _drain(self, view: JobView, attempt: Attempt, event: Looked, number: int) -> list[Command]:
+        """Nodes that have failed too many jobs; what Slurm has drained for its prolog is out of service already."""
+        commands: list[Command] = []
+        for node in attempt.nodes if self._drain_after and attempt.cause is not Cause.PROLOG else ():
+            if (times := event.blamed.get(node, 0) + 1) >= self._drain_after:
+                commands += orders.drain(view, attempt, node, times, number)
+        return commands
 
     @staticmethod
     def _continue(track: Track, found: Diagnosis, event: Looked) -> list[Command]:
@@ -341,6 +379,7 @@ class Machine:
             time=event.time, cause=cause, rung="R3", incarnation=beat.incarnation if beat else 0, step=event.step,
             progressed=event.step > best if event.step is not None else ran_s >= UNKNOWN_PROGRESS_S,
             fingerprint=fingerprint(words, "", 137) if words else "", nodes=nodes, message=found.reason,
+            job=int(job.job_id), restarts=job.restarts,
         )
 
 

@@ -125,6 +125,8 @@ class Looked:
         step: completed optimizer steps, None while unknown.
         over: the run's own record says that it has ended.
         out_of_memory: Slurm's output of this start tells of the kernel's OOM killer.
+        blamed: node -> how many earlier failures, of any job, lie at its door within the time that counts; only what a
+            watchdog of the whole cluster knows.
     """
 
     time: float
@@ -135,6 +137,7 @@ class Looked:
     step: int | None = None
     over: bool = False
     out_of_memory: bool = False
+    blamed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,8 @@ class Deed(str, Enum):
     """Lift Slurm's delay after a requeue."""
     CONTINUE = "continue"
     """Submit the run again as another job without its dead nodes, and end the old one."""
+    DRAIN = "drain"
+    """Take a node out of service, through the health policy; with an operator's rights."""
     CANCEL = "cancel"
     NOTIFY = "notify"
 

@@ -36,10 +36,23 @@ def restart(
     reason = f"{attempt.message}; {verdict.reason}"
     kind = Deed.REQUEUE_HOLD if exclude else Deed.REQUEUE
     deed = _command(view, kind, attempt.cause, reason, nodes=exclude, mark=str(number))
-    text = f"{view.managed.run_name}: {reason}; the job is queued again"
+    text = f"{view.managed.run_name}: {reason}; the job is queued again" + _without(view, exclude)
     told = (*_started(view, attempt, verdict, number), _tell(view, attempt.cause, text, "restart", str(number)))
     counted = _counted(view, attempt, exclude, f"restart:{number}")
     return [*counted, deed, *(_after(deed, command) for command in told)]
+
+
+def drain(view: JobView, attempt: Attempt, node: str, times: int, number: int) -> list[Command]:
+    """Take a node out of service that jobs have failed on again and again.
+
+    Args:
+        times: how often, this one included.
+    """
+    last = f"the last was that of {view.managed.run_name} (job {view.job.job_id}): {attempt.message}"
+    count = "1 failure of a job is" if times == 1 else f"{times} failures of jobs are"
+    reason = f"{count} blamed on it; {last}"
+    deed = _command(view, Deed.DRAIN, attempt.cause, reason, nodes=(node,), mark=f"{node}:{number}")
+    return [deed, _after(deed, _tell(view, attempt.cause, f"{node} is drained: {reason}", "drain", f"{node}:{number}"))]
 
 
 def release_held(
@@ -142,6 +155,14 @@ def _counted(view: JobView, attempt: Attempt, exclude: tuple[str, ...], mark: st
         why = f"the job is kept from {node}: {attempt.message}"
         commands.append(_record(view, "node.excluded", attempt.cause, why, evidence, node=node, mark=f"{node}:{mark}"))
     return commands
+
+
+def _without(view: JobView, exclude: tuple[str, ...]) -> str:
+    """What becomes of nodes that a job is kept from. Only an operator may drain; who looks after own jobs says so."""
+    if not exclude:
+        return ""
+    stay = ", in service for others still (only an operator's watchdog drains nodes)" if view.managed.run_dir else ""
+    return f" without {', '.join(exclude)}{stay}"
 
 
 def _started(view: JobView, attempt: Attempt, verdict: Verdict, number: int) -> tuple[Command, ...]:

@@ -15,6 +15,7 @@ import os
 import pwd
 import re
 import stat
+from collections import Counter
 from pathlib import Path
 
 from hpctrain.clock import Clock
@@ -82,9 +83,13 @@ class SpoolFiles:
         return known[1]
 
     def look(self, command: Command, nodes: list[Node]) -> Looked:
-        """What is known of a job beside Slurm: the failures that we have counted."""
-        past = self._journal.attempts(command.run_name)
-        return Looked(self._clock.time(), command.job_id, command.restarts, nodes, past)
+        """What is known of a job beside Slurm: the failures that we have counted, of this run and of the nodes."""
+        now, past = self._clock.time(), self._journal.attempts(command.run_name)
+        lately = self._journal.attempts_since(now - self._limits.exclude_window_s)
+        # The present failure, where a decision about it proved needless before, is no earlier one.
+        mine = (command.job_id, command.restarts)
+        blamed = Counter(node for attempt in lately if attempt.end != mine for node in dict.fromkeys(attempt.nodes))
+        return Looked(now, command.job_id, command.restarts, nodes, past, blamed=blamed)
 
     def attempt(self, command: Command) -> None:
         """The journal has it."""

@@ -18,6 +18,7 @@ class Track:
         since: when the job was first seen in that shape.
         beat, beat_since: the newest sign of life, and when it was first seen.
         suspicion: what the last look at it found, waiting for another to confirm it; since when.
+        doubt_since: since when the newest sign of life is doubted, see :data:`hpctrain.watchdog.causes.DOUBT_S`.
         nodes: the nodes it last ran on.
         started: when it last ran.
         judged: what was decided on, as ``restart count:way``.
@@ -25,6 +26,7 @@ class Track:
         excluded: nodes that we keep it from, and until when.
         steps: when each repeatable step was last asked for.
         waiting_since: since when Slurm's delay is all that keeps it.
+        reopened: how many decisions to restart it proved needless.
     """
 
     view: JobView
@@ -34,6 +36,7 @@ class Track:
     beat_since: float = 0.0
     suspicion: str = ""
     suspicion_since: float = 0.0
+    doubt_since: float | None = None
     diagnosis: Diagnosis | None = None
     nodes: tuple[str, ...] = ()
     started: float | None = None
@@ -42,6 +45,7 @@ class Track:
     excluded: dict[str, float] = field(default_factory=dict)
     steps: dict[str, float] = field(default_factory=dict)
     waiting_since: float | None = None
+    reopened: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Memory:
         moving: nodes of a hold of ours that was not released yet, None for no such hold.
         excluded: nodes that we keep it from, and until when.
         over: nothing more is to be done about the job.
+        reopened: how many decisions to restart it proved needless.
     """
 
     run_name: str
@@ -62,6 +67,7 @@ class Memory:
     judged: frozenset[str] = frozenset()
     moving: tuple[str, ...] | None = None
     excluded: Mapping[str, float] = field(default_factory=dict)
+    reopened: int = 0
 
 
 def closed(track: Track) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import stat
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+from hpctrain import process
 from hpctrain.jobs.layout import RunDir
 from hpctrain.watchdog import attempts
 from hpctrain.watchdog.budget import Attempt, Cause
@@ -32,3 +35,36 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     assert attempts.read(run) == [ONE]
     attempts.append(run, TWO)
     assert attempts.read(run) == [ONE, TWO]
+
+
+def test_the_end_of_a_start_is_counted_once(tmp_path: Path) -> None:
+    """Coordinator, agents and watchdog may all see it; what a start survived, and another start, are something else."""
+    run = RunDir(tmp_path / "run")
+    end = Attempt(3.0, Cause.COORDINATOR, "R3", 4, None, True, message="the coordinator is gone", job=7, restarts=1)
+    assert attempts.append(run, end)
+    assert not attempts.append(run, replace(end, time=9.0, cause=Cause.NODE, rung="R4", message="seen by somebody else"))
+    for other in (replace(end, rung="R1"), replace(end, restarts=2), replace(end, job=8), replace(end, cause=Cause.PROLOG)):
+        assert attempts.append(run, other)
+    assert [(one.job, one.restarts, one.rung) for one in attempts.read(run)] == [
+        (7, 1, "R3"), (7, 1, "R1"), (7, 2, "R3"), (8, 1, "R3"), (7, 1, "R3")]
+
+
+def test_many_who_count_at_the_same_time_count_once(tmp_path: Path) -> None:
+    """Processes that come at the same moment are told apart by a lock."""
+    run = RunDir(tmp_path / "run")
+    code = (
+        "import sys; from pathlib import Path; from hpctrain.jobs.layout import RunDir;"
+        "from hpctrain.watchdog import attempts;"
+        "from hpctrain.watchdog.budget import Attempt, Cause;"
+        "attempts.append(RunDir(Path(sys.argv[1])), Attempt(1.0, Cause.NODE, 'R3', 0, None, True, job=7, restarts=0))"
+    )
+    children = [process.start([sys.executable, "-c", code, str(run.path)]) for _ in range(4)]
+    assert [child.wait(timeout=60) for child in children] == [0] * 4
+    assert len(attempts.read(run)) == 1
+
+
+def test_half_a_surrogate_in_a_message_is_kept(tmp_path: Path) -> None:
+    """A message with a file name that is no UTF-8 is written and read back as it was."""
+    run = RunDir(tmp_path / "run")
+    attempts.append(run, replace(ONE, message="no file 'caf\udce9'"))
+    assert attempts.read(run)[0].message == "no file 'caf\udce9'"

@@ -277,3 +277,96 @@ def test_a_glance_at_the_files_brings_the_poll_forward(world: World) -> None:
     assert world.slurm.calls == []
     world.daemon.turn()
     assert world.job(job_id).restarts == 1
+
+
+def test_silence_before_our_eyes_is_acted_upon_by_the_first_poll_after_a_minute(world: World) -> None:
+    """The files between the polls have shown it for long enough: no second poll has to confirm it."""
+    job_id = world.submit()
+    world.beat(job_id)
+
+    def pause(seconds: float) -> bool:
+        world.clock.advance(seconds)
+        return False
+
+    begun, polls = world.clock.time(), 0
+    while not world.job(job_id).restarts:
+        polls += world.clock.time() - begun > 60
+        wait_s = world.daemon.turn()
+        if not world.job(job_id).restarts:
+            world.daemon.wait(wait_s, pause)
+    assert polls == 1 and world.clock.time() - begun <= 66
+
+
+def test_other_jobs_on_their_way_do_not_make_it_slower(world: World) -> None:
+    """Polls that come every five seconds, without a glance between them, find it just so."""
+    job_id = world.submit()
+    world.beat(job_id)
+    world.turns(13, step_s=5)
+    assert world.job(job_id).restarts == 0
+    world.turns(1)
+    assert world.job(job_id).restarts == 1
+
+
+def test_a_watchdog_that_did_not_look_knows_nothing(world: World) -> None:
+    """After an hour in which the whole machine stood still the coordinator gets the time for its next sign of life."""
+    job_id = world.submit()
+    world.beat(job_id)
+    world.turns(1)
+    world.clock.advance(3600)
+    world.turns(1)
+    world.beat(job_id, beat=2)
+    world.turns(3)
+    assert world.deeds() == [] and world.job(job_id).restarts == 0
+
+
+def test_a_failure_that_was_counted_is_not_counted_again(world: World) -> None:
+    """The coordinator had counted how its start ended, and died before it could have the job queued again."""
+    job_id = world.submit(max_restarts_without_progress=1)
+    world.beat(job_id, ago_s=500)
+    attempts.append(world.run(), Attempt(world.clock.time(), Cause.NODE, "R3", 0, 5, True, job=job_id, restarts=0))
+    world.turns(4)
+    assert world.job(job_id).restarts == 1
+    assert [attempt["cause"] for attempt in world.attempts()] == ["node"]
+
+
+def test_a_decision_to_stop_is_carried_out(world: World) -> None:
+    """The coordinator had decided that the run stops, and died before it could say so."""
+    job_id = world.submit()
+    world.beat(job_id, ago_s=500)
+    end = Attempt(world.clock.time(), Cause.RANK, "R4", 0, 5, True, message="ValueError: boom", job=job_id, restarts=0)
+    attempts.append(world.run(), end)
+    world.turns(4)
+    assert world.job(job_id).state is JobState.CANCELLED and len(world.attempts()) == 1
+    assert ["job.failed" in kinds(world), "boom" in world.events()[-1].reason] == [True, True]
+
+
+def test_a_coordinator_that_comes_back_twice_is_given_up_the_third_time(world: World) -> None:
+    """Each time the requeue was void; the next silence is judged anew all the same."""
+    job_id = world.submit(max_restarts_without_progress=9)
+    for beat in (1, 2):
+        world.beat(job_id, beat=beat, ago_s=500)
+        back = beat + 10
+
+        def return_(name: str, beat: int = back) -> None:
+            if name == "begun:requeue":
+                world.beat(job_id, beat=beat, ago_s=-100)
+
+        world.point = return_
+        world.turns(3)
+        world.point = lambda _: None
+        assert world.job(job_id).restarts == 0 and world.deeds().count("requeue:void") == beat
+    world.beat(job_id, beat=99, ago_s=500)
+    world.turns(3)
+    assert world.job(job_id).restarts == 1 and len(world.attempts()) == 1
+
+
+def test_a_user_is_told_that_an_excluded_node_stays_in_service(world: World) -> None:
+    """Whoever may not drain excludes, and says so."""
+    job_id = world.submit(nodes=2, max_restarts_without_progress=9)
+    attempts.append(world.run(), Attempt(world.clock.time() - 60, Cause.NODE, "R2", 0, 5, True, "", ("n1",)))
+    world.slurm.node_down("n1")
+    world.turns(4)
+    assert world.job(job_id).restarts == 1
+    (told,) = [command.reason for command in world.told.commands if command.data["kind"] == "restart"]
+    assert "without n1, in service for others still (only an operator's watchdog drains nodes)" in told
+    assert not any(deed.startswith("drain") for deed in world.deeds())

@@ -8,6 +8,8 @@ import pytest
 
 from hpctrain.errors import ControllerDownError, HpctrainError, StorageError
 from hpctrain.slurm.model import JobState
+from hpctrain.watchdog import attempts
+from hpctrain.watchdog.budget import Attempt, Cause
 from hpctrain.watchdog.journal import FencedError, Journal
 from hpctrain.watchdog.model import Command
 from tests.unit.watchdog.world import World
@@ -61,12 +63,79 @@ def test_killed_anywhere_nothing_is_done_twice_or_forgotten(tmp_path: Path, dead
     assert not [deed for deed in world.deeds() if not deed.endswith((":done", ":void"))]
 
 
+def steps(*deeds: str) -> list[str]:
+    """The places at which a watchdog is killed that carries these out."""
+    return [f"{step}:{deed}" for deed in deeds for step in ("begun", "checked", "acted", "finished")]
+
+
+def killed_at(world: World, deadly: str, turns: int) -> list[str]:
+    """Turns of five seconds, in which the watchdog is killed once, at that place; where it was."""
+    died: list[str] = []
+
+    def point(name: str) -> None:
+        if name == deadly and not died:
+            died.append(name)
+            raise Killed
+
+    world.point = point
+    for turn in range(turns):
+        try:
+            world.daemon.turn()
+        except Killed:
+            world.journal.close()
+            world.start(token=100 + turn)
+        world.clock.advance(5)
+    return died
+
+
+@pytest.mark.parametrize("deadly", steps("requeue", "start_now"))
+def test_killed_anywhere_a_job_without_a_coordinator_is_queued_again_once(tmp_path: Path, deadly: str) -> None:
+    """Without nodes to exclude there is no hold: a plain requeue, and the delay is lifted."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    world.beat(job_id, ago_s=500)
+    assert killed_at(world, deadly, 22) == [deadly]
+    assert (world.job(job_id).state, world.job(job_id).restarts) == (JobState.RUNNING, 1)
+    assert world.slurm.calls.count("requeue") == 1 and len(world.attempts()) == 1
+    assert [event.kind for event in world.events()] == ["fault.detected", "recovery.started"]
+
+
+@pytest.mark.parametrize("deadly", steps("cancel"))
+def test_killed_anywhere_a_run_that_must_stop_is_stopped_once(tmp_path: Path, deadly: str) -> None:
+    """The verdict is written once, and the job cancelled once."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    world.beat(job_id, ago_s=500)
+    attempts.append(world.run(), Attempt(world.clock.time(), Cause.RANK, "R4", 0, 5, True, job=job_id, restarts=0))
+    assert killed_at(world, deadly, 22) == [deadly]
+    assert world.job(job_id).state is JobState.CANCELLED and world.slurm.calls.count("cancel") == 1
+    assert [event.kind for event in world.events()] == ["job.failed"] and len(world.attempts()) == 1
+
+
+@pytest.mark.parametrize("deadly", steps("include"))
+def test_killed_anywhere_an_exclusion_ends_with_its_time(tmp_path: Path, deadly: str) -> None:
+    """The node is given back, at the latest when the job waits the next time, and nothing else is changed about it."""
+    world = World(tmp_path)
+    job_id = world.submit(exclude_after=1, exclude_for_s=500, max_restarts_without_progress=9)
+    world.slurm.node_down("n1")
+    world.turns(3)
+    world.slurm.node_up("n1")
+    world.turns(6)
+    assert world.job(job_id).excluded_nodes == ("n1",)
+    world.clock.advance(600)
+    world.slurm.requeue(job_id)
+    assert killed_at(world, deadly, 12) == [deadly]
+    world.slurm.requeue(job_id)
+    world.turns(2)
+    assert (world.job(job_id).excluded_nodes, world.job(job_id).restarts) == ((), 3)
+
+
 def test_a_request_under_way_is_not_repeated(tmp_path: Path) -> None:
     """Killed while scontrol runs on: the next watchdog waits longer than that may take before it asks again."""
     world = World(tmp_path)
     job_id = world.submit()
     world.beat(job_id)
-    world.turns(8)
+    world.turns(7)
 
     def die(name: str) -> None:
         if name == "checked:requeue":

@@ -28,17 +28,17 @@ def test_settings_are_read() -> None:
     """Every key, and the defaults without them."""
     assert parse({}) == WatchdogConfig()
     table = {
-        "poll_s": 5, "longest_poll_s": 30.0, "continue_after_s": 9, "state_dir": "/s", "spool_dir": "/p",
+        "poll_s": 5, "longest_poll_s": 30.0, "continue_after_s": 9, "drain_after": 0, "state_dir": "/s", "spool_dir": "/p",
         "notify_command": ["/bin/page", "-x"],
         "notify_webhook": "https://h", "notify_mail": "a@b",
     }
-    assert parse(table) == WatchdogConfig(5.0, 30.0, 9.0, "/s", "/p", ("/bin/page", "-x"), "https://h", "a@b")
+    assert parse(table) == WatchdogConfig(5.0, 30.0, 9.0, 0, "/s", "/p", ("/bin/page", "-x"), "https://h", "a@b")
 
 
 @pytest.mark.parametrize("table", [
     {"poll": 5}, {"poll_s": 0}, {"poll_s": True}, {"poll_s": "5"}, {"state_dir": "relative"}, {"notify_command": "page me"},
     {"notify_command": ["page"]}, {"notify_webhook": "ftp://x"}, {"notify_mail": "-oQ/tmp@x"}, {"notify_mail": "a@b c"},
-    {"poll_s": 90},
+    {"poll_s": 90}, {"drain_after": -1}, {"drain_after": 2.5}, {"drain_after": True},
 ])
 def test_wrong_settings_are_one_clear_error(table: dict[str, Any]) -> None:
     """The key is named."""
