@@ -5,7 +5,7 @@ STATE=/run/hpctrain-cluster
 
 case $(<"$STATE/role") in
     mariadb) mariadb-admin --user=root ping ;;
-    slurmdbd) sacctmgr -n show cluster ;;
+    slurmdbd) : </dev/tcp/127.0.0.1/6819 ;; # slurm.conf comes later
     slurmctld) [[ -e $STATE/accounts ]] && scontrol ping | grep -q 'is UP' ;;
     login) [[ -e $STATE/ready ]] && scontrol ping | grep -q 'is UP' ;;
     node) [[ -e $STATE/ready ]] && pgrep -x slurmd ;;
