@@ -13,7 +13,8 @@ MARK = "[redacted]"
 
 _NAME = (
     r"[\w.-]*(?:passw(?:or)?d|passphrase|passwd|storagepass|secret|token|credential|api[_-]?key|access[_-]?key|"
-    r"private[_-]?key|auth[_-]?key|signing[_-]?key|encryption[_-]?key|webhook|cookie|(?<=[_.-])(?:pass|pw|pwd|key|auth|sas))"
+    r"private[_-]?key|auth[_-]?key|signing[_-]?key|encryption[_-]?key|webhook|cookie|"
+    r"(?<=[_.-])(?:pass|pw|pwd|key|auth|sas)|(?<![a-z0-9])(?:pass|pw|pwd))"
 )
 """A name that ends like this holds a secret: ``WANDB_API_KEY``, ``StoragePass``, ``db.password``; not ``AuthType``."""
 _END = r"(?:_?\d+)?"

@@ -113,8 +113,11 @@ adopt() {
         if [ -f "$directory/$file" ]; then cp -p -- "$directory/$file" "$before/$file"; fi
     done
     chmod 755 "$before"
-    mv -T -- "$before" "$root/versions/before-$stamp"
-    if [ ! -d "$root/current/" ]; then point current "before-$stamp"; fi
+    name=before-$stamp
+    # One that was cut off in this very second is whole, and may be in use.
+    if [ -e "$root/versions/$name" ]; then name=$name.$$; fi
+    mv -T -- "$before" "$root/versions/$name"
+    if [ ! -d "$root/current/" ]; then point current "$name"; fi
     connect_links
 }
 
