@@ -6,14 +6,13 @@ From weakest to strongest::
     /etc/hpctrain/config.toml                 a site's; HPCTRAIN_SITE_CONFIG names another file
     ~/.config/hpctrain/config.toml            a user's; below $XDG_CONFIG_HOME if that is set
     HPCTRAIN_RUNS_DIR, HPCTRAIN_CLUSTER,
-    HPCTRAIN_SLURM_TIMEOUT_S, HPCTRAIN_SLURM_RETRIES, HPCTRAIN_SLURM_ADAPTER
+    HPCTRAIN_SLURM_TIMEOUT_S, HPCTRAIN_SLURM_RETRIES
 
 A file::
 
     runs_dir = "/scratch/$USER/runs"          # ~ and $NAME are expanded
     slurm_timeout_s = 30                      # longest wait for one Slurm command
     slurm_retries = 3                         # further tries when the controller does not answer
-    slurm_adapter = "auto"                    # cli, pyslurm, or what is faster ('hpctrain doctor' says which)
     cluster = "dev"                           # a private cluster to use
 
     [gpu_memory]                              # memory of one GPU, by Slurm's GPU type
@@ -24,6 +23,9 @@ A file::
 
     [watchdog]                                # see docs/watchdog.md
     notify_mail = "me@example.org"
+
+    [remote.lab]                              # see docs/remote.md
+    host = "me@login.example.org"
 """
 
 from __future__ import annotations
@@ -40,11 +42,11 @@ from typing import Any
 
 from hpctrain.errors import RecipeError
 from hpctrain.recipe.units import parse_memory
-from hpctrain.settings import ADAPTERS, Settings
+from hpctrain.settings import Settings
 
 SITE_FILE = "/etc/hpctrain/config.toml"
 DEFAULT_RUNS_DIR = "~/hpctrain-runs"
-_TABLES = ("gpu_memory", "recipe", "watchdog")
+_TABLES = ("gpu_memory", "recipe", "remote", "watchdog")
 _HINT = "correct that line; 'python -m pydoc hpctrain.settings_file' shows an example"
 
 
@@ -58,6 +60,7 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
     values: dict[str, Any] = {}
     gpu_memory: dict[str, int] = {}
     watchdog: dict[str, Any] = {}
+    remote: dict[str, Any] = {}
     layers: list[tuple[str, Mapping[str, Any]]] = []
     for path in settings_files(env):
         document = _Document.read(path)
@@ -66,12 +69,14 @@ def load_settings(env: Mapping[str, str] | None = None) -> Settings:
         values |= document.settings(env)
         gpu_memory |= document.gpu_memory()
         watchdog |= document.table("watchdog")
+        remote |= document.table("remote")
         if recipe := document.table("recipe"):
             layers.append((str(path), recipe))
     values |= _from_variables(env)
     runs_dir = values.pop("runs_dir", None) or _directory(DEFAULT_RUNS_DIR, env)
     return Settings(
-        runs_dir=runs_dir, gpu_memory_bytes=gpu_memory, watchdog=watchdog, recipe_layers=tuple(layers), **values,
+        runs_dir=runs_dir, gpu_memory_bytes=gpu_memory, watchdog=watchdog, remote=remote, recipe_layers=tuple(layers),
+        **values,
     )
 
 
@@ -202,12 +207,6 @@ def _count(value: Any, _env: Mapping[str, str]) -> int:
     return value
 
 
-def _adapter(value: Any, _env: Mapping[str, str]) -> str:
-    if value not in ADAPTERS:
-        raise ValueError(f"{value!r} is none of {', '.join(ADAPTERS)}")
-    return str(value)
-
-
 def _number(text: str) -> Any:
     for kind in (int, float):
         try:
@@ -221,6 +220,5 @@ _CHECKS: dict[str, Callable[[Any, Mapping[str, str]], Any]] = {
     "runs_dir": _directory,
     "slurm_timeout_s": _seconds,
     "slurm_retries": _count,
-    "slurm_adapter": _adapter,
     "cluster": _text,
 }

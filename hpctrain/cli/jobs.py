@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hpctrain.cli.output import on_terminal, output_option, print_json, say
+from hpctrain.cli.output import link_to_user, on_terminal, output_option, print_json, say
 
 if TYPE_CHECKING:
     from hpctrain.api import Context
@@ -61,6 +61,23 @@ def find(context: Context, key: str) -> Run:
     from hpctrain.jobs.strays import find_or_ask
 
     return find_or_ask(key, context.settings.runs_dir, context.slurm)
+
+
+def find_followed(context: Context, key: str) -> Run:
+    """:func:`find`; after a connection broke, the run that was followed before, whatever 'latest' means by now."""
+    link = link_to_user()
+    return find(context, str(link.at.get("key") or key) if link is not None else key)
+
+
+def followed(run: Run) -> dict[str, Any]:
+    """What the position of a command that follows a run says about the run; see :func:`find_followed`."""
+    return {"run": run.name, "job": run.job_id, "key": str(run.dir.path) if run.dir.record.exists() else run.name}
+
+
+def asked_time(context: Context) -> float:
+    """What ages such as 10m count from: now, or when the command was first asked for over connections that broke."""
+    link = link_to_user()
+    return link.now if link is not None else context.clock.time()
 
 
 def echo(text: str) -> None:
@@ -159,15 +176,22 @@ def events(  # noqa: PLR0917 - click passes every option by name
     from hpctrain.jobs.reader import read_events
 
     context = watching(following=follow)
-    run = find(context, job)
+    run = find_followed(context, job) if follow else find(context, job)
     chosen = Filter(kinds, sources, nodes, _moment(since, context))
     printer = EventPrinter(
         run.submitted_time, chosen, width=width() if sys.stdout.isatty() else None, colour=on_terminal(),
         json_lines=output == "json",
     )
     if follow:
+        link, mark = link_to_user(), None
+        if link is not None:
+            link.following = True
+            mark = lambda event: link.mark({"events": [event] if event else [], **followed(run)})  # noqa: E731
         try:
-            follow_events(run, context.slurm, context.clock, printer, out=echo, say=say)
+            follow_events(
+                run, context.slurm, context.clock, printer, out=echo, say=say, mark=mark,
+                shown_before=link.at.get("events", ()) if link is not None else (),
+            )
         except KeyboardInterrupt:
             say(goodbye(run, "events -f"))
             return 130
@@ -187,7 +211,7 @@ def _moment(since: str | None, context: Context) -> float | None:
     from hpctrain.jobs.text import parse_since
 
     try:
-        return None if since is None else parse_since(since, context.clock.time())
+        return None if since is None else parse_since(since, asked_time(context))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--since'") from None
 

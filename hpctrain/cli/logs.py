@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpctrain.cli.jobs import examples, find, job_argument, watching
-from hpctrain.cli.output import on_terminal, output_option, say
+from hpctrain.cli.jobs import asked_time, examples, find, find_followed, followed, job_argument, watching
+from hpctrain.cli.output import link_to_user, on_terminal, output_option, say
 
 if TYPE_CHECKING:
     from hpctrain.api import Context
@@ -68,12 +68,12 @@ def logs(  # noqa: PLR0917 - click passes every option by name
     if all_ and (rank is not None or node is not None):
         raise click.UsageError("--all already shows every rank: leave out --rank and --node, or --all")
     context = watching(following=follow)
-    run = find(context, job)
+    run = find_followed(context, job) if follow else find(context, job)
     if tail is None and follow and since is None:
         tail = FOLLOW_TAIL
     request = LogRequest(
         Selection(rank=rank, node=node, all=all_), tail=tail if isinstance(tail, int) else None,
-        since=_since(since, context.clock.time()), format=LineFormat(on_terminal(), timestamps, output == "json"),
+        since=_since(since, asked_time(context)), format=LineFormat(on_terminal(), timestamps, output == "json"),
     )
     return follow_run(run, context, request) if follow else _show(run, request)
 
@@ -114,12 +114,18 @@ def follow_run(
         JobFailedError: ``must_succeed``, and the work is not complete.
     """
     from hpctrain.jobs.follow import follow, goodbye
+    from hpctrain.jobs.position import Position
     from hpctrain.jobs.screen import Screen
     from hpctrain.jobs.wait import require_success
 
     screen = Screen(sys.stdout, sys.stderr, live=on_terminal() and sys.stderr.isatty())
+    link, at, mark = link_to_user(), None, None
+    if link is not None:
+        link.following = True
+        at = Position.from_json(link.at["logs"]) if "logs" in link.at else None
+        mark = lambda changes: link.mark({"logs": changes, **followed(run)})  # noqa: E731
     try:
-        status = follow(run, context.slurm, context.clock, screen, request)
+        status = follow(run, context.slurm, context.clock, screen, request, at=at, mark=mark)
     except KeyboardInterrupt:
         if say_goodbye:
             say(goodbye(run))

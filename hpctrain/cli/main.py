@@ -21,38 +21,51 @@ from hpctrain.errors import HpctrainError, StopRequested
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a command lives, and its line in ``--help`` (so that help imports nothing else)."""
+    """Where a command lives, and its line in ``--help`` (so that help imports nothing else).
+
+    Attributes:
+        remote: what ``--remote`` does with it: THERE, HERE (it needs no cluster and runs here; asking for it there is an
+            error) or NEITHER (a command for the cluster that is not sent there).
+    """
 
     module: str
     attribute: str
     help: str
     section: str
+    remote: str = "neither"
 
 
+THERE, HERE = "there", "here"
 TRAIN, PREPARE, RESULTS, NODES, TEST = "Train and watch", "Before submitting", "Results", "Nodes", "Test cluster"
 
 COMMANDS: dict[str, Entry] = {
-    "submit": Entry("hpctrain.cli.submit", "submit", "Turn a recipe into a Slurm job.", TRAIN),
+    "submit": Entry("hpctrain.cli.submit", "submit", "Turn a recipe into a Slurm job.", TRAIN, THERE),
     "run": Entry("hpctrain.cli.submit", "run", "Submit and follow, on a private cluster if there is no Slurm.", TRAIN),
-    "list": Entry("hpctrain.cli.jobs", "list_", "List your runs.", TRAIN),
-    "describe": Entry("hpctrain.cli.jobs", "describe", "Say how a run is doing, in plain words.", TRAIN),
-    "logs": Entry("hpctrain.cli.logs", "logs", "Show what the ranks print, across requeues.", TRAIN),
-    "events": Entry("hpctrain.cli.jobs", "events", "Show what happened to a run.", TRAIN),
-    "why": Entry("hpctrain.cli.why", "why", "Say why a run waits, was started again, or has stopped.", TRAIN),
-    "report": Entry("hpctrain.cli.report", "report", "Draw loss, failures, goodput and timeline of a run.", TRAIN),
-    "cancel": Entry("hpctrain.cli.jobs", "cancel", "End a run for good.", TRAIN),
-    "init": Entry("hpctrain.cli.recipes", "init", "Write a first recipe to edit.", PREPARE),
-    "validate": Entry("hpctrain.cli.recipes", "validate", "Check a recipe without submitting it.", PREPARE),
-    "recipes": Entry("hpctrain.cli.recipes", "recipes", "List and show the shipped recipes, export the schema.", PREPARE),
+    "list": Entry("hpctrain.cli.jobs", "list_", "List your runs.", TRAIN, THERE),
+    "describe": Entry("hpctrain.cli.jobs", "describe", "Say how a run is doing, in plain words.", TRAIN, THERE),
+    "logs": Entry("hpctrain.cli.logs", "logs", "Show what the ranks print, across requeues.", TRAIN, THERE),
+    "events": Entry("hpctrain.cli.jobs", "events", "Show what happened to a run.", TRAIN, THERE),
+    "why": Entry("hpctrain.cli.why", "why", "Say why a run waits, was started again, or has stopped.", TRAIN, THERE),
+    "report": Entry("hpctrain.cli.report", "report", "Draw loss, failures, goodput and timeline of a run.", TRAIN, THERE),
+    "cancel": Entry("hpctrain.cli.jobs", "cancel", "End a run for good.", TRAIN, THERE),
+    "init": Entry("hpctrain.cli.recipes", "init", "Write a first recipe to edit.", PREPARE, HERE),
+    "validate": Entry("hpctrain.cli.recipes", "validate", "Check a recipe without submitting it.", PREPARE, HERE),
+    "recipes": Entry("hpctrain.cli.recipes", "recipes", "List and show the shipped recipes, export the schema.", PREPARE,
+                     HERE),
     "checkpoints": Entry("hpctrain.cli.checkpoints", "checkpoints", "List, verify, prune, export checkpoints.", RESULTS),
-    "health": Entry("hpctrain.cli.health", "health", "Look at this node.", NODES),
+    "health": Entry("hpctrain.cli.health", "health", "Look at this node.", NODES, HERE),
     "nodes": Entry("hpctrain.cli.nodes", "nodes", "See why nodes are out of service; bring them back.", NODES),
-    "fleet": Entry("hpctrain.cli.fleet", "fleet", "Manage nodes over SSH, where Slurm cannot reach.", NODES),
+    "fleet": Entry("hpctrain.cli.fleet", "fleet", "Manage nodes over SSH, where Slurm cannot reach.", NODES, HERE),
     "drill": Entry("hpctrain.cli.drill", "drill", "Break a running job on purpose, and judge what happens.", TEST),
     "watchdog": Entry("hpctrain.cli.watchdog", "watchdog", "Bring back jobs that cannot do so themselves.", TRAIN),
-    "doctor": Entry("hpctrain.cli.doctor", "doctor", "Check this installation, and say what to do.", PREPARE),
-    "cluster": Entry("hpctrain.cli.cluster", "cluster", "Run a private Slurm cluster on this machine.", TEST),
+    "cluster": Entry("hpctrain.cli.cluster", "cluster", "Run a private Slurm cluster on this machine.", TEST, HERE),
 }
+
+
+HIDDEN: dict[str, Entry] = {
+    "remote-serve": Entry("hpctrain.cli.remote_serve", "remote_serve", "Answer 'hpctrain --remote'.", TRAIN),
+}
+"""What programs call, and no person."""
 
 
 class LazyGroup(click.Group):
@@ -62,17 +75,24 @@ class LazyGroup(click.Group):
         """Names in the order of the table, which is the order of daily use."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
-        entry = COMMANDS.get(cmd_name)
+        entry = COMMANDS.get(cmd_name) or HIDDEN.get(cmd_name)
         if entry is None:
             return None
         command: click.Command = getattr(importlib.import_module(entry.module), entry.attribute)
+        typed = ctx.params.get("remote") or os.environ.get("HPCTRAIN_REMOTE", "")
+        if cmd_name in HIDDEN or typed == "here" or ctx.resilient_parsing:
+            return command
+        if entry.remote == THERE or typed:
+            from hpctrain.cli.remote import sent_there
+
+            return sent_there(command, cmd_name, entry.remote, typed, by_name=bool(ctx.params.get("remote")))
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """Name the nearest command when the one given does not exist."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in COMMANDS and args[0] not in HIDDEN and not args[0].startswith("-"):
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
@@ -91,14 +111,19 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "-V", "--version", prog_name="hpctrain")
 @click.option("--cluster", "cluster", metavar="NAME", default=None, help="Use this private cluster.")
+@click.option(
+    "--remote", metavar="user@host", default=None,
+    help="Run the command over SSH where Slurm is: a host, or a profile of config.toml; 'here' for this machine.",
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
-def cli(ctx: click.Context, cluster: str | None, debug: bool) -> None:
+def cli(ctx: click.Context, cluster: str | None, remote: str | None, debug: bool) -> None:
     """Train large models on Slurm.
 
     Start with 'hpctrain recipes list', then 'hpctrain submit RECIPE --follow'.
     """
     ctx.ensure_object(dict)["debug"] = debug
+    del remote  # decided when the command was looked up
     if cluster:
         os.environ["HPCTRAIN_CLUSTER"] = cluster
 
@@ -112,16 +137,21 @@ def main(argv: list[str] | None = None) -> None:
     sys.exit(invoke(sys.argv[1:] if argv is None else argv))
 
 
-def invoke(argv: list[str]) -> int:
-    """Run one command line and return its exit code; prints errors to standard error."""
+def invoke(argv: list[str], *, link: object = None) -> int:
+    """Run one command line and return its exit code; prints errors to standard error.
+
+    Args:
+        link: where the person is on another machine; see :func:`hpctrain.cli.output.link_to_user`.
+    """
     debug = "--debug" in argv or bool(os.environ.get("HPCTRAIN_DEBUG"))
     try:
-        result: Any = cli.main(args=argv, prog_name="hpctrain", standalone_mode=False)
+        result: Any = cli.main(args=argv, prog_name="hpctrain", standalone_mode=False,
+                               obj={} if link is None else {"link": link})
         _flush()
     except click.exceptions.Abort:
-        return _report(StopRequested("interrupted"))
+        return show_error(StopRequested("interrupted"))
     except KeyboardInterrupt:
-        return _report(StopRequested("interrupted"))
+        return show_error(StopRequested("interrupted"))
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -130,7 +160,7 @@ def invoke(argv: list[str]) -> int:
     except HpctrainError as error:
         if debug:
             raise
-        return _report(error)
+        return show_error(error)
     except BrokenPipeError:
         # The reader (head, less) went away: not an error, and nothing more may be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -138,7 +168,7 @@ def invoke(argv: list[str]) -> int:
     except OSError as error:
         if debug:
             raise
-        return _report(_from_os_error(error))
+        return show_error(_from_os_error(error))
     return result if isinstance(result, int) else 0
 
 
@@ -153,7 +183,8 @@ def _from_os_error(error: OSError) -> HpctrainError:
     return kind(error.strerror or str(error), where=str(error.filename or ""))
 
 
-def _report(error: HpctrainError) -> int:
+def show_error(error: HpctrainError) -> int:
+    """Print an error for people; its exit code."""
     click.secho("error: ", fg="red", bold=True, err=True, nl=False)
     click.echo(str(error), err=True)
     if error.advice:

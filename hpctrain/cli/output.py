@@ -6,9 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from hpctrain.fleet.remote_link import Link
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,3 +40,10 @@ def say(message: str) -> None:
 def on_terminal() -> bool:
     """Colours and progress bars are wanted: standard output is a terminal and NO_COLOR is unset."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def link_to_user() -> Link | None:
+    """The connection to the person, where this command runs for 'hpctrain --remote' of another machine."""
+    context = click.get_current_context(silent=True)
+    shared = context.find_root().obj if context is not None else None
+    return shared.get("link") if isinstance(shared, dict) else None

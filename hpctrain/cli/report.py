@@ -64,7 +64,6 @@ def report(job: str, width: int | None, page: str | None, output: str) -> None:
 
 def _write_page(made: Report, page: str, now: float, output: str) -> None:
     from hpctrain import __version__
-    from hpctrain.files import write_atomic
     from hpctrain.jobs.page import render
 
     html = render(made, made_at=now, version=__version__)
@@ -73,6 +72,13 @@ def _write_page(made: Report, page: str, now: float, output: str) -> None:
             raise click.UsageError("--html - and -o json both want standard output")
         click.echo(html, nl=False)
         return
+    write_page(html, page, output)
+
+
+def write_page(html: str, page: str, output: str) -> None:
+    """Write the page of ``--html FILE``, and say so."""
+    from hpctrain.files import write_atomic
+
     path = Path(page).expanduser()
     write_atomic(path, html, durable=False)
     if output == "json":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpctrain.cli.output import output_option, print_json, say
+from hpctrain.cli.output import link_to_user, output_option, print_json, say
 
 if TYPE_CHECKING:
     from hpctrain.api import Context
@@ -45,12 +46,18 @@ def submit(  # noqa: PLR0917 - click passes every option by name
 
     settings = load_settings()
     site = _site(settings, dry_run=dry_run)
+    link = link_to_user()
+    if link is not None and "run" in link.at:
+        # Submitted over a connection that broke since, and told about.
+        return _watch(Path(link.at["key"]), settings, site, follow=follow, wait_=wait_)
     prepared = service.prepare(recipe, sets, settings, site)
     if dry_run:
         return _print_dry_run(prepared, output)
     submitted = service.submit(prepared, settings, site, argument=recipe, sets=sets)
     _print_submitted(submitted, output, following=follow)
-    return _watch(submitted, settings, site, follow=follow, wait_=wait_)
+    if link is not None:
+        link.mark({"run": submitted.run_name, "job": submitted.job_id, "key": str(submitted.run_dir.path)})
+    return _watch(submitted.run_dir.path, settings, site, follow=follow, wait_=wait_)
 
 
 @click.command(epilog="\b\nExamples:\n  hpctrain run quickstart\n  hpctrain run recipe.yaml --set training.steps=20")
@@ -83,7 +90,7 @@ def _run_here(recipe: str, sets: tuple[str, ...], settings: Settings, output: st
     submitted = service.submit(prepared, settings, site, argument=recipe, sets=sets)
     _print_submitted(submitted, output, following=True)
     try:
-        return _watch(submitted, settings, site, follow=True, wait_=True, say_goodbye=not own_cluster)
+        return _watch(submitted.run_dir.path, settings, site, follow=True, wait_=True, say_goodbye=not own_cluster)
     finally:
         if own_cluster:
             _end_job(submitted, site)
@@ -203,7 +210,7 @@ def _document(submitted: Submitted, follow: str) -> dict[str, Any]:
 
 
 def _watch(
-    submitted: Submitted, settings: Settings, site: Site, *, follow: bool, wait_: bool, say_goodbye: bool = True
+    run_dir: Path, settings: Settings, site: Site, *, follow: bool, wait_: bool, say_goodbye: bool = True
 ) -> int:
     """Follow and wait as asked; 130 when the user stopped following (the job goes on, and that is said)."""
     if not (follow or wait_):
@@ -212,7 +219,7 @@ def _watch(
     from hpctrain.jobs.find import read_run
     from hpctrain.jobs.follow import LogRequest
 
-    found = read_run(submitted.run_dir.path)
+    found = read_run(run_dir)
     if found is None:
         return 0
     context: Context = _context(settings, site)
@@ -223,7 +230,7 @@ def _watch(
     try:
         require_success(wait(found, site.slurm, site.clock, say=say))
     except KeyboardInterrupt:
-        say(f"stopped waiting; job {submitted.job_id} goes on")
+        say(f"stopped waiting; job {found.job_id} goes on")
         return 130
     return 0
 

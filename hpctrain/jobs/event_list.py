@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -91,10 +92,18 @@ class EventPrinter:
 
 def follow_events(
     run: Run, slurm: Slurm | None, clock: Clock, printer: EventPrinter, *,
-    out: Callable[[str], None], say: Callable[[str], None],
+    out: Callable[[str], None], say: Callable[[str], None], shown_before: Collection[str] = (),
+    mark: Callable[[str], None] | None = None,
 ) -> JobStatus:
-    """Print events as they come, until the run has ended; return its final status."""
+    """Print events as they come, until the run has ended; return its final status.
+
+    Args:
+        mark: told "" at first, and a text after each event that was printed; another call that is given all these texts
+            as ``shown_before`` prints the others only.
+    """
     poller = Poller(run, slurm, clock, say=say)
+    before, mark = frozenset(shown_before), mark or (lambda _: None)
+    mark("")
     shown: set[tuple[float, str, str, str]] = set()
     while True:
         status = poller.status()
@@ -104,8 +113,15 @@ def follow_events(
             if key not in shown:
                 shown.add(key)
                 if printer.chosen.takes(event):
-                    out(printer.show(event))
+                    line, text = printer.show(event), _digest(key)
+                    if text not in before:
+                        out(line)
+                        mark(text)
         if status.final:
             say(how_it_ended(status))
             return status
         clock.sleep(POLL_S)
+
+
+def _digest(key: tuple[float, str, str, str]) -> str:
+    return hashlib.blake2b(repr(key).encode(), digest_size=9).hexdigest()

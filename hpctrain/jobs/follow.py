@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from hpctrain.clock import Clock
 from hpctrain.jobs.find import Run
 from hpctrain.jobs.logs import EchoFilter, LineFormat, LogLine, Selection, in_order
 from hpctrain.jobs.poll import Poller
+from hpctrain.jobs.position import Position
 from hpctrain.jobs.screen import Screen, progress_text
 from hpctrain.jobs.status import JobStatus, State
-from hpctrain.jobs.tail import FileTail, Source, find_sources, read_all, read_last
+from hpctrain.jobs.tail import BLOCK_BYTES, FileTail, Source, find_sources, read_all, read_last, shown_before
 from hpctrain.jobs.text import duration, plural
 from hpctrain.slurm.port import Slurm
 
@@ -49,19 +51,31 @@ def show(run: Run, request: LogRequest, screen: Screen) -> int:
     return shown
 
 
-def follow(run: Run, slurm: Slurm | None, clock: Clock, screen: Screen, request: LogRequest | None = None) -> JobStatus:
+def follow(
+    run: Run, slurm: Slurm | None, clock: Clock, screen: Screen, request: LogRequest | None = None, *,
+    at: Position | None = None, mark: Callable[[dict[str, Any]], None] | None = None,
+) -> JobStatus:
     """Print the run's lines as they come, until the run has ended; return its final status.
 
     While it is queued the reason is told; restarts and requeues are announced; files of new incarnations are picked
     up; a controller that does not answer is waited for. A KeyboardInterrupt passes through and harms nothing: see
     :func:`goodbye`.
+
+    Args:
+        at: go on from here instead of starting as the request says.
+        mark: told, as plain data, what has changed of the position each time lines were printed; all of it together
+            makes the position to go on from, with no line lost and none printed twice.
     """
     request = request or LogRequest()
-    follower = _Follower(run, Poller(run, slurm, clock, say=screen.message), screen, request)
+    follower = _Follower(run, Poller(run, slurm, clock, say=screen.message), screen, request, mark)
     try:
         status = follower.poller.status()
-        follower.announce(status)
-        follower.begin()
+        if at is not None:
+            follower.go_on(at)
+            follower.announce(status)
+        else:
+            follower.announce(status)
+            follower.begin()
         pause = QUICK_S
         while True:
             status = follower.poller.status()
@@ -76,7 +90,8 @@ def follow(run: Run, slurm: Slurm | None, clock: Clock, screen: Screen, request:
                 return status
             screen.progress(progress_text(status))
             pause = QUICK_S if lines else min(pause * 1.25, IDLE_S)
-            clock.sleep(pause)
+            if not follower.behind:
+                clock.sleep(pause)
     finally:
         screen.close()
 
@@ -95,8 +110,15 @@ def goodbye(run: Run, command: str = "logs -f") -> str:
 
 
 class _Follower:
-    def __init__(self, run: Run, poller: Poller, screen: Screen, request: LogRequest) -> None:
+    def __init__(
+        self, run: Run, poller: Poller, screen: Screen, request: LogRequest,
+        mark: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
         self.run, self.poller, self.screen, self.request = run, poller, screen, request
+        self.behind = False
+        self._mark = mark
+        self._marked: Position | None = None
+        self._blocks = BLOCKS_PER_LOOK if mark is None else 1  # what is printed between two marks is lost with a connection
         self._tails: dict[str, FileTail] = {}
         self._announced: tuple[object, ...] = ()
         self._restarts = 0
@@ -113,6 +135,30 @@ class _Follower:
         lines, tails = read_last(sources, self.request.tail)
         self._tails = {str(tail.source.path): tail for tail in tails}
         self._print([line for line in lines if self.request.wants(line)])
+        shown_before(tails, self._echo)
+        self._tell_position()
+
+    def go_on(self, at: Position) -> None:
+        """Begin where another process stopped; what was shown may still come once more as an echo in another file."""
+        for source in find_sources(self.run.dir, self.request.selection):
+            self._tails[str(source.path)] = FileTail(source, place=at.files.get(self._name(source)))
+        shown_before(list(self._tails.values()), self._echo)
+        self._announced, self._restarts, self._incarnation = at.announced, at.restarts, at.incarnation
+        self._marked = at
+
+    def _name(self, source: Source) -> str:
+        return source.path.relative_to(self.run.dir.path).as_posix()
+
+    def _tell_position(self) -> None:
+        if self._mark is None:
+            return
+        files = {self._name(tail.source): tail.place for tail in self._tails.values()}
+        announced = tuple(part.value if isinstance(part, State) else part for part in self._announced)
+        now = Position(files, self._incarnation, self._restarts, announced)
+        if now != self._marked:
+            changes = now.to_json(self._marked)
+            self._marked = now
+            self._mark(changes)
 
     def announce(self, status: JobStatus) -> None:
         """Say what changed about the job."""
@@ -144,21 +190,24 @@ class _Follower:
         # The agents write rank 0's line to its own file first, then to the batch step's: read in the other order, a line
         # that is seen here is seen there too, and is shown as the rank's.
         job_first = sorted(self._tails.values(), key=lambda tail: (tail.source.rank >= 0, tail.source.rank))
+        self.behind = False
         batches = [self._new_lines(tail, last=last) for tail in job_first]
         batches.sort(key=lambda batch: bool(batch) and batch[0].rank < 0)
         lines = [line for line in in_order(batches) if self.request.wants(line) and self._echo.passes(line)]
         self._print(lines)
+        self._tell_position()
         return len(lines)
 
     def _new_lines(self, tail: FileTail, *, last: bool) -> list[LogLine]:
         if last:
             return tail.read(to_end=True)
         lines: list[LogLine] = []
-        for _ in range(BLOCKS_PER_LOOK):
+        for _ in range(self._blocks):
             before = tail.offset
             lines += tail.read()
             if tail.offset == before:
-                break
+                return lines
+        self.behind |= self._mark is not None and tail.offset - before >= BLOCK_BYTES
         return lines
 
     def _print(self, lines: list[LogLine]) -> None:

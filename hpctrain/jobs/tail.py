@@ -13,10 +13,13 @@ from pathlib import Path
 
 from hpctrain.jobs.layout import RankLog, RunDir, parse_rank_log
 from hpctrain.jobs.logs import EchoFilter, LogLine, Selection, in_order, split_stamp
+from hpctrain.jobs.position import Place
 
 BLOCK_BYTES = 256 * 1024
 LONGEST_LINE_BYTES = 1024 * 1024
 """A longer line is cut into pieces."""
+ECHO_BYTES = 1024 * 1024
+"""So much of a file before a place in it is read again to know which of its lines may still come as an echo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,24 @@ class FileTail:
     """Reads what was added to one file since the last look.
 
     A file that was replaced (another inode) or truncated is read from its start again.
+
+    Args:
+        offset: where to begin, in bytes; the start of a line.
+        place: instead, where another tail of the same file was.
     """
 
-    def __init__(self, source: Source, *, offset: int = 0) -> None:
+    def __init__(self, source: Source, *, offset: int = 0, place: Place | None = None) -> None:
+        place = place or Place(offset=offset)
         self.source = source
-        self.offset = offset
-        self._inode: int | None = None
+        self.offset = place.offset
+        self._inode = place.inode
         self._rest = b""
-        self._time = float("-inf")
+        self._time = place.time
+
+    @property
+    def place(self) -> Place:
+        """The end of the last whole line that was given."""
+        return Place(self._inode, self.offset - len(self._rest), self._time)
 
     def read(self, *, to_end: bool = False) -> list[LogLine]:
         """Whole lines added since the last call, at most a block of them.
@@ -76,7 +89,7 @@ class FileTail:
         lines: list[LogLine] = []
         while True:
             data = self._read_block()
-            lines += self._split(data)
+            lines += self.take(data)
             if not to_end or not data:
                 break
         if to_end and self._rest:
@@ -102,7 +115,8 @@ class FileTail:
         self.offset += len(data)
         return data
 
-    def _split(self, data: bytes) -> list[LogLine]:
+    def take(self, data: bytes) -> list[LogLine]:
+        """The whole lines that end in the next bytes of the file."""
         if not data:
             return []
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -116,6 +130,28 @@ class FileTail:
         self._time = time if time is not None else self._time
         source = self.source
         return LogLine(self._time, source.incarnation, source.rank, source.node, text)
+
+
+def shown_before(tails: Sequence[FileTail], echo: EchoFilter) -> None:
+    """Tell a filter of the newest lines before the place of each tail, so that it leaves out their echoes."""
+    streams = [_lines_before(tail) for tail in tails if tail.source.rank <= 0]
+    for line in in_order(streams):
+        echo.passes(line)
+
+
+def _lines_before(tail: FileTail) -> list[LogLine]:
+    """Whole lines of the last :data:`ECHO_BYTES` before a tail's place."""
+    end = tail.place.offset
+    start = max(0, end - ECHO_BYTES)
+    try:
+        with tail.source.path.open("rb") as file:
+            file.seek(start)
+            data = file.read(end - start)
+    except OSError:
+        return []
+    if start:
+        data = data.partition(b"\n")[2]
+    return FileTail(tail.source).take(data)
 
 
 def read_all(sources: Sequence[Source]) -> Iterator[LogLine]:

@@ -15,6 +15,8 @@ from hpctrain.recipe.parse import MAX_BYTES, parse_document
 from hpctrain.recipe.problem import shown
 
 MAX_PARENTS = 20
+ON_CLUSTER = "cluster:"
+"""Before an absolute path: it is the cluster's, also for those who submit from somewhere else."""
 _Change = Callable[[str], str]
 
 
@@ -113,12 +115,8 @@ def anchor(node: Node, base_dir: Path) -> Node:
     ``data.paths``, ``workdir`` and container files are always paths; ``model.path``, ``tokenizer.path`` and
     ``data.name`` may be hub ids and are paths where they look like one or exist.
     """
-    always, maybe = _absolute(base_dir), _absolute_if_local(base_dir)
-    for path, change in (
-        (("workdir",), always), (("data", "paths"), always), (("resources", "container"), _absolute_image(base_dir)),
-        (("model", "path"), maybe), (("tokenizer", "path"), maybe), (("data", "name"), maybe),
-    ):
-        node = _changed(node, path, change)
+    for path, absolute in PATHS.items():
+        node = _changed(node, path, absolute(base_dir))
     return node
 
 
@@ -154,7 +152,7 @@ def _absolute(base_dir: Path) -> _Change:
 
 def _absolute_if_local(base_dir: Path) -> _Change:
     def change(text: str) -> str:
-        local = text.startswith(("/", "./", "../", "~")) or text in (".", "..")
+        local = text.startswith(("/", "./", "../", "~", f"{ON_CLUSTER}/")) or text in (".", "..")
         return _absolute(base_dir)(text) if local or (text and (base_dir / text).exists()) else text
 
     return change
@@ -162,10 +160,18 @@ def _absolute_if_local(base_dir: Path) -> _Change:
 
 def _absolute_image(base_dir: Path) -> _Change:
     def change(text: str) -> str:
-        file = text.startswith(("/", "./", "../", "~")) or text.endswith((".sif", ".sqsh"))
+        file = text.startswith(("/", "./", "../", "~", f"{ON_CLUSTER}/")) or text.endswith((".sif", ".sqsh"))
         return _absolute(base_dir)(text) if file else text
 
     return change
+
+
+PATHS: Mapping[tuple[str, ...], Callable[[Path], _Change]] = {
+    ("workdir",): _absolute, ("data", "paths"): _absolute, ("resources", "container"): _absolute_image,
+    ("model", "path"): _absolute_if_local, ("tokenizer", "path"): _absolute_if_local,
+    ("data", "name"): _absolute_if_local,
+}
+"""Where a recipe may name local files, and how each becomes absolute."""
 
 
 def _changed(node: Node, path: tuple[str, ...], change: _Change) -> Node:
@@ -201,7 +207,9 @@ def _inside(path: Path) -> str:
 
 
 def with_home(text: str) -> Path:
-    """A path with ``~`` filled in; ``~name`` of a user who does not exist is taken as it is written."""
+    """A path with ``~`` filled in and without :data:`ON_CLUSTER`; ``~name`` of nobody is taken as it is written."""
+    if text.startswith(f"{ON_CLUSTER}/"):
+        return Path(text.removeprefix(ON_CLUSTER))
     try:
         return Path(text).expanduser()
     except RuntimeError:
