@@ -207,7 +207,7 @@ class DockerCluster:
     def _compose(self, arguments: Sequence[str], env: Mapping[str, str]) -> None:
         folder = checkout() / "docker-slurm"
         command = [*_compose_command(), "--file", str(folder / "compose.yaml"), "--project-name", self.project, *arguments]
-        variables = {"SUITE": self.suite, **env, "COMPOSE_IGNORE_ORPHANS": "1"}
+        variables = {"SUITE": self.suite, **env}
         answer = process.run(command, timeout_s=_UP_TIMEOUT_S, env={**os.environ, **variables}, cwd=str(folder))
         if not answer.ok:
             end = "\n".join((answer.stdout + answer.stderr).strip().splitlines()[-15:])
