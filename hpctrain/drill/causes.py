@@ -33,6 +33,7 @@ from hpctrain.slurm.port import Slurm
 DRAIN_REASON = "drill: drained under a running job"
 STEP_TIMEOUT_S = 30.0
 STARVED_S = 8.0
+STARVE_TRIES = 3
 SUCCESSOR_S = 30.0
 """Longest wait for a keeper to be started again."""
 
@@ -188,25 +189,33 @@ class Causer:
     def _starve(self, node: str) -> None:
         """The keeper is replaced, and its successor is limited before the ranks come to it."""
         self._private()
-        old = self._of(KEEPER, node)
-        self._signal(old, signal.SIGKILL)
-        if self._dry:
-            self._say(f"would let its successor on {node} allocate nothing")
-            return
+        for _ in range(STARVE_TRIES):
+            old = self._of(KEEPER, node)
+            self._signal(old, signal.SIGKILL)
+            if self._dry:
+                self._say(f"would let its successor on {node} allocate nothing")
+                return
+            fresh = self._starved(node, {target.pid for target in old})
+            self._say(f"{fresh[0]} may allocate nothing for {STARVED_S:.0f} s")
+            self._after.append(partial(_feed, fresh))
+            self._clock.sleep(STARVED_S)
+            # Ranks may have been faster than we were; then the successor had all that it needs.
+            if not any(event.kind == "checkpoint.recovered" and event.source == "trainer" and event.time > self._moment
+                       for event in read_events(self.scene.run_dir)):
+                return
+            self._say(f"the memory of {node} was filled again all the same: once more")
+            _feed(fresh)
+        raise ClusterError(f"the memory of {node} was filled again each time: nothing was shown",
+                           hint="try again when this machine is less busy")
+
+    def _starved(self, node: str, old: set[int]) -> list[Target]:
+        """The keeper that follows, as soon as it may allocate nothing."""
         deadline = self._clock.monotonic() + SUCCESSOR_S
         while self._clock.monotonic() < deadline:
             fresh = [target for target in find_targets(self.scene.job_id, self.scene.run_dir.path)
-                     if target.what == KEEPER and target.node == node and target.pid not in {one.pid for one in old}]
+                     if target.what == KEEPER and target.node == node and target.pid not in old]
             if fresh and all(starve(target.pid) for target in fresh):
-                self._say(f"{fresh[0]} may allocate nothing for {STARVED_S:.0f} s")
-                self._after.append(partial(_feed, fresh))
-                self._clock.sleep(STARVED_S)
-                # Ranks may have been faster than we were; then the successor had all that it needs.
-                if any(event.kind == "checkpoint.recovered" and event.source == "trainer" and event.time > self._moment
-                       for event in read_events(self.scene.run_dir)):
-                    raise ClusterError(f"the memory of {node} was filled again all the same: nothing was shown",
-                                       hint="try again when this machine is less busy")
-                return
+                return fresh
             self._clock.sleep(0.01)
         raise NotFoundError(f"{node} has no new keeper after {SUCCESSOR_S:.0f} s")
 
