@@ -112,7 +112,7 @@ def torchft(folder: Path, world: int, every: int, python: str) -> Job:
     lighthouse = [str(Path(python).with_name("torchft_lighthouse")), "--min_replicas", "1", "--quorum_tick_ms", "100",
                   "--join_timeout_ms", "10000", "--bind", f"[::]:{port}"]
     job.run("lighthouse", lighthouse, {})
-    ours = {name: value for name, value in ENV.items() if name != "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"}  # it needs that store
+    ours = {name: value for name, value in ENV.items() if name != "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"}  # it needs it
     for replica in range(world):
         env = {**ours, "REPLICA": str(replica), "TORCHFT_LIGHTHOUSE": f"http://localhost:{port}"}
         program = [str(HERE / "torchft_program.py"), str(folder)]
