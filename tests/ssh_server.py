@@ -88,8 +88,15 @@ class SshServer:
         for pid in self.sessions():
             _kill(pid)
 
+    def start(self) -> None:
+        """Start it again after :meth:`stop`, on the same port."""
+        self.process = _launch(self.home)
+        assert _answers(self.port, self.process), self.log
+
     def stop(self) -> None:
         """End it and all connections."""
+        if self.process.poll() is not None:
+            return
         for pid in self.sessions():
             _kill(pid)
         process.kill_group(self.process)
@@ -126,13 +133,17 @@ def start_ssh_server(home: Path, authorized: str) -> SshServer:
     for _ in range(5):
         port = _free_port()
         (home / "sshd_config").write_text(_CONFIG.format(port=port, home=home))
-        with (home / "log").open("ab") as log:
-            server = process.start([SSHD, "-D", "-e", "-f", str(home / "sshd_config")], stdout=log, stderr=log)
+        server = _launch(home)
         if _answers(port, server):
             return SshServer(home, port, host_key, server, getpass.getuser())
         process.kill_group(server)
         server.wait()
     raise AssertionError((home / "log").read_text())
+
+
+def _launch(home: Path) -> process.Popen[bytes]:
+    with (home / "log").open("ab") as log:
+        return process.start([SSHD, "-D", "-e", "-f", str(home / "sshd_config")], stdout=log, stderr=log)
 
 
 def _answers(port: int, server: process.Popen[bytes]) -> bool:
