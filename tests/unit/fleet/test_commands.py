@@ -251,7 +251,8 @@ def test_a_bundle_holds_no_secrets(one_down: tuple[str, ...], capsys: pytest.Cap
     """Planted secrets are taken out; a key is not read, also not through a link; the host that is down is told."""
     log, link = tmp_path / "site.log", tmp_path / "innocent"
     log.write_text(
-        f"connected\nDB_PASSWORD={SECRETS[0]}\nstarted --token {SECRETS[1]} -v\nStoragePass={SECRETS[2]}\nid {SECRETS[3]} end\n"
+        f"connected\nDB_PASSWORD={SECRETS[0]}\nstarted --token {SECRETS[1]} -v\n"
+        f"StoragePass={SECRETS[2]}\nid {SECRETS[3]} end\n"
     )
     (tmp_path / "munge").mkdir()
     (tmp_path / "munge/munge.key").write_text("the munge key itself")
