@@ -12,7 +12,9 @@ The tree (kept true by ``tests/unit/test_errors.py``)::
     │   ├── NotPermittedError        8   Slurm refuses this user
     │   ├── NoSuchJobError           4   (also NotFoundError)
     │   ├── NoSuchNodeError          4   (also NotFoundError)
-    │   └── JobStateError            5   the job is in a state that does not allow this
+    │   ├── JobStateError            5   the job is in a state that does not allow this
+    │   ├── NoAccountingError        5   the cluster keeps no accounting
+    │   └── AccountingDownError      5   slurmdbd does not answer
     ├── StorageError                 9   disk full, read-only or not writable
     ├── JobFailedError              10   ``--wait``, ``--follow``: the job ended, and not well
     ├── ClusterError                11   the private test cluster could not do it
@@ -119,6 +121,20 @@ class JobStateError(SlurmError):
     """The job exists, but its state does not allow what was asked."""
 
     exit_code = 5
+
+
+class NoAccountingError(SlurmError):
+    """The cluster keeps no accounting database, or there is no ``sacct`` to read it with."""
+
+    exit_code = 5
+    hint = "older jobs are known from their run directories only; a site keeps accounts with slurmdbd"
+
+
+class AccountingDownError(SlurmError):
+    """Slurm's accounting database (slurmdbd) does not answer."""
+
+    exit_code = 5
+    hint = "what happens meanwhile is not lost: slurmctld keeps it until slurmdbd answers again"
 
 
 class StorageError(HpctrainError):

@@ -86,25 +86,39 @@ def echo(text: str) -> None:
 
 
 @click.command(name="list", epilog=examples(
-    "hpctrain list", "hpctrain list --all -o json | jq '.runs[] | select(.state == \"failed\") | .name'",
+    "hpctrain list", "hpctrain list --all --since 7d",
+    "hpctrain list --all -o json | jq '.runs[] | select(.state == \"failed\") | .name'",
 ))
 @click.option("--all", "all_", is_flag=True, help=f"All runs, not only the newest {NEWEST} and those that have not ended.")
+@click.option("--since", metavar="WHEN", help="All that were submitted, or did anything, since then: an age such as 12h or"
+              " 30d, or an ISO date or time (local).")
 @output_option
-def list_(all_: bool, output: str) -> None:
+def list_(all_: bool, since: str | None, output: str) -> None:
     """List your runs, newest first.
 
     TIME is the time left while a run trains, the time in the queue before it has started, and else the time since its
-    first start. Wider terminals show more columns.
+    first start. Wider terminals show more columns. With --all or --since, Slurm's accounting is asked how the jobs ended
+    that the controller has forgotten, and for runs whose directory is gone.
     """
+    from hpctrain.api import current_user
+    from hpctrain.jobs.accounts import Accounts
     from hpctrain.jobs.find import list_runs
     from hpctrain.jobs.snapshot import look_at_list
     from hpctrain.jobs.table import render
 
-    context = watching()
-    runs = list_runs(context.settings.runs_dir)
-    statuses = look_at_list(runs, context.slurm, context.clock, newest=None if all_ else NEWEST)
+    context, every = watching(), all_ or since is not None
+    runs, moment = list_runs(context.settings.runs_dir), moment_of(since, context)
+    accounts = Accounts(context.slurm, context.clock, current_user()) if every else None
+    statuses = look_at_list(
+        runs, context.slurm, context.clock, newest=None if every else NEWEST, since=moment, memory=accounts,
+    )
+    if accounts is not None and accounts.problem and context.slurm is not None:
+        say(f"{accounts.problem}; how older jobs ended is known from their own records only.")
     if output == "json":
         print_json("runs", [status.to_json() for status in statuses])
+        return
+    if not statuses and (runs or every):
+        say("No runs in that time." if since else "There are no runs.")
         return
     if not statuses:
         say(f"There are no runs in {context.settings.runs_dir} yet.")
@@ -112,7 +126,7 @@ def list_(all_: bool, output: str) -> None:
         return
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     echo(render(statuses, context.clock.time(), width=columns, colour=on_terminal()))
-    _say_what_is_missing(statuses, len(runs), context)
+    _say_what_is_missing(statuses, len(statuses) if every else len(runs), context)
 
 
 def _say_what_is_missing(statuses: list[JobStatus], total: int, context: Context) -> None:
@@ -177,7 +191,7 @@ def events(  # noqa: PLR0917 - click passes every option by name
 
     context = watching(following=follow)
     run = find_followed(context, job) if follow else find(context, job)
-    chosen = Filter(kinds, sources, nodes, _moment(since, context))
+    chosen = Filter(kinds, sources, nodes, moment_of(since, context))
     printer = EventPrinter(
         run.submitted_time, chosen, width=width() if sys.stdout.isatty() else None, colour=on_terminal(),
         json_lines=output == "json",
@@ -207,7 +221,8 @@ def events(  # noqa: PLR0917 - click passes every option by name
     return 0
 
 
-def _moment(since: str | None, context: Context) -> float | None:
+def moment_of(since: str | None, context: Context) -> float | None:
+    """The moment that ``--since`` means; click's error for what is no time."""
     from hpctrain.jobs.text import parse_since
 
     try:

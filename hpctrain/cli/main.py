@@ -47,6 +47,7 @@ COMMANDS: dict[str, Entry] = {
     "events": Entry("hpctrain.cli.jobs", "events", "Show what happened to a run.", TRAIN, THERE),
     "why": Entry("hpctrain.cli.why", "why", "Say why a run waits, was started again, or has stopped.", TRAIN, THERE),
     "report": Entry("hpctrain.cli.report", "report", "Draw loss, failures, goodput and timeline of a run.", TRAIN, THERE),
+    "usage": Entry("hpctrain.cli.usage", "usage", "Say what jobs used, and what was lost of it.", TRAIN, THERE),
     "cancel": Entry("hpctrain.cli.jobs", "cancel", "End a run for good.", TRAIN, THERE),
     "init": Entry("hpctrain.cli.recipes", "init", "Write a first recipe to edit.", PREPARE, HERE),
     "validate": Entry("hpctrain.cli.recipes", "validate", "Check a recipe without submitting it.", PREPARE, HERE),

@@ -37,9 +37,12 @@ def report(job: str, width: int | None, page: str | None, output: str) -> None:
     """Draw the loss curve of a run, and say where its time went: throughput, failures, goodput, timeline.
 
     JOB is a job id, a run's name or the unique start of one, a run directory, or 'latest'. Steps that were done twice
-    because of a restart are drawn once. The report of a running job is its report so far. The page of --html holds
-    everything in itself: no script, and nothing from the network; a file that is there already is replaced.
+    because of a restart are drawn once. The report of a running job is its report so far. Where the cluster keeps accounts,
+    every start of the job is listed with what it held; where it does not, a line on standard error says so. The page of
+    --html holds everything in itself: no script, and nothing from the network; a file that is there already is replaced.
     """
+    from hpctrain.api import current_user
+    from hpctrain.jobs.accounts import Accounts
     from hpctrain.jobs.metrics import read_metrics
     from hpctrain.jobs.reader import planned_size, read_events, read_plan
     from hpctrain.jobs.report import make_report
@@ -47,11 +50,15 @@ def report(job: str, width: int | None, page: str | None, output: str) -> None:
 
     context = watching()
     run = find(context, job)
-    status = look_at(run, context.slurm, context.clock)
+    accounts = Accounts(context.slurm, context.clock, current_user())
+    accounted = accounts.of(run)
+    status = look_at(run, context.slurm, context.clock, accounted)
     made = make_report(
         status, read_events(run.dir), read_metrics(run.dir.metrics, samples=SAMPLES), now=context.clock.time(),
-        size=planned_size(read_plan(run.dir)),
+        size=planned_size(read_plan(run.dir)), accounted=accounted,
     )
+    if accounts.problem and context.slurm is not None:
+        say(f"{accounts.problem}; the report is made of the run's own records.")
     if page is not None:
         _write_page(made, page, context.clock.time(), output)
         return

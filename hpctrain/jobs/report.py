@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from hpctrain.jobs import accounted as accounts
 from hpctrain.jobs.event import SHARED, Event, saved_tier
 from hpctrain.jobs.goodput import TRAINING, Goodput, Size, measure
 from hpctrain.jobs.incident import Incident
@@ -16,6 +17,7 @@ from hpctrain.jobs.incidents import find_incidents
 from hpctrain.jobs.records import Metrics, Point
 from hpctrain.jobs.status import JobStatus, State, json_value
 from hpctrain.jobs.text import count, duration, iso, plural
+from hpctrain.slurm.accounting import AccountedJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Report:
         lost_s: time from the last step before each restart to the first after it, plus the redone steps' time.
         incidents: what failed, what was done about it and how long that took.
         goodput: where the time of the run went, None for a run that was never submitted.
+        accounted: the job in Slurm's accounting, None where there is none, or not this job.
+        now: until when a running attempt is counted.
     """
 
     status: JobStatus
@@ -56,6 +60,8 @@ class Report:
     lost_s: float = 0.0
     incidents: tuple[Incident, ...] = ()
     goodput: Goodput | None = None
+    accounted: AccountedJob | None = None
+    now: float = 0.0
 
     @property
     def checkpoints(self) -> int:
@@ -83,6 +89,7 @@ class Report:
             ],
             "steps_redone": self.steps_redone, "lost_s": self.lost_s,
             "goodput": self.goodput.to_json() if self.goodput else None,
+            "accounting": accounts.to_json(self.accounted, self.now) if self.accounted else None,
             "incidents": [{**one.to_json(), "cost": self.cost_of(one)} for one in self.incidents],
             "timeline": [{"time": e.time, "time_iso": iso(e.time), "what": e.what, "times": e.times} for e in self.timeline],
             "curve": [
@@ -94,12 +101,14 @@ class Report:
 
 def make_report(
     status: JobStatus, events: Sequence[Event], metrics: Metrics, *, now: float | None = None, size: Size | None = None,
+    accounted: AccountedJob | None = None,
 ) -> Report:
     """Put status, events and metrics of one run together.
 
     Args:
         now: until when time is counted for a run that has not ended; without it, until the last trace of the run.
         size: what the job holds, for what failures cost.
+        accounted: the job in Slurm's accounting.
     """
     points = metrics.points
     losses = [point.loss for point in points if point.loss is not None and math.isfinite(point.loss)]
@@ -112,6 +121,7 @@ def make_report(
     incidents = tuple(find_incidents(events, metrics.restarts))
     return Report(
         status=status, metrics=metrics, timeline=tuple(make_timeline(events)), incidents=incidents,
+        accounted=accounted, now=now or status.ended_time or (events[-1].time if events else 0.0),
         goodput=_goodput(status, events, incidents, metrics, now=now, size=size or Size()),
         first_loss=losses[0] if losses else None, last_loss=losses[-1] if losses else None,
         lowest_loss=min(losses, default=None), bad_loss_steps=len(bad), first_bad_step=bad[0] if bad else None,
@@ -266,6 +276,7 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
     others = "".join(f", {number} to {tier}" for tier, number in sorted(report.saves.items()) if tier != SHARED)
     rows.append(("Saves", plural(report.checkpoints, "checkpoint") + others))
     rows.append(("Restarts", _restarts(report)))
+    rows += accounts.lines(report.accounted, report.now) if report.accounted else []
     return rows + (goodput_lines(report.goodput) if report.goodput else [])
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from hpctrain.clock import Clock
 from hpctrain.errors import SlurmError
 from hpctrain.jobs import reader
+from hpctrain.jobs.books import as_job
 from hpctrain.jobs.eta import pace, remaining_s
 from hpctrain.jobs.event import Event
 from hpctrain.jobs.find import Run
@@ -16,8 +18,12 @@ from hpctrain.jobs.records import Point, Progress, whole
 from hpctrain.jobs.state import Facts, SlurmAnswer, judge
 from hpctrain.jobs.status import JobStatus
 from hpctrain.jobs.strays import strays
+from hpctrain.slurm.accounting import AccountedJob
 from hpctrain.slurm.model import Job
 from hpctrain.slurm.port import Slurm
+
+REMEMBERED_S = 30 * 86400.0
+"""How far back the accounts are asked for runs whose directory is gone, where nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,13 @@ class Records:
     points: Sequence[Point]
 
 
+class Memory(Protocol):
+    """Who knows jobs that the controller has forgotten: :class:`hpctrain.jobs.accounts.Accounts`."""
+
+    def recall(self, runs: Sequence[Run], *, since: float, in_queue: bool | None) -> tuple[dict[str, Job], list[Run]]:
+        """The jobs that are over, by name of the run, and runs whose directory is gone."""
+
+
 def look(runs: Sequence[Run], slurm: Slurm | None, clock: Clock) -> list[JobStatus]:
     """The status of each run, with at most one query of Slurm's job list.
 
@@ -53,8 +66,16 @@ def look(runs: Sequence[Run], slurm: Slurm | None, clock: Clock) -> list[JobStat
     return [status_from_files(run, answers[run.name], clock.time()) for run in runs]
 
 
-def look_at_list(runs: Sequence[Run], slurm: Slurm | None, clock: Clock, *, newest: int | None) -> list[JobStatus]:
-    """The status of the newest runs (all for None), of older ones that have not ended, and of jobs that have lost theirs."""
+def look_at_list(
+    runs: Sequence[Run], slurm: Slurm | None, clock: Clock, *, newest: int | None, since: float | None = None,
+    memory: Memory | None = None,
+) -> list[JobStatus]:
+    """The status of the newest runs (all for None), of older ones that have not ended, and of jobs that have lost theirs.
+
+    Args:
+        since: only runs that were submitted, or did anything, from then on.
+        memory: asked about jobs that the controller does not know (any more), and for runs whose directory is gone.
+    """
     answers: Mapping[str, Answer]
     if slurm is None:
         answers = ask(runs, None)
@@ -65,17 +86,51 @@ def look_at_list(runs: Sequence[Run], slurm: Slurm | None, clock: Clock, *, newe
             answers = _answers(runs, jobs, slurm)
         except SlurmError as error:
             answers = _no_answer(runs, f"Slurm does not answer: {error.message}", error)
+    if memory is not None:
+        runs, answers = _remembered(runs, answers, memory, clock.time() - REMEMBERED_S if since is None else since)
     chosen = [run for index, run in enumerate(runs) if newest is None or index < newest or _active(answers[run.name])]
+    if since is not None:
+        chosen = [run for run in chosen if _is_since(run, answers[run.name], since)]
     return [status_from_files(run, answers[run.name], clock.time()) for run in chosen]
+
+
+def _remembered(
+    runs: Sequence[Run], answers: Mapping[str, Answer], memory: Memory, since: float,
+) -> tuple[Sequence[Run], Mapping[str, Answer]]:
+    """Answers with what the accounts know where the controller knows nothing, and runs that only they know."""
+    unknown = [run for run in runs if answers[run.name].kind in (SlurmAnswer.FORGOTTEN, SlurmAnswer.NO_ANSWER)]
+    silent = any(answers[run.name].kind is SlurmAnswer.NO_ANSWER for run in unknown)
+    begin = min([since, *(run.submitted_time for run in unknown)])
+    known, removed = memory.recall(unknown, since=begin, in_queue=None if silent else False)
+    gone = [run for run in removed if run.name not in answers]
+    recalled = {name: Answer(SlurmAnswer.KNOWN, job) for name, job in known.items()}
+    forgotten = {run.name: Answer(SlurmAnswer.FORGOTTEN) for run in gone}
+    together = sorted([*runs, *gone], key=lambda run: run.submitted_time, reverse=True)
+    wanted = {run.name for run in (*unknown, *gone)}
+    return together, {**answers, **forgotten, **{name: answer for name, answer in recalled.items() if name in wanted}}
+
+
+def _is_since(run: Run, answer: Answer, since: float) -> bool:
+    ended = (answer.job.end_time if answer.job else None) or 0.0
+    return _active(answer) or max(run.submitted_time, reader.newest_sign_of_life(run.dir) or 0.0, ended) >= since
 
 
 def _active(answer: Answer) -> bool:
     return answer.job is not None and not answer.job.state.finished
 
 
-def look_at(run: Run, slurm: Slurm | None, clock: Clock) -> JobStatus:
-    """The status of one run."""
-    return look([run], slurm, clock)[0]
+def look_at(run: Run, slurm: Slurm | None, clock: Clock, accounted: AccountedJob | None = None) -> JobStatus:
+    """The status of one run.
+
+    Args:
+        accounted: the run's job as the accounts have it, for when the controller does not know it (any more).
+    """
+    answer = ask([run], slurm)[run.name]
+    if accounted is not None and answer.kind in (SlurmAnswer.FORGOTTEN, SlurmAnswer.NO_ANSWER):
+        in_queue = False if answer.kind is SlurmAnswer.FORGOTTEN else None
+        ended = as_job(accounted, clock.time(), in_queue=in_queue)
+        answer = Answer(SlurmAnswer.KNOWN, ended) if ended is not None else answer
+    return status_from_files(run, answer, clock.time())
 
 
 def ask(runs: Sequence[Run], slurm: Slurm | None) -> Mapping[str, Answer]:

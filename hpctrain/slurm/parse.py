@@ -61,7 +61,7 @@ def parse_jobs(text: str, separator: str) -> list[Job]:
     Raises:
         ValueError: the text is not made of whole records.
     """
-    return [_job(dict(zip(JOB_FIELDS, record, strict=True))) for record in _records(text, separator, len(JOB_FIELDS))]
+    return [_job(dict(zip(JOB_FIELDS, record, strict=True))) for record in records(text, separator, len(JOB_FIELDS))]
 
 
 def exclusion_format(separator: str) -> str:
@@ -75,7 +75,7 @@ def parse_exclusions(text: str, separator: str) -> dict[JobId, tuple[NodeName, .
     Raises:
         ValueError: the text is not made of whole records.
     """
-    return {JobId(int(job_id)): expand(nodes) for job_id, nodes in _records(text, separator, 2)}
+    return {JobId(int(job_id)): expand(nodes) for job_id, nodes in records(text, separator, 2)}
 
 
 def parse_nodes(text: str) -> list[Node]:
@@ -168,11 +168,15 @@ def parse_gpus(text: str) -> tuple[int, str]:
     return sum(counts.values()), kind
 
 
-def _records(text: str, separator: str, width: int) -> Iterator[list[str]]:
-    """Each value is followed by the separator, each record by a line break."""
+def records(text: str, separator: str, width: int, program: str = "squeue") -> Iterator[list[str]]:
+    """Values of each record of a listing in which every value is followed by the separator, every record by a line break.
+
+    Raises:
+        ValueError: the text is not made of whole records.
+    """
     *values, tail = text.split(separator)
     if tail.strip() or len(values) % width:
-        raise ValueError("squeue's answer is cut off or has other columns than were asked for")
+        raise ValueError(f"{program}'s answer is cut off or has other columns than were asked for")
     for start in range(0, len(values), width):
         first, *rest = values[start : start + width]
         yield [first.strip(), *rest]

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from hpctrain.ids import JobId, NodeName
+from hpctrain.slurm.accounting import AccountingQuery, Attempt
 from hpctrain.slurm.model import Job, JobUpdate, Node, Partition, Reservation, Submission
 
 
@@ -102,3 +103,14 @@ class Slurm(Protocol):
 
     def delete_reservation(self, name: str) -> None:
         """Give all its nodes back. Raises SlurmError (there is none of that name)."""
+
+    def accounting(self, query: AccountingQuery) -> list[Attempt]:
+        """What the accounting database has on record, one value per attempt of a job.
+
+        :func:`hpctrain.slurm.accounting.by_job` puts them together.
+        Records lag behind the controller by moments, and by as long as the database was down; none is lost then.
+
+        Raises:
+            NoAccountingError: the cluster keeps no accounting.
+            AccountingDownError: the database does not answer; the controller may.
+        """

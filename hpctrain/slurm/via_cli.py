@@ -37,6 +37,7 @@ from hpctrain.slurm import parse, refusal
 from hpctrain.slurm.commands import Commands, Runner, clean_environment, never_arrived, no_answer, said
 from hpctrain.slurm.model import Job, JobUpdate, Node, Partition, Submission, clean_reason
 from hpctrain.slurm.script_options import script_options
+from hpctrain.slurm.via_cli_accounting import AccountingCommands
 from hpctrain.slurm.via_cli_nodes import NodeCommands, folded
 
 _MAX_IDS_ON_COMMAND_LINE = 2000
@@ -46,8 +47,8 @@ _CLOCK_SKEW_S = 60.0
 T = TypeVar("T")
 
 
-class SlurmCli(NodeCommands):
-    """A :class:`hpctrain.slurm.port.Slurm` made of squeue, scontrol, sbatch and scancel.
+class SlurmCli(NodeCommands, AccountingCommands):
+    """A :class:`hpctrain.slurm.port.Slurm` made of squeue, scontrol, sbatch, scancel and sacct.
 
     Args:
         env: the whole environment for the commands; ``SLURM_CONF`` in it chooses the cluster.

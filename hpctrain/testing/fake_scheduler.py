@@ -16,7 +16,11 @@ MIN_JOB_AGE_S = 300.0
 
 @dataclass(slots=True)
 class Entry:
-    """A job and what Slurm's listings do not show of it."""
+    """A job and what Slurm's listings do not show of it.
+
+    Attributes:
+        queued_time: when it was last queued again; 0 for never.
+    """
 
     job: Job
     submission: Submission
@@ -24,6 +28,7 @@ class Entry:
     no_kill: bool
     num_nodes: int
     begin_time: float = 0.0
+    queued_time: float = 0.0
 
 
 class FakeScheduler:
@@ -34,6 +39,8 @@ class FakeScheduler:
         self.nodes = {node.name: node for node in nodes}
         self.partitions = tuple(partitions)
         self.entries: dict[JobId, Entry] = {}
+        self.ended: list[tuple[Entry, str, float]] = []
+        """What the accounts have: attempts as they were at their end, Slurm's word for that, and when it was."""
 
     def schedule(self) -> None:
         """Bring every job to where the clock says it is: end what is over its limit, start what can start."""
@@ -80,6 +87,7 @@ class FakeScheduler:
             entry.job, state=state, reason=reason.get(state, ""), end_time=self.clock.time() if at is None else at,
             exit_code=code, exit_signal=signal, flags=frozenset(),
         )  # fmt: skip
+        self.ended.append((replace(entry), state.value, entry.job.end_time or 0.0))
         if at is None:
             self.schedule()
 
@@ -87,7 +95,9 @@ class FakeScheduler:
         """Requeue a job: it may start after Slurm's delay, or when it is released."""
         now, job = self.clock.time(), entry.job
         held_before = job.priority == 0
-        entry.begin_time = now + REQUEUE_DELAY_S
+        if not job.state.finished:
+            self.ended.append((replace(entry), "REQUEUED", now))
+        entry.begin_time, entry.queued_time = now + REQUEUE_DELAY_S, now
         entry.job = replace(
             job, state=JobState.PENDING, reason=_why_waiting(hold=hold, held=held_before),
             flags=frozenset({"REQUEUE_HOLD"}) if hold else frozenset(), nodes=(), batch_host=None, num_nodes=entry.num_nodes,

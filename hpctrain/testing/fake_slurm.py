@@ -42,6 +42,7 @@ from hpctrain.slurm.model import (
 from hpctrain.slurm.nodelist import expand, natural_sort
 from hpctrain.slurm.parse import parse_limit
 from hpctrain.slurm.script_options import script_options
+from hpctrain.testing.fake_accounting import FakeAccounting
 from hpctrain.testing.fake_clock import FakeClock
 from hpctrain.testing.fake_nodes import FakeNodes
 from hpctrain.testing.fake_scheduler import Entry, FakeScheduler, holds_nodes
@@ -49,7 +50,7 @@ from hpctrain.testing.fake_scheduler import Entry, FakeScheduler, holds_nodes
 DEFAULT_PARTITION = "main"
 
 
-class FakeSlurm(FakeNodes):
+class FakeSlurm(FakeNodes, FakeAccounting):
     """An in-memory :class:`hpctrain.slurm.port.Slurm`.
 
     Args:
@@ -61,6 +62,7 @@ class FakeSlurm(FakeNodes):
     Attributes:
         controller_up: false makes every call that needs slurmctld raise ControllerDownError.
         operator: false makes drain, undrain and touching other users' jobs raise NotPermittedError.
+        keeps_accounts, database_up: see :class:`hpctrain.testing.fake_accounting.FakeAccounting`.
         calls: names of the methods called so far, oldest first.
     """
 
