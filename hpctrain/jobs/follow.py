@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ QUICK_S, IDLE_S = 0.5, 2.0
 """Time between looks at the files: while lines come, and while none do."""
 BLOCKS_PER_LOOK = 16
 """A rank that prints faster than this many blocks a look does not keep the others from being shown."""
+MARKED_BYTES = 8 * 2**20
+"""About so much is read between two positions that are told: a connection that breaks loses no more, and holds no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def follow(
             if status.final:
                 # What the last rank wrote may take a moment to be seen from another node.
                 clock.sleep(QUICK_S)
+                follower.catch_up()
             lines = follower.look(last=status.final)
             if status.final:
                 screen.close()
@@ -118,6 +121,7 @@ class _Follower:
         self.behind = False
         self._mark = mark
         self._marked: Position | None = None
+        self._turn = 0
         self._blocks = BLOCKS_PER_LOOK if mark is None else 1  # what is printed between two marks is lost with a connection
         self._tails: dict[str, FileTail] = {}
         self._announced: tuple[object, ...] = ()
@@ -183,6 +187,12 @@ class _Follower:
             self.screen.message(f"{head}: {status.explanation}")
         self._restarts = max(self._restarts, status.restarts)
 
+    def catch_up(self) -> None:
+        """Where positions are told: print all there is, piece by piece, so that one last look has little left to do."""
+        self.behind = self._mark is not None
+        while self.behind:
+            self.look()
+
     def look(self, *, last: bool = False) -> int:
         """Print what is new, and return how many lines that were."""
         for source in find_sources(self.run.dir, self.request.selection):
@@ -191,12 +201,28 @@ class _Follower:
         # that is seen here is seen there too, and is shown as the rank's.
         job_first = sorted(self._tails.values(), key=lambda tail: (tail.source.rank >= 0, tail.source.rank))
         self.behind = False
-        batches = [self._new_lines(tail, last=last) for tail in job_first]
+        batches = [self._new_lines(tail, last=last) for tail in (job_first if last else self._in_turn(job_first))]
         batches.sort(key=lambda batch: bool(batch) and batch[0].rank < 0)
         lines = [line for line in in_order(batches) if self.request.wants(line) and self._echo.passes(line)]
         self._print(lines)
         self._tell_position()
         return len(lines)
+
+    def _in_turn(self, tails: list[FileTail]) -> Iterator[FileTail]:
+        """All tails; where positions are told, those whose turn it is, and the first ones always."""
+        if self._mark is None:
+            yield from tails
+            return
+        first, others = [tail for tail in tails if tail.source.rank <= 0], [tail for tail in tails if tail.source.rank > 0]
+        turn = self._turn if self._turn < len(others) else 0
+        read = 0
+        for number, tail in enumerate(first + others[turn:] + others[:turn]):
+            if read > MARKED_BYTES and number >= len(first):
+                self.behind, self._turn = True, (turn + number - len(first)) % len(others)
+                return
+            before = tail.offset
+            yield tail
+            read += tail.offset - before
 
     def _new_lines(self, tail: FileTail, *, last: bool) -> list[LogLine]:
         if last:

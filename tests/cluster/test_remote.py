@@ -18,6 +18,9 @@ import pytest
 
 from hpctrain import process
 from hpctrain.devcluster.state import ClusterInfo
+from hpctrain.fleet.remote_feed import object_name, tree_of
+from hpctrain.fleet.remote_frames import PROTOCOL, Reader
+from hpctrain.fleet.remote_parcel import gather
 from hpctrain.jobs.find import read_run
 from hpctrain.jobs.logs import EchoFilter, Selection, in_order
 from hpctrain.jobs.tail import FileTail, find_sources
@@ -39,7 +42,7 @@ for number in range(int(sys.argv[1])):
 """
 RECIPE = """
 version: 1
-name: talk it's $(touch pwned)
+name: talk
 command: [talk.py, "{lines}", "{data}"]
 resources: {{nodes: 2, ranks_per_node: 1, cpus_per_node: 1, time_limit: 10m}}
 env: {{PYTHONUNBUFFERED: "1"}}
@@ -55,6 +58,8 @@ class Laptop:
     runs: Path
     env: dict[str, str]
     slurm_env: dict[str, str]
+    program: list[str]
+    cluster: str
     server: SshServer
 
     def run(self, *arguments: str, timeout_s: float = 90) -> Result:
@@ -76,8 +81,7 @@ class Laptop:
 
     def recipe(self, lines: int) -> str:
         """A recipe of so many lines per rank; its name."""
-        text = RECIPE.format(lines=lines, data="data.txt").replace("talk it's $(touch pwned)", "talk")
-        (self.project / "recipe.yaml").write_text(text)
+        (self.project / "recipe.yaml").write_text(RECIPE.format(lines=lines, data="data.txt"))
         return "recipe.yaml"
 
 
@@ -116,7 +120,7 @@ def laptop(
     (project / "talk.py").write_text(TALK)
     (project / "words.py").write_text("def word():\n    return 'hello'\n")
     (project / "data.txt").write_text("sent along\n")
-    laptop = Laptop(home, project, runs, env, cluster_env, server)
+    laptop = Laptop(home, project, runs, env, cluster_env, program, private_cluster.name, server)
     yield laptop
     listed = laptop.run("--remote", "lab", "list", "--all", "-o", "json")
     names = [run["name"] for run in json.loads(listed.stdout)["runs"] if not run["final"]] if listed.ok else []
@@ -230,6 +234,41 @@ def test_ctrl_c_ends_both_ends_and_not_the_job(laptop: Laptop) -> None:
     assert json.loads(laptop.run("--remote", "lab", "describe", name, "-o", "json").stdout)["run"]["state"] == "running"
 
     assert laptop.run("--remote", "lab", "cancel", name).ok
+
+
+def test_submission_that_is_asked_for_twice_is_made_once(laptop: Laptop) -> None:
+    """Two connections with the same submission at once, and a later one: one job, and all three are told of it."""
+    laptop.recipe(1)
+    parcel = gather("recipe.yaml", (), laptop.project)
+    names = {item.path: object_name(item) for item in parcel.items}
+    request = {
+        "protocol": PROTOCOL, "op": "run", "argv": ["--cluster", laptop.cluster, "submit", "--", "recipe.yaml"],
+        "request": "ab" * 16, "tree": tree_of(parcel, names),
+        "sending": [[names[item.path], item.size_bytes] for item in parcel.items],
+    }
+    said = json.dumps(request).encode() + b"\n" + b"".join(item.path.read_bytes() for item in parcel.items)
+
+    def ask() -> process.Popen[bytes]:
+        argv = [*laptop.program, "remote-serve"]
+        asked = process.start(argv, stdin=process.PIPE, stdout=process.PIPE, env=laptop.slurm_env)
+        assert asked.stdin is not None
+        asked.stdin.write(said)
+        asked.stdin.flush()
+        return asked
+
+    def answer(asked: process.Popen[bytes]) -> str:
+        assert asked.stdout is not None and asked.stdin is not None
+        frames = Reader().feed(asked.stdout.read())
+        asked.stdin.close()
+        assert asked.wait() == 0 and frames[-1]["exit"] == 0
+        return "".join(text for frame in frames for stream, text in frame.get("items", ()) if stream == 1)
+
+    together = [ask(), ask()]
+    told = {answer(asked) for asked in together} | {answer(ask())}
+    listed = json.loads(laptop.run("--remote", "lab", "list", "--all", "-o", "json").stdout)["runs"]
+
+    assert told == {f"{run['name']}\n" for run in listed}
+    assert len(listed) == 1
 
 
 def test_mistakes_are_told_at_once(laptop: Laptop) -> None:

@@ -126,6 +126,37 @@ def test_tail_counts_at_first_only(world_dir):
     assert line.text.splitlines() == [f"[rank 0 n1] {text}" for text in ("old 3", "old 4", "new 1", "new 2")]
 
 
+def test_large_backlog_is_told_in_pieces(world_dir, monkeypatch):
+    """A finished run with much to show is sent piece by piece, each with its position, and every file gets its turn."""
+    monkeypatch.setattr("hpctrain.jobs.follow.MARKED_BYTES", 20_000)
+    monkeypatch.setattr("hpctrain.jobs.follow.BLOCK_BYTES", 4096)
+    monkeypatch.setattr("hpctrain.jobs.tail.BLOCK_BYTES", 4096)
+    world = World(world_dir)
+    for rank in range(12):
+        world.builder.log(rank, "n1", [(world.now + number, f"line {number} {'x' * 40}") for number in range(300)])
+    world.event("job.finished")
+    world.slurm.finish(world.job_id, 0)
+    line, sizes = Line([3, 7]), []
+
+    def mark(changes: dict) -> None:
+        before = len(line.text)
+        line.mark(changes)
+        sizes.append(len(line.text) - before)
+
+    while True:
+        at = Position.from_json(line.at["logs"]) if "logs" in line.at else None
+        try:
+            follow(world.run, world.slurm, world.clock, line.connect(), LogRequest(Selection(all=True)), at=at, mark=mark)
+            break
+        except CutError:
+            pass
+
+    assert sorted(line.text.splitlines()) == sorted(
+        f"[rank {rank} n1] line {number} {'x' * 40}" for rank in range(12) for number in range(300)
+    )
+    assert max(sizes) < 40_000
+
+
 def test_replaced_file_is_shown_from_its_start(world_dir):
     """A log that another file has taken the place of, while nobody looked, is not skipped up to the old place."""
     world = World(world_dir)
