@@ -58,6 +58,7 @@ from hpctrain.clock import Clock
 from hpctrain.errors import HpctrainError
 from hpctrain.ids import NodeName
 from hpctrain.jobs.layout import RunDir
+from hpctrain.jobs.text import plural
 from hpctrain.jobs.writer import EventWriter
 from hpctrain.network import HeldPort
 from hpctrain.submit.plan_model import Plan
@@ -251,7 +252,7 @@ class NodeAgent:
         self._relay.source = ranks.heartbeat_of_rank_0()
         pids = ranks.pids
         self._events.note(
-            "ranks.started", f"{len(pids)} ranks were started on {self.node}", node=self.node,
+            "ranks.started", f"{plural(len(pids), 'rank')} started on {self.node}", node=self.node,
             evidence={
                 "incarnation": ranks.incarnation, "ranks": list(pids), "pids": list(pids.values()),
                 "master": f"{self._where.addr}:{self._where.port}",

@@ -14,6 +14,7 @@ from hpctrain.cli.output import link_to_user, output_option, print_json, say
 if TYPE_CHECKING:
     from hpctrain.api import Context
     from hpctrain.settings import Settings
+    from hpctrain.submit.plan_model import Plan
     from hpctrain.submit.run import Prepared, Site, Submitted
 
 _SET = click.option(
@@ -174,13 +175,20 @@ def _print_dry_run(prepared: Prepared, output: str) -> int:
         print_json("plan", {**plan.to_json(), "notes": list(prepared.notes), "script": prepared.script})
         return 0
     spares = f" + {plan.spares} spare" if plan.spares else ""
-    device = "GPUs" if plan.device == "cuda" else "CPUs"
-    say(f"would submit {plan.run_name}: {plan.nodes} nodes{spares} x {plan.ranks_per_node} ranks on {device}")
+    say(f"would submit {plan.run_name}: {_places(plan, spares)}")
     say(f"run directory {plan.run_dir}")
     for note in prepared.notes:
         say(f"note: {note}")
     click.echo(prepared.script, nl=False)
     return 0
+
+
+def _places(plan: Plan, spares: str = "") -> str:
+    """``2 nodes x 8 ranks on GPUs``."""
+    from hpctrain.jobs.text import plural
+
+    device = "GPUs" if plan.device == "cuda" else "CPUs"
+    return f"{plural(plan.nodes, 'node')}{spares} x {plural(plan.ranks_per_node, 'rank')} on {device}"
 
 
 def _print_submitted(submitted: Submitted, output: str, *, following: bool) -> None:
@@ -191,9 +199,8 @@ def _print_submitted(submitted: Submitted, output: str, *, following: bool) -> N
     for note in submitted.prepared.notes:
         say(f"note: {note}")
     plan = submitted.prepared.plan
-    device = "GPUs" if plan.device == "cuda" else "CPUs"
     on_cluster = f" to cluster {submitted.cluster}" if submitted.cluster else ""
-    say(f"submitted job {submitted.job_id}{on_cluster}: {plan.nodes} nodes x {plan.ranks_per_node} ranks on {device}")
+    say(f"submitted job {submitted.job_id}{on_cluster}: {_places(plan)}")
     say(f"  run directory  {submitted.run_dir.path}")
     say(f"  log            {submitted.run_dir.job_log}")
     if not following:

@@ -81,6 +81,8 @@ class _Reader:
         if first:
             draft.cause = str(facts.get("cause") or draft.cause)
             draft.reason = event.reason or draft.reason
+            if facts.get("nodes") and event.reason:
+                draft.nodes, draft.ranks = [], []  # those that the sentence speaks of, not whom an agent saw first
             draft.fault_time = _sane(real(facts.get("fault_time")), event.time, event.time)
             draft.known_time, draft.measured, draft.guessed = event.time, True, False
             draft.detected_by = str(facts.get("detected_by") or "")
