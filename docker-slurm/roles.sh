@@ -116,15 +116,35 @@ role_slurmdbd() {
 
 slurm_version() { slurmctld -V | sed -n 's/[^0-9]*\([0-9]*\)\.\([0-9]*\).*/\1\2/p'; }
 
+# cgroup_version: the version of control groups in which this Slurm can hold jobs to their memory here; empty for none.
+cgroup_version() {
+    local slurm
+    slurm=$(slurm_version)
+    if [[ -d /sys/fs/cgroup/memory ]]; then
+        # Slurm gave version 1 up in 25.11.
+        ((slurm < 2405 || slurm > 2505)) || echo 1
+    elif [[ -e /sys/fs/cgroup/cgroup.controllers ]] && grep -qw memory /sys/fs/cgroup/cgroup.controllers; then
+        ((slurm < 2405)) || echo 2
+    fi
+}
+
+write_cgroup_conf() {
+    case $(cgroup_version) in
+        1) printf '%s\n' CgroupPlugin=cgroup/v1 ConstrainRAMSpace=yes ;;
+        2) printf '%s\n' CgroupPlugin=cgroup/v2 IgnoreSystemd=yes EnableControllers=yes ConstrainRAMSpace=yes ;;
+        *) if (($(slurm_version) < 2405)); then echo CgroupPlugin=cgroup/v1; else echo CgroupPlugin=disabled; fi ;;
+    esac >/etc/slurm/cgroup.conf
+}
+
 write_slurm_conf() {
-    local nodes=${NODES:-4} gpus=${GPUS:-8} future='' disabled=cgroup/v1
+    local nodes=${NODES:-4} gpus=${GPUS:-8} future='' tasks=task/none
     ((nodes >= MOST_NODES)) || future="NodeName=c[$((nodes + 1))-$MOST_NODES] CPUs=64 RealMemory=256000 Gres=gpu:sim:$gpus State=FUTURE"
-    (($(slurm_version) < 2405)) || disabled=disabled
+    [[ -z $(cgroup_version) ]] || tasks=task/cgroup
     [[ -e /etc/slurm/site.conf ]] || echo '# Settings of your own; they count more than those in slurm.conf.' >/etc/slurm/site.conf
-    echo "CgroupPlugin=$disabled" >/etc/slurm/cgroup.conf
+    write_cgroup_conf
     echo "NodeName=c[1-$MOST_NODES] Name=gpu Type=sim File=/var/lib/hpctrain/gpus/gpu[0-$((gpus - 1))]" >/etc/slurm/gres.conf
     sed -e "s/@CLUSTER@/hpctrain/; s/@NODES@/$nodes/; s/@GPUS@/$gpus/; s|@FUTURE@|$future|" \
-        -e 's|@PROCESSES@|ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none|' \
+        -e "s|@PROCESSES@|ProctrackType=proctrack/linuxproc\\nTaskPlugin=$tasks|" \
         "$TEMPLATES/slurm.conf.in" >/etc/slurm/slurm.conf.new
     mv /etc/slurm/slurm.conf.new /etc/slurm/slurm.conf
 }
@@ -151,7 +171,8 @@ make_accounts() {
     sacctmgr -i add user alice,bob,oper Account=research >/dev/null || true
     sacctmgr -i modify user where name=alice,oper set QOS=normal,high DefaultQOS=normal >/dev/null || true
     sacctmgr -i modify user where name=bob set QOS=normal DefaultQOS=normal >/dev/null || true
-    sacctmgr -i modify user where name=oper set AdminLevel=Operator >/dev/null || true
+    # AdminLevel=Operator would not do: it may change jobs and reservations, but no node.
+    sacctmgr -i modify user where name=oper set AdminLevel=Admin >/dev/null || true
     touch "$STATE/accounts"
 }
 
@@ -202,6 +223,7 @@ role_node() {
     start_sshd oper
     wait_for 60 test -s /etc/slurm/slurm.conf
     make_gpus
+    own_cgroups || say 'no control groups of our own: Slurm cannot hold jobs to their memory'
     if ((number > ${NODES:-4})); then scontrol update "NodeName=$NODE" State=IDLE || true; fi
     /opt/hpctrain/bin/python -I -m hpctrain.devcluster.simulate create "$NODE_FILES" "$NODE" --gpus "${GPUS:-8}" \
         --library /opt/hpctrain/libnvidia-ml.so.1
@@ -213,6 +235,22 @@ make_gpus() {
     local number
     mkdir -p /var/lib/hpctrain/gpus
     for ((number = 0; number < ${GPUS:-8}; number++)); do ln -sfn /dev/null "/var/lib/hpctrain/gpus/gpu$number"; done
+}
+
+# own_cgroups: the part of the tree of control groups that Docker has made for this container, and shows it read-only.
+own_cgroups() {
+    case $(cgroup_version) in
+        1) mount -o remount,rw,bind /sys/fs/cgroup/memory ;;
+        2)
+            mount -o remount,rw,bind /sys/fs/cgroup
+            mkdir -p /sys/fs/cgroup/machine
+            # Limits may be set below a group only if no process is in the group itself.
+            while read -r pid; do
+                echo "$pid" >/sys/fs/cgroup/machine/cgroup.procs || true
+            done </sys/fs/cgroup/cgroup.procs 2>/dev/null
+            echo '+memory' >/sys/fs/cgroup/cgroup.subtree_control
+            ;;
+    esac
 }
 
 start_slurmd() { slurmd -N "$NODE" "$@" || say "slurmd does not start"; }

@@ -102,7 +102,7 @@ class NotPermittedError(SlurmError):
     """Slurm does not allow this user to do that."""
 
     exit_code = 8
-    hint = "draining and undraining nodes needs Slurm operator rights"
+    hint = "nodes may be changed by a Slurm administrator (AdminLevel=Admin, not Operator), SlurmUser, root"
 
 
 class NoSuchJobError(SlurmError, NotFoundError):

@@ -77,7 +77,7 @@ class DockerCluster:
             build_image(self.suite, say=self._say)
         env = {"NODES": str(nodes), "GPUS": str(gpus_per_node), "SUITE": self.suite}
         self._say(f"starting cluster '{self.name}': database, accounting, controller, login node, {nodes} nodes")
-        self._compose(["up", "--detach", "--no-build", "--scale", f"c={nodes}"], env)
+        self._compose(["up", "--detach", "--no-build", "--scale", f"c={nodes}"], {**env, "COMPOSE_IGNORE_ORPHANS": "1"})
         return self._healthy(nodes)
 
     def down(self) -> bool:

@@ -39,7 +39,7 @@ _RULES = (
     _Rule(
         r"permission denied|invalid user id|operation not permitted|only \S+ may|must be an? (?:operator|admin)",
         NotPermittedError,
-        "a job may be changed by its owner, a node only by a Slurm operator",
+        "jobs may be changed by their owner, nodes by an administrator of Slurm (AdminLevel=Admin; not Operator) or root",
     ),
     _Rule(
         r"already finished|no longer pending|is pending execution|already completing|is (?:not )?(?:running|suspended)"

@@ -25,7 +25,7 @@ _STATES = {DONE: "done", DROPPED: "void", FAILED: "failed"}
 
 
 class Drainer:
-    """Drains nodes of one cluster, with an operator's rights.
+    """Drains nodes of one cluster, with an administrator's rights.
 
     Args:
         site: with the journal of the acts on its nodes.

@@ -177,7 +177,7 @@ class Executor:
         if command.deed is Deed.CONTINUE:
             return self._continuation.carry_on(command) if self._continuation else ("void", "not for others' jobs")
         if command.deed is Deed.DRAIN:
-            return self._drains.drain(command) if self._drains else ("void", "only an operator's watchdog drains nodes")
+            return self._drains.drain(command) if self._drains else ("void", "only an administrator's watchdog drains nodes")
         job = self._job(command)
         standing, why = reconcile(command, job)
         if standing is Standing.LATER:

@@ -175,7 +175,7 @@ class Deed(str, Enum):
     CONTINUE = "continue"
     """Submit the run again as another job without its dead nodes, and end the old one."""
     DRAIN = "drain"
-    """Take a node out of service, through the health policy; with an operator's rights."""
+    """Take a node out of service, through the health policy; with an administrator's rights."""
     CANCEL = "cancel"
     NOTIFY = "notify"
 

@@ -158,10 +158,10 @@ def _counted(view: JobView, attempt: Attempt, exclude: tuple[str, ...], mark: st
 
 
 def _without(view: JobView, exclude: tuple[str, ...]) -> str:
-    """What becomes of nodes that a job is kept from. Only an operator may drain; who looks after own jobs says so."""
+    """What becomes of nodes that a job is kept from. Only an administrator may drain; who looks after own jobs says so."""
     if not exclude:
         return ""
-    stay = ", in service for others still (only an operator's watchdog drains nodes)" if view.managed.run_dir else ""
+    stay = ", in service for others still (only an administrator's watchdog drains nodes)" if view.managed.run_dir else ""
     return f" without {', '.join(exclude)}{stay}"
 
 

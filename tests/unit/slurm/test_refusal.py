@@ -61,7 +61,7 @@ def test_recorded_complaints_get_their_type(path: Path) -> None:
         ("squeue: error: s_p_parse_file: cannot stat file /nope: No such file", SlurmMissingError, "SLURM_CONF"),
         ("sbatch: error: Munge encode failed: Failed to access \"/run/munge/munge.socket.2\"", SlurmError, "munged"),
         ("Requested operation is presently disabled for job 7", JobStateError, "state"),
-        ("slurm_update error: Access/permission denied", NotPermittedError, "operator"),
+        ("slurm_update error: Access/permission denied", NotPermittedError, "administrator"),
     ],
 )  # fmt: skip
 def test_known_complaints_carry_advice(text: str, kind: type[SlurmError], advice: str) -> None:

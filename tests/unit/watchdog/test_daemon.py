@@ -368,5 +368,5 @@ def test_a_user_is_told_that_an_excluded_node_stays_in_service(world: World) -> 
     world.turns(4)
     assert world.job(job_id).restarts == 1
     (told,) = [command.reason for command in world.told.commands if command.data["kind"] == "restart"]
-    assert "without n1, in service for others still (only an operator's watchdog drains nodes)" in told
+    assert "without n1, in service for others still (only an administrator's watchdog drains nodes)" in told
     assert not any(deed.startswith("drain") for deed in world.deeds())
