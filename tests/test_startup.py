@@ -52,4 +52,4 @@ def test_everyday_commands_need_no_torch(arguments: list[str], tmp_path: Path) -
     """The commands that are typed all day import neither torch nor transformers."""
     found = imported_by(f"from hpctrain.cli.main import invoke; invoke({arguments!r})", tmp_path, HOME=str(tmp_path))
 
-    assert set() == found & {"torch", "transformers", "datasets", "numpy"}
+    assert set() == found & {"torch", "transformers", "datasets", "numpy", "paramiko", "cryptography"}

@@ -93,6 +93,8 @@ def _carry_out(command: click.Command, name: str, typed: str, **values: Any) -> 
     order = _order(remote, name, argv, values, context)
     for note in order.parcel.notes if order.parcel else ():
         say(f"note: {note}")
+    if order.parcel and order.parcel.items and order.dry_run:
+        say("note: nothing is sent to stay: paths below hpctrain-dry-run-... stand for the files of this machine")
     return _client(remote, _Terminal()).carry_out_here(order)
 
 

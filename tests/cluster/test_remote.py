@@ -182,7 +182,7 @@ def written(run_dir: Path) -> list[str]:
 
 def test_following_loses_and_doubles_no_line_when_the_connection_is_cut(laptop: Laptop) -> None:
     """Two cuts, the second over a requeue of the job: what was streamed is what stands in the files, line by line."""
-    submitted = laptop.run("--remote", "lab", "submit", laptop.recipe(500), "-o", "json")
+    submitted = laptop.run("--remote", "lab", "submit", laptop.recipe(250), "-o", "json")
     assert submitted.ok, submitted.stderr
     document = json.loads(submitted.stdout)["submission"]
     name, job = document["run_name"], str(document["job_id"])
@@ -195,7 +195,7 @@ def test_following_loses_and_doubles_no_line_when_the_connection_is_cut(laptop: 
     until(lambda: out.read_text().count(" line ") > seen + 50)
     laptop.server.drop_connections()
     assert process.run(["scontrol", "requeue", job], timeout_s=30, env=laptop.slurm_env).ok
-    until(lambda: "start 1 rank 1 line 499" in out.read_text(), 180)
+    until(lambda: "start 1 rank 1 line 249" in out.read_text(), 180)
     assert follower.wait(timeout=120) == 0
 
     assert err.read_text().count("connected to lab again") == 2
