@@ -147,7 +147,7 @@ class Coordinator:
         self._states = NodeStates(self._slurm, self._nodes, self._clock)
         secret = shared_secret(Control(self.run_dir, Incarnation(0)).secret)
         several = plan.nodes + plan.spares > 1
-        hub = self._hub = Hub(secret, own_address(plan.interface, several, self._env)[0])
+        hub = self._hub = Hub(secret, own_address(plan.interface, several, self._env, self._nodes)[0])
         env = {**self._env, COORDINATOR: f"{hub.addr}:{hub.port}"}
         agents = self._agents = Agents(hub, self._clock, srun=self._srun, env=env, silence_s=plan.agent_silence_s)
         left = AgentsStep.take_over(self._before.srun_pid) if self._before is not None else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpctrain.agent import memory_kills
 from hpctrain.agent.launcher import Launcher
 from hpctrain.agent.node_report import explained
 from hpctrain.agent.output import OutputWriter, RankOutput
@@ -51,13 +52,16 @@ class NodeRanks:
         local_dir: the agent's node-local directory.
         env: the agent's own environment, which the ranks inherit.
         on_line: called by a thread with rank and text of every line that a rank prints; None where nobody asks.
+        kills: how many processes the kernel has killed here for their memory; None where nobody counts.
     """
 
     def __init__(
         self, plan: Plan, ranks: RankPlan, *, node: NodeName, local_dir: Path, launcher: Launcher, output: OutputWriter,
         env: Mapping[str, str], clock: Clock, on_line: Callable[[int, bytes], None] | None = None,
+        kills: Callable[[], int | None] = memory_kills.count,
     ) -> None:
         self.ranks = ranks
+        self._kills, self._killed_before = kills, kills() or 0
         self._plan, self._node, self._launcher, self._output = plan, node, launcher, output
         self._env, self._clock, self._on_line = env, clock, on_line
         self._run_dir = RunDir(Path(plan.run_dir))
@@ -178,10 +182,11 @@ class NodeRanks:
     def explain(self) -> tuple[RankExit, ...]:
         """All ends, with the reasons that the failed left behind; waits a little for the rest of their output."""
         deadline = self._clock.monotonic() + DRAIN_S
+        for_memory = (self._kills() or 0) - self._killed_before
         for one in self._running:
             one.output.finish(max(0.0, deadline - self._clock.monotonic()))
             if one.ended is not None and not one.ended.by_agent and one.ended.returncode and not one.ended.message:
-                one.ended = explained(one.ended, one.files.error, tuple(one.output.tail))
+                one.ended = explained(one.ended, one.files.error, tuple(one.output.tail), for_memory)
         return self.exits
 
     def beats(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -54,12 +55,18 @@ class NodeReport:
         )
 
 
-def explained(ended: RankExit, error_path: str, tail: Sequence[str]) -> RankExit:
-    """The end of a rank with the reason that it left in its error file, or in the last lines of its output."""
+def explained(ended: RankExit, error_path: str, tail: Sequence[str], memory_kills: int = 0) -> RankExit:
+    """The end of a rank with the reason that it left in its error file, or in the last lines of its output.
+
+    Args:
+        memory_kills: processes that the kernel has killed in the ranks' control group since they were started.
+    """
     error_file = ""
     with contextlib.suppress(OSError):
         error_file = Path(error_path).read_text(encoding="utf-8", errors="replace")
     message, traceback = explain(error_file, tuple(tail))
+    if memory_kills and ended.returncode == -signal.SIGKILL:  # it could leave no word of its own
+        message = f"ended by the kernel for want of memory (oom-kill of {memory_kills} processes in the job's control group)"
     return RankExit(
         ended.rank, ended.node, ended.returncode, ended.time, message, traceback, tuple(tail)[-LAST_LINES:]
     )

@@ -50,12 +50,17 @@ class Wish:
 
 
 class Acts:
-    """Acts on the nodes of one cluster; ``book`` has the journal's records."""
+    """Acts on the nodes of one cluster; ``book`` has the journal's records.
+
+    Attributes:
+        refusals: what Slurm said no to, by the act's id.
+    """
 
     def __init__(self, site: Site, viewer: Viewer) -> None:
         self._slurm, self._config, self._settings = site.slurm, site.config, site.settings
         self._clock, self._viewer, self._journal = site.clock, viewer, site.journal
         self.book = Book(site.journal.entries() if site.journal else ())
+        self.refusals: dict[str, SlurmError] = {}
         self._replacing = Replacing(site.slurm, site.settings, site.commands, site.clock)
         self._how: Mapping[str, Callable[[Entry, Node], Entry | None]] = {
             Step.DRAIN.value: self._drain,
@@ -97,6 +102,7 @@ class Acts:
         except ControllerDownError:
             raise
         except SlurmError as error:
+            self.refusals[intent.id] = error
             end = self._end(intent, FAILED, str(error))
         return self.add(end) if end else None
 

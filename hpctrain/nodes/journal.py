@@ -21,6 +21,7 @@ from hpctrain.nodes.record import Entry, from_json, interrupted, to_json
 KEEP_S = 30 * 86_400.0
 LONGEST_BYTES = 16 * 2**20
 _POLL_S = 0.1
+_NOT_YOURS = "what is done about nodes is written down there: act as the user that 'hpctrain nodes tend' runs as, often root"
 
 
 class Journal:
@@ -60,10 +61,15 @@ class Journal:
         Raises:
             StorageError: another one acts, or the directory cannot be written.
         """
-        make_private_dir(self.directory)
         path = self.directory / "lock"
-        with storage_errors(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        try:
+            make_private_dir(self.directory)
+            with storage_errors(path):
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        except StorageError as error:
+            if isinstance(error.__cause__, PermissionError):
+                error.advice = _NOT_YOURS
+            raise
         try:
             _lock(handle, path, wait_s)
             yield

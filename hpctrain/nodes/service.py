@@ -164,7 +164,9 @@ class Nodes:
         return f"{name}: {_would(dry_run)}back in service; it was drained for: {view.node.reason}"
 
     def _must(self, acts: Acts, wish: Wish) -> Entry | None:
-        _, end = acts.begin(wish)
+        intent, end = acts.begin(wish)
+        if (refused := acts.refusals.get(intent.id)) is not None:
+            raise refused
         if end is not None and end.kind in (FAILED, DROPPED):
             raise SlurmError(f"node {wish.node}: {wish.step.value}: {end.reason}")
         return end

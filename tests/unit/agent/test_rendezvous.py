@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+from hpctrain.agent import rendezvous
+from hpctrain.agent.rank_environment import COORDINATOR
 from hpctrain.agent.rendezvous import own_address
 from hpctrain.errors import HpctrainError
 from hpctrain.network import HeldPort
@@ -59,6 +61,35 @@ def test_single_node_stays_on_loopback() -> None:
     assert own_address("", False, {"SLURM_LAUNCH_NODE_IPADDR": "192.0.2.1"}) == ("127.0.0.1", "")
 
 
-def test_several_nodes_use_the_address_towards_the_launcher() -> None:
-    """The address is the one the kernel would use to reach the host that launched the step."""
-    assert own_address("", True, {"SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"})[0] == "127.0.0.1"
+class Network:
+    """Stands for the host's own network: names, and the address that the kernel would use towards each peer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, named: str, routes: dict[str, str]) -> None:
+        monkeypatch.setattr(rendezvous, "_resolved", lambda _: named)
+        monkeypatch.setattr(rendezvous, "_source_address", routes.get)
+        monkeypatch.setattr(rendezvous, "interface_of", lambda address: f"to-{address}")
+
+
+def test_several_nodes_use_the_address_towards_the_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that the kernel would use to reach it, else the host that launched the step, else the host name's."""
+    Network(monkeypatch, named="192.0.2.9", routes={"192.0.2.1": "192.0.2.7", "198.51.100.1": "198.51.100.7"})
+    launched = {"SLURM_LAUNCH_NODE_IPADDR": "192.0.2.1"}
+    assert own_address("", True, {**launched, COORDINATOR: "198.51.100.1:4711"}) == ("198.51.100.7", "")
+    assert own_address("", True, launched) == ("192.0.2.7", "")
+    assert own_address("", True, {"SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}) == ("192.0.2.9", "")
+
+
+def test_a_host_name_that_means_loopback_is_not_offered_to_other_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Debian writes 127.0.1.1 into /etc/hosts: the coordinator takes the address towards another node of its job."""
+    Network(monkeypatch, named="127.0.1.1", routes={"c1": "127.0.0.1", "c2": "192.0.2.7"})
+    assert own_address("", True, {}, ("c1", "c2")) == ("192.0.2.7", "to-192.0.2.7")
+    # Its own agent is launched from 127.0.0.1, and finds the network by the coordinator's address.
+    Network(monkeypatch, named="127.0.1.1", routes={"127.0.1.1": "127.0.0.1", "192.0.2.7": "192.0.2.7"})
+    env = {"SLURM_LAUNCH_NODE_IPADDR": "127.0.1.1", COORDINATOR: "192.0.2.7:4711"}
+    assert own_address("", True, env) == ("192.0.2.7", "to-192.0.2.7")
+
+
+def test_nodes_that_share_one_host_meet_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing leads anywhere else the loopback has to do."""
+    Network(monkeypatch, named="127.0.1.1", routes={"127.0.0.1": "127.0.0.1"})
+    assert own_address("", True, {"SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}, ("n1", "n2")) == ("127.0.0.1", "to-127.0.0.1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,38 @@ def test_without_a_record_of_the_node_nothing_is_decided(site: World, capsys: py
     for path in (site.directory / "state").iterdir():
         path.unlink()
     assert "no health check of this node is on record here" in run(capsys, "show", "n1")[1]
+
+
+@pytest.mark.parametrize("words", [
+    ("drain", "n1", "--reason", "mine"), ("undrain", "n2"), ("validate", "n2"), ("reboot", "n1"), ("replace", "n1"),
+    ("spares", "add", "n3"),
+])
+def test_an_ordinary_user_is_refused_with_one_code(
+    site: World, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    """8, and what it takes, whichever command it was; nothing is changed."""
+    site.slurm.drain([NodeName("n2")], "hpctrain: xid: GPU 3: Xid 79")
+    site.clock.advance(60)
+    site.check()
+    site.clock.advance(3600)
+    site.check()
+    before = [site.node(name) for name in ("n1", "n2", "n3")]
+    site.slurm.operator = False
+
+    code, out, err = run(capsys, *words)
+
+    assert (code, out) == (8, ""), err
+    assert err.startswith("error: ")
+    assert "hint: " in err
+    assert [site.node(name) for name in ("n1", "n2", "n3")] == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_who_may_not_write_the_journal_is_told_who_may(
+    site: World, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Not to choose another place: the journal is the site's."""
+    (tmp_path / "journal").mkdir(mode=0o500)
+    code, _, err = run(capsys, "reboot", "n1")
+    assert code == 9
+    assert "as the user that" in err
