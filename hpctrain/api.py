@@ -194,13 +194,15 @@ def default_context() -> Context:
 
 
 def make_context(
-    *, slurm_timeout_s: float | None = None, slurm_retries: int | None = None, announce: Callable[[str], None] | None = None
+    *, slurm_timeout_s: float | None = None, slurm_retries: int | None = None,
+    announce: Callable[[str], None] | None = None, long_lived: bool = False,
 ) -> Context:
     """Like :func:`default_context`, made anew, with less patience than the settings have where that is asked for.
 
     Args:
         slurm_timeout_s, slurm_retries: at most these.
         announce: told in one sentence when a command of Slurm is being retried.
+        long_lived: this process will ask Slurm again and again, for hours.
     """
     from dataclasses import replace
 
@@ -215,7 +217,8 @@ def make_context(
     if slurm_retries is not None:
         settings = replace(settings, slurm_retries=min(slurm_retries, settings.slurm_retries))
     try:
-        return Context(settings, connect(settings, clock=clock, announce=announce), clock)
+        slurm = connect(settings, clock=clock, announce=announce, long_lived=long_lived)
+        return Context(settings, slurm, clock)
     except (SlurmMissingError, ClusterError, NotFoundError) as error:
         # A private cluster that was named and is stopped or gone leaves its runs' files, which are still to be read.
         return Context(settings, None, clock, error.message, error)

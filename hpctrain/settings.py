@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+ADAPTERS = ("auto", "cli", "pyslurm")
+"""Ways to talk to Slurm, for the setting ``slurm_adapter``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -20,6 +23,7 @@ class Settings:
         runs_dir: directory that run directories are made in; must be visible on all nodes. Absolute.
         slurm_timeout_s: longest wait for one Slurm command.
         slurm_retries: further tries when the controller does not answer.
+        slurm_adapter: ``auto``, ``cli`` or ``pyslurm``; see :mod:`hpctrain.slurm.adapter`.
         cluster: name of a private cluster to use, "" to find one.
         gpu_memory_bytes: memory of one GPU by Slurm's GPU type, for the size check.
         watchdog: the ``[watchdog]`` tables of the files, key by key; see :mod:`hpctrain.watchdog.config`.
@@ -30,6 +34,7 @@ class Settings:
     runs_dir: str
     slurm_timeout_s: float = 20.0
     slurm_retries: int = 3
+    slurm_adapter: str = "auto"
     cluster: str = ""
     gpu_memory_bytes: Mapping[str, int] = field(default_factory=dict)
     watchdog: Mapping[str, Any] = field(default_factory=dict)

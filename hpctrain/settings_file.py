@@ -6,13 +6,14 @@ From weakest to strongest::
     /etc/hpctrain/config.toml                 a site's; HPCTRAIN_SITE_CONFIG names another file
     ~/.config/hpctrain/config.toml            a user's; below $XDG_CONFIG_HOME if that is set
     HPCTRAIN_RUNS_DIR, HPCTRAIN_CLUSTER,
-    HPCTRAIN_SLURM_TIMEOUT_S, HPCTRAIN_SLURM_RETRIES
+    HPCTRAIN_SLURM_TIMEOUT_S, HPCTRAIN_SLURM_RETRIES, HPCTRAIN_SLURM_ADAPTER
 
 A file::
 
     runs_dir = "/scratch/$USER/runs"          # ~ and $NAME are expanded
     slurm_timeout_s = 30                      # longest wait for one Slurm command
     slurm_retries = 3                         # further tries when the controller does not answer
+    slurm_adapter = "auto"                    # cli, pyslurm, or what is faster ('hpctrain doctor' says which)
     cluster = "dev"                           # a private cluster to use
 
     [gpu_memory]                              # memory of one GPU, by Slurm's GPU type
@@ -42,7 +43,7 @@ from typing import Any
 
 from hpctrain.errors import RecipeError
 from hpctrain.recipe.units import parse_memory
-from hpctrain.settings import Settings
+from hpctrain.settings import ADAPTERS, Settings
 
 SITE_FILE = "/etc/hpctrain/config.toml"
 DEFAULT_RUNS_DIR = "~/hpctrain-runs"
@@ -207,6 +208,12 @@ def _count(value: Any, _env: Mapping[str, str]) -> int:
     return value
 
 
+def _adapter(value: Any, _env: Mapping[str, str]) -> str:
+    if value not in ADAPTERS:
+        raise ValueError(f"{value!r} is none of {', '.join(ADAPTERS)}")
+    return str(value)
+
+
 def _number(text: str) -> Any:
     for kind in (int, float):
         try:
@@ -220,5 +227,6 @@ _CHECKS: dict[str, Callable[[Any, Mapping[str, str]], Any]] = {
     "runs_dir": _directory,
     "slurm_timeout_s": _seconds,
     "slurm_retries": _count,
+    "slurm_adapter": _adapter,
     "cluster": _text,
 }

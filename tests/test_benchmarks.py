@@ -50,6 +50,15 @@ def test_submit(tmp_path: Path) -> None:
     assert {"hpctrain submit", "hpctrain.submit() from Python"} <= set(ratios)
 
 
+@pytest.mark.cluster
+def test_slurm_adapters(tmp_path: Path) -> None:
+    """The ways to Slurm are measured on a cluster of their own; without pyslurm its rows are left out, aloud."""
+    ratios = rows_of("slurm_adapters.py", tmp_path)
+
+    assert 1.0 == ratios["hpctrain, Slurm's commands as text"]
+    assert {"squeue --json, parsed", "sbatch, as hpctrain submits"} <= set(ratios)
+
+
 def test_health(tmp_path: Path) -> None:
     """A prolog is measured against NVML alone and against one process per check, which takes longer than all in one."""
     ratios = rows_of("health.py", tmp_path)

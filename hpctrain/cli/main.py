@@ -59,6 +59,7 @@ COMMANDS: dict[str, Entry] = {
     "fleet": Entry("hpctrain.cli.fleet", "fleet", "Manage nodes over SSH, where Slurm cannot reach.", NODES, HERE),
     "drill": Entry("hpctrain.cli.drill", "drill", "Break a running job on purpose, and judge what happens.", TEST),
     "watchdog": Entry("hpctrain.cli.watchdog", "watchdog", "Bring back jobs that cannot do so themselves.", TRAIN),
+    "doctor": Entry("hpctrain.cli.doctor", "doctor", "Check this installation, and say what to do.", PREPARE),
     "cluster": Entry("hpctrain.cli.cluster", "cluster", "Run a private Slurm cluster on this machine.", TEST, HERE),
 }
 

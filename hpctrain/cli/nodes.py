@@ -151,7 +151,7 @@ def tend(once: bool, interval_s: float, dry_run: bool, output: str) -> None:
     from hpctrain.errors import ControllerDownError
     from hpctrain.nodes.tend import Tender
 
-    site = nodes_site()
+    site = nodes_site(long_lived=not once and not dry_run)
     tender = Tender(site)
     if not once and not dry_run:
         say(f"looking after the nodes every {interval_s:g} s; what is done is kept in {site.settings.journal}")
@@ -213,9 +213,9 @@ def spares_remove(names: tuple[str, ...], dry_run: bool, output: str) -> None:
     _tell(",".join(names), remove(nodes_site(), names, dry_run=dry_run), output, dry_run=dry_run)
 
 
-def nodes_site() -> Site:
+def nodes_site(*, long_lived: bool = False) -> Site:
     """The cluster that this process is to use, with its site's settings and the journal of the acts on its nodes."""
-    from hpctrain.api import default_context
+    from hpctrain.api import default_context, make_context
     from hpctrain.devcluster.state import find_cluster
     from hpctrain.errors import SlurmMissingError
     from hpctrain.health.remedy_settings import parse_remedies
@@ -224,7 +224,7 @@ def nodes_site() -> Site:
     from hpctrain.nodes.service import site_of
     from hpctrain.slurm.connect import choose
 
-    context = default_context()
+    context = make_context(announce=say, long_lived=True) if long_lived else default_context()
     if context.slurm is None:
         raise context.no_slurm_error or SlurmMissingError(context.why_no_slurm)
     environment = dict(os.environ)

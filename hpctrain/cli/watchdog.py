@@ -63,7 +63,7 @@ def run(*, whole_cluster: bool, dry_run: bool, output: str) -> int:
     from hpctrain.watchdog.journal import FencedError
 
     log = _log_json if output == "json" else _log
-    setting, pause = _setting(whole_cluster=whole_cluster), _pause()
+    setting, pause = _setting(whole_cluster=whole_cluster, log=log), _pause()
     if dry_run:
         with assembled(setting, None, say=log) as daemon:
             while not daemon.wait(daemon.turn(), pause):
@@ -192,14 +192,15 @@ def _some_turns(daemon: Daemon, pause: Callable[[float], bool]) -> bool:
             return False
 
 
-def _setting(*, whole_cluster: bool) -> Setting:
+def _setting(*, whole_cluster: bool, log: Callable[[str], None] | None = None) -> Setting:
+    """With ``log`` for one that stays, which is told what becomes of the connection to Slurm."""
     from hpctrain.api import make_context, require_slurm
     from hpctrain.cli.nodes import nodes_site
     from hpctrain.slurm.connect import choose
     from hpctrain.watchdog.assemble import Setting, state_directory, this_place
     from hpctrain.watchdog.config import parse
 
-    context = make_context(slurm_retries=0)
+    context = make_context(slurm_retries=0, announce=log, long_lived=log is not None)
     slurm, choice = require_slurm(context), choose(context.settings)
     config = parse(context.settings.watchdog, where="config.toml")
     which = choice.cluster or choice.slurm_conf

@@ -93,7 +93,7 @@ class Commands:
 
     def pauses(self) -> list[float]:
         """Seconds to wait before each further try."""
-        return [min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) for attempt in range(self.retries)]
+        return pauses(self.retries)
 
     def wait(self, result: Result, pause_s: float) -> None:
         """Say why, and wait."""
@@ -124,6 +124,11 @@ class Commands:
         except MissingDependencyError as error:
             hint = "install Slurm's commands (Debian, Ubuntu: slurm-client), or run this on a login node"
             raise SlurmMissingError(str(error), hint=hint) from None
+
+
+def pauses(retries: int) -> list[float]:
+    """Seconds to wait before each of so many further tries."""
+    return [min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) for attempt in range(retries)]
 
 
 def clean_environment(env: Mapping[str, str]) -> dict[str, str]:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from hpctrain import process
-from hpctrain.clock import Clock, SystemClock
+from hpctrain.clock import Clock
 from hpctrain.devcluster import state
 from hpctrain.devcluster.state import ClusterInfo
 from hpctrain.errors import SlurmMissingError, UsageError
 from hpctrain.settings import Settings
+from hpctrain.slurm.adapter import choose_adapter, open_adapter
 from hpctrain.slurm.port import Slurm
 
 SITE_CONFIGS = ("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/run/slurm/conf/slurm.conf")
@@ -53,11 +54,13 @@ def connect(
     env: Mapping[str, str] | None = None,
     clock: Clock | None = None,
     announce: Callable[[str], None] | None = None,
+    long_lived: bool = False,
 ) -> Slurm:
     """A Slurm to talk to. No Slurm command is run yet, except where nothing else tells whether there is a cluster.
 
     Args:
         announce: told in one sentence when a command is being retried.
+        long_lived: this process will ask again and again; see :mod:`hpctrain.slurm.adapter`.
 
     Raises:
         SlurmMissingError: no cluster, or Slurm's client commands are not installed.
@@ -65,16 +68,11 @@ def connect(
         ClusterError: there is one, but it is not up.
         UsageError: several private clusters are up and none was named.
     """
-    from hpctrain.slurm.via_cli import SlurmCli
-
     env = os.environ if env is None else env
     choice = choose(settings, env)
-    return SlurmCli(
-        {**env, **choice.env},
-        timeout_s=settings.slurm_timeout_s,
-        retries=settings.slurm_retries,
-        clock=clock or SystemClock(),
-        announce=announce,
+    environment = {**env, **choice.env}
+    return open_adapter(
+        settings, environment, choose_adapter(settings.slurm_adapter, long_lived=long_lived), clock=clock, announce=announce
     )
 
 

@@ -184,9 +184,9 @@ def records(text: str, separator: str, width: int, program: str = "squeue") -> I
 
 def _job(field: dict[str, str]) -> Job:
     state, flags = parse_state(field["State"])
-    reason, priority = _plain(field["Reason"]), int(field["PriorityLong"] or 0)
+    reason, priority = plain(field["Reason"]), int(field["PriorityLong"] or 0)
     if state is JobState.PENDING:
-        flags |= _hold_flags(reason, priority)
+        flags |= hold_flags(reason, priority)
     ended = state.finished
     code, signal = parse_exit(field["exit_code"]) if ended else (None, 0)
     return Job(
@@ -196,12 +196,12 @@ def _job(field: dict[str, str]) -> Job:
         state=state,
         flags=flags,
         reason=reason,
-        partition=_plain(field["Partition"]),
-        account=_plain(field["Account"]),
-        qos=_plain(field["QOS"]),
+        partition=plain(field["Partition"]),
+        account=plain(field["Account"]),
+        qos=plain(field["QOS"]),
         num_nodes=int(field["NumNodes"].partition("-")[0] or 0),
         nodes=expand(field["NodeList"]),
-        batch_host=NodeName(field["BatchHost"]) if _plain(field["BatchHost"]) else None,
+        batch_host=NodeName(field["BatchHost"]) if plain(field["BatchHost"]) else None,
         submit_time=parse_time(field["SubmitTime"]),
         eligible_time=parse_time(field["EligibleTime"]),
         start_time=parse_time(field["StartTime"]),
@@ -216,19 +216,21 @@ def _job(field: dict[str, str]) -> Job:
     )
 
 
-def _hold_flags(reason: str, priority: int) -> frozenset[str]:
-    """``job requeued in held state`` is all that squeue shows of REQUEUE_HOLD; priority 0 is Slurm's own mark of a hold."""
+def hold_flags(reason: str, priority: int) -> frozenset[str]:
+    """Flags of a pending job: squeue's only trace of REQUEUE_HOLD is the reason ``job requeued in held state``.
+
+    Priority 0 is Slurm's own mark of a hold.
+    """
     if "held state" in reason.replace("_", " "):
         return frozenset({"REQUEUE_HOLD"})
     return frozenset({"HELD"}) if priority == 0 else frozenset()
 
 
 def _node(record: str) -> Node:
-    state, flags = _node_state(_value(record, "State"))
+    state, flags = node_state(_value(record, "State"))
     gpus, gpu_type = parse_gpus(_value(record, "Gres"))
     reason = None
-    if state in _OUT_STATES or flags & _OUT_FLAGS:
-        # Slurm 24.11 goes on showing the old reason of a node that was put back into service.
+    if out_of_service(state, flags):
         reason = _REASON.search(record) or _BARE_REASON.search(record)
     return Node(
         name=NodeName(_value(record, "NodeName")),
@@ -257,7 +259,13 @@ def _gpus_allocated(record: str) -> int:
     return int(tracked[1]) if tracked else 0
 
 
-def _node_state(text: str) -> tuple[str, frozenset[str]]:
+def out_of_service(state: str, flags: frozenset[str]) -> bool:
+    """Whether a reason is the node's present one: Slurm 24.11 goes on showing that of a node put back into service."""
+    return state in _OUT_STATES or bool(flags & _OUT_FLAGS)
+
+
+def node_state(text: str) -> tuple[str, frozenset[str]]:
+    """Base state and flags from ``IDLE+DRAIN*`` or ``MIXED+NOT_RESPONDING``."""
     base, flags = "UNKNOWN", set()
     for part in text.upper().split("+"):
         word = part.rstrip("".join(_NODE_MARKS))
@@ -290,5 +298,6 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.split(",") if word)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """The text, or "" where it is one of Slurm's words for nothing."""
     return "" if text.strip().lower() in _ABSENT else text

@@ -1,10 +1,11 @@
-"""The two worlds the Slurm contract runs in: the fake, and a private cluster behind the real adapter."""
+"""The worlds the Slurm contract runs in: the fake, and a private cluster behind each of the real adapters."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +19,13 @@ from hpctrain.devcluster.cluster import Clusters
 from hpctrain.devcluster.state import ClusterInfo
 from hpctrain.ids import JobId, NodeName
 from hpctrain.process import Result
+from hpctrain.slurm.adapter import pyslurm_is_installed
+from hpctrain.slurm.commands import clean_environment
 from hpctrain.slurm.model import Job, JobState, Submission
 from hpctrain.slurm.port import Slurm
+from hpctrain.slurm.pyslurm_helper import COMMAND, Helper
 from hpctrain.slurm.via_cli import SlurmCli
+from hpctrain.slurm.via_pyslurm_client import SlurmPyslurm
 from hpctrain.testing.fake_clock import FakeClock
 from hpctrain.testing.fake_slurm import FakeSlurm
 
@@ -166,13 +171,21 @@ class RealWorld:
         """Nothing: the cluster's RebootProgram does it."""
 
     def without_controller(self) -> Slurm:
+        return SlurmCli(self._silent_env(), retries=1, clock=FakeClock())
+
+    def _silent_env(self) -> dict[str, str]:
         """The same configuration with a port where nothing listens."""
         text = re.sub(r"(?m)^SlurmctldPort=.*", "SlurmctldPort=1", Path(self.cluster.slurm_conf).read_text())
         path = self.work_dir / "slurm.conf"
         path.write_text(text + "\nMessageTimeout=2\n")
-        return SlurmCli({**self.env, "SLURM_CONF": str(path)}, retries=1, clock=FakeClock())
+        return {**self.env, "SLURM_CONF": str(path)}
 
     def as_stranger(self) -> Slurm:
+        become = self._become_nobody()
+        return SlurmCli(self.env, runner=lambda argv, **options: process.run([*become, *argv], **options), uid=NOBODY)
+
+    def _become_nobody(self) -> list[str]:
+        """What makes a command run as somebody without rights, who can reach the cluster."""
         if os.getuid() != 0:
             pytest.skip("only root can become somebody else; a private cluster has one user, its administrator")
         conf = Path(self.cluster.slurm_conf)
@@ -181,8 +194,7 @@ class RealWorld:
         for directory in [*conf.parents, *Path(self.cluster.munge_socket).parents]:
             if directory.stat().st_uid == 0 and directory != Path("/"):
                 directory.chmod(directory.stat().st_mode | 0o011)
-        become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        return SlurmCli(self.env, runner=lambda argv, **options: process.run([*become, *argv], **options), uid=NOBODY)
+        return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 
     def queries(self) -> int:
         return self._queries
@@ -205,6 +217,50 @@ class RealWorld:
         assert result.ok, result
 
 
+class PyslurmWorld(RealWorld):
+    """The same private cluster behind pyslurm. Requests to its helper process are counted, and commands."""
+
+    def __init__(self, cluster: ClusterInfo, work_dir: Path, helper: Helper) -> None:
+        super().__init__(cluster, work_dir)
+        self._helper, self._before, self._others = helper, helper.requests, list[Helper]()
+        self.commands = self.slurm
+        self.slurm = SlurmPyslurm(self.commands, helper, required=True)
+
+    def without_controller(self) -> Slurm:
+        env = self._silent_env()
+        commands = SlurmCli(env, retries=1, clock=FakeClock())
+        return SlurmPyslurm(commands, self._own_helper(env, COMMAND), retries=1, clock=FakeClock(), required=True)
+
+    def as_stranger(self) -> Slurm:
+        commands = super().as_stranger()
+        helper = self._own_helper(self.env, (*self._become_nobody(), *COMMAND))
+        return SlurmPyslurm(commands, helper, uid=NOBODY, required=True)
+
+    def queries(self) -> int:
+        return super().queries() + self._helper.requests - self._before
+
+    def clean(self) -> None:
+        for helper in self._others:
+            helper.close()
+        super().clean()
+        assert isinstance(self.slurm, SlurmPyslurm)
+        assert self.slurm.given_up == ""
+
+    def _own_helper(self, env: dict[str, str], command: tuple[str, ...]) -> Helper:
+        helper = Helper(clean_environment(env), self.commands.version, command=command)
+        self._others.append(helper)
+        return helper
+
+
+@pytest.fixture(scope="session")
+def pyslurm_helper(contract_cluster: ClusterInfo) -> Iterator[Helper]:
+    """One helper process for all tests."""
+    env = {**os.environ, **contract_cluster.env}
+    helper = Helper(clean_environment(env), SlurmCli(env).version)
+    yield helper
+    helper.close()
+
+
 @pytest.fixture(scope="session")
 def contract_cluster() -> Iterator[ClusterInfo]:
     """A private cluster for this suite alone, in a state directory with a short path."""
@@ -217,13 +273,22 @@ def contract_cluster() -> Iterator[ClusterInfo]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.cluster)])
+WORLDS = ["fake", pytest.param("cli", marks=pytest.mark.cluster), pytest.param("pyslurm", marks=pytest.mark.cluster)]
+
+
+@pytest.fixture(params=WORLDS)
 def world(request: pytest.FixtureRequest, ugly_dir: Path) -> Iterator[World]:
     """One world after the other."""
     if request.param == "fake":
         yield FakeWorld(ugly_dir)
         return
-    real = RealWorld(request.getfixturevalue("contract_cluster"), ugly_dir)
+    if request.param == "pyslurm" and not pyslurm_is_installed():
+        pytest.skip(f"pyslurm is not installed for {sys.executable}; tests/docker runs this where it is")
+    cluster = request.getfixturevalue("contract_cluster")
+    if request.param == "pyslurm":
+        real: RealWorld = PyslurmWorld(cluster, ugly_dir, request.getfixturevalue("pyslurm_helper"))
+    else:
+        real = RealWorld(cluster, ugly_dir)
     yield real
     real.clean()
 

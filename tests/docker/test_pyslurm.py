@@ -1,0 +1,79 @@
+"""The Slurm contract with real pyslurm, in a container of the image: a private cluster of its Slurm, and both adapters.
+
+The checkout's code runs there, as a user without rights, with the image's Python, Slurm and pyslurm.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from hpctrain import process
+from hpctrain.devcluster.docker_image import build_image
+from hpctrain.process import Result
+from tests.source_tree import ROOT
+
+pytestmark = pytest.mark.docker
+PYTHON = "/opt/hpctrain/bin/python"
+PYTEST = ("-m", "pytest", "--override-ini=addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-rA", "-q")
+LINE = re.compile(r"^(\w+) \S+\[(fake|cli|pyslurm)[\]-]", re.M)
+
+
+class Container:
+    """A container of the image that does nothing by itself; commands run in it as nobody."""
+
+    def __init__(self, image: str) -> None:
+        env = {"PYTHONPATH": "/source", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/tmp", "USER": "nobody"}
+        options = [f"--env={key}={value}" for key, value in env.items()]
+        started = process.run(
+            ["docker", "run", "--detach", "--rm", "--init", "--user=nobody", "--workdir=/source",
+             f"--volume={ROOT}:/source:ro", "--entrypoint=sleep", *options, image, "infinity"],
+            timeout_s=120,
+        )  # fmt: skip
+        assert started.ok, started.stderr
+        self.id = started.stdout.strip()
+
+    def run(self, *argv: str, user: str = "nobody", timeout_s: float = 300, **env: str) -> Result:
+        """Run a command to its end."""
+        options = [f"--env={key}={value}" for key, value in env.items()]
+        return process.run(["docker", "exec", f"--user={user}", *options, self.id, *argv], timeout_s=timeout_s)
+
+    def remove(self) -> None:
+        """End it, with all that runs in it."""
+        process.run(["docker", "rm", "--force", self.id], timeout_s=60)
+
+
+@pytest.fixture(scope="module")
+def container() -> Iterator[Container]:
+    """One for all tests of this file."""
+    made = Container(build_image())
+    yield made
+    made.remove()
+
+
+def passed(output: str, world: str) -> int:
+    """How many tests of a world passed; the test fails if one did not."""
+    found = [(status, name) for status, name in LINE.findall(output) if name == world]
+    assert not [pair for pair in found if pair[0] in ("FAILED", "ERROR")], output[-4000:]
+    return sum(status == "PASSED" for status, _ in found)
+
+
+def test_both_adapters_pass_the_contract(container: Container) -> None:
+    """The whole suite, once per adapter, against the slurmctld of the image's Slurm, with pyslurm really talking to it."""
+    result = container.run(PYTHON, *PYTEST, "tests/contract/test_slurm_port.py", "-k", "not fake", timeout_s=280)
+
+    assert result.ok, result.stdout[-6000:] + result.stderr[-2000:]
+    assert passed(result.stdout, "pyslurm") == passed(result.stdout, "cli") >= 60
+    skipped = set(re.findall(r"^SKIPPED .*", result.stdout, re.M))
+    assert all("only root" in line for line in skipped), skipped
+
+
+def test_strangers_have_no_rights_through_pyslurm(container: Container) -> None:
+    """The test that needs root, because only root can become somebody else."""
+    chosen = "strangers and not fake"
+    result = container.run(PYTHON, *PYTEST, "tests/contract/test_slurm_port.py", "-k", chosen, user="root")
+
+    assert result.ok, result.stdout[-6000:]
+    assert passed(result.stdout, "pyslurm") == passed(result.stdout, "cli") == 1
