@@ -15,7 +15,7 @@ from hpctrain.devcluster.docker_image import build_image
 from hpctrain.process import Result
 from tests.source_tree import ROOT
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]  # the first use builds the image
 PYTHON = "/opt/hpctrain/bin/python"
 PYTEST = ("-m", "pytest", "--override-ini=addopts=", "--import-mode=importlib", "-p", "no:cacheprovider", "-rA", "-q")
 LINE = re.compile(r"^(\w+) \S+\[(fake|cli|pyslurm)[\]-]", re.M)
@@ -25,7 +25,7 @@ class Container:
     """A container of the image that does nothing by itself; commands run in it as nobody."""
 
     def __init__(self, image: str) -> None:
-        env = {"PYTHONPATH": "/source", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/tmp", "USER": "nobody"}
+        env = {"PYTHONPATH": "/source", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/tmp"}
         options = [f"--env={key}={value}" for key, value in env.items()]
         started = process.run(
             ["docker", "run", "--detach", "--rm", "--init", "--user=nobody", "--workdir=/source",
@@ -35,9 +35,9 @@ class Container:
         assert started.ok, started.stderr
         self.id = started.stdout.strip()
 
-    def run(self, *argv: str, user: str = "nobody", timeout_s: float = 300, **env: str) -> Result:
+    def run(self, *argv: str, user: str = "nobody", timeout_s: float = 900, **env: str) -> Result:
         """Run a command to its end."""
-        options = [f"--env={key}={value}" for key, value in env.items()]
+        options = [f"--env={key}={value}" for key, value in ({"USER": user} | env).items()]
         return process.run(["docker", "exec", f"--user={user}", *options, self.id, *argv], timeout_s=timeout_s)
 
     def remove(self) -> None:
@@ -62,7 +62,7 @@ def passed(output: str, world: str) -> int:
 
 def test_both_adapters_pass_the_contract(container: Container) -> None:
     """The whole suite, once per adapter, against the slurmctld of the image's Slurm, with pyslurm really talking to it."""
-    result = container.run(PYTHON, *PYTEST, "tests/contract/test_slurm_port.py", "-k", "not fake", timeout_s=280)
+    result = container.run(PYTHON, *PYTEST, "tests/contract/test_slurm_port.py", "-k", "not fake")
 
     assert result.ok, result.stdout[-6000:] + result.stderr[-2000:]
     assert passed(result.stdout, "pyslurm") == passed(result.stdout, "cli") >= 60
