@@ -147,8 +147,8 @@ class Client:
             request |= {"request": state.request, "tree": tree_of(order.parcel, names)}
             if not order.dry_run:
                 wanted, code = self._missing(session, state)
-                if code:
-                    return code
+                if code or self._interrupted:
+                    return code or 130
                 sending = to_send(order.parcel, names, wanted)
                 self._tell_of_files(sending, len(set(names.values())), state)
                 request["sending"] = [[names[item.path], item.size_bytes] for item in sending]

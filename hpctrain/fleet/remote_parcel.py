@@ -10,6 +10,7 @@ a path on the cluster, as is everything after ``cluster:``.
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -140,8 +141,13 @@ class _Search:
             source = load.read(found, str(found))
 
     def typed(self, argument: str, path: Path) -> str:
-        """The recipe argument, as it is to be typed in what the current directory becomes."""
-        return self._relative(path) if argument.startswith(_TYPED) else argument
+        """The recipe argument, as it is to be typed in what the current directory becomes.
+
+        Of ``a/../r.yaml`` nothing says that there will be an ``a``.
+        """
+        parts = Path(argument).parts
+        plain = argument.startswith(_TYPED) or ".." in itertools.dropwhile(lambda part: part == "..", parts)
+        return self._relative(path) if plain else argument
 
     def places(self, written: Node, placed: Node) -> Iterator[str]:
         """Add what the path keys of a recipe name; the ``--set`` arguments that replace absolute local paths."""

@@ -147,10 +147,9 @@ class Store:
         return value if isinstance(value, dict) else None
 
     def forget(self, request: str) -> None:
-        """Remove the tree of a submission that came to nothing."""
+        """Remove the tree of a submission that came to nothing. The lock stays: another attempt may wait for it."""
         shutil.rmtree(self._trees / _checked(_REQUEST, request), ignore_errors=True)
-        for suffix in (".json", ".lock"):
-            (self._trees / f"{request}{suffix}").unlink(missing_ok=True)
+        (self._trees / f"{request}.json").unlink(missing_ok=True)
 
     def prune(self, now: float, is_run: Callable[[str], bool]) -> None:
         """Remove trees whose run is gone, then objects that nothing has used for long.
@@ -159,17 +158,19 @@ class Store:
             now: seconds since the epoch.
             is_run: a run of this name is still there.
         """
-        for path in [path for path in self._trees.iterdir() if path.is_dir()]:
-            request = path.name
-            outcome = self.outcome(request) if _REQUEST.fullmatch(request) else None
+        kept: dict[str, bool] = {}
+        for path in sorted(self._trees.iterdir()):
+            request = path.name.partition(".")[0] or path.name
+            if request not in kept:
+                outcome = self.outcome(request) if _REQUEST.fullmatch(request) else None
+                kept[request] = outcome is not None and is_run(str(outcome.get("run")))
             with contextlib.suppress(OSError):
-                young = path.stat().st_mtime > now - KEEP_TREES_S
-                if young or (outcome and is_run(str(outcome.get("run")))):
+                if kept[request] or path.stat().st_mtime > now - KEEP_TREES_S:
                     continue
-                if _REQUEST.fullmatch(request):
-                    self.forget(request)
-                else:
+                if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
         for path in self._objects.iterdir():
             with contextlib.suppress(OSError):
                 state = path.stat()

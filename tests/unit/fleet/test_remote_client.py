@@ -249,6 +249,25 @@ def test_interrupt_is_passed_on_and_not_taken_for_a_break():
     assert not client.interrupt()
 
 
+def test_interrupt_while_files_are_compared_submits_nothing(tmp_path):
+    """A Ctrl-C before the submission was asked for is not lost on the way to it."""
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    client = None
+
+    class Interrupted(There):
+        def stream(self, argv, on_stdout, on_stderr, *, stdin, stop, timeout_s=None) -> int:
+            self.requests.append(json.loads(stdin.read(2**20)))
+            client.interrupt()
+            on_stdout(HELLO + frame(missing=[]) + frame(exit=0))
+            return 0
+
+    there = Interrupted([])
+    client = Client(REMOTE, there.connect, FakeClock(), Terminal())
+
+    assert client.carry_out(Order(("submit", "r.yaml"), parcel=gather("r.yaml", (), tmp_path))) == 130
+    assert [request["op"] for request in there.requests] == ["missing"]
+
+
 def test_interrupt_between_two_connections_ends_it():
     """A Ctrl-C while there is no connection ends the command and says that the job goes on."""
 

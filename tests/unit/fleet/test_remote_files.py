@@ -138,6 +138,17 @@ def test_what_is_not_here_is_the_other_machines(project, argument):
     assert parcel.items == () and parcel.argument == argument.removeprefix("cluster:")
 
 
+@pytest.mark.parametrize(("argument", "expected"), [
+    ("../a project/r.yaml", "../a project/r.yaml"), ("./r.yaml", "./r.yaml"), ("sub/../r.yaml", "./r.yaml"),
+])
+def test_argument_leads_to_the_recipe_there_too(project, argument, expected):
+    """The recipe is named as it was typed, unless that goes through a directory that is not sent."""
+    (project / "sub").mkdir()
+    write(project, "r.yaml", COMMAND.replace("COMMAND", "x"))
+
+    assert expected == gather(argument, (), project).argument
+
+
 def test_extends_of_an_absolute_path_is_refused(project):
     """A parent by absolute path cannot be replaced: that is said, with its line."""
     base = write(project, "base.yaml", COMMAND)
@@ -276,8 +287,10 @@ def test_prune_keeps_what_runs_need(project, tmp_path):
     assert tree.exists() and len(list(objects.iterdir())) == 2
     store.prune(now + KEEP_TREES_S / 2, lambda _: False)
     assert tree.exists()
+    with store.carrying_out("b" * 32):
+        pass
     store.prune(now + 2 * KEEP_TREES_S, lambda _: False)
-    assert not tree.exists() and len(list(objects.iterdir())) == 2
+    assert not list(tree.parent.iterdir()) and len(list(objects.iterdir())) == 2
     store.prune(now + 2 * KEEP_OBJECTS_S, lambda _: False)
     assert list(objects.iterdir()) == []
 
