@@ -137,14 +137,14 @@ prune() {
     ls -1t -- "$root/versions" | while IFS= read -r old; do
         if [ "$old" = "$now" ] || [ "$old" = "$back" ]; then continue; fi
         count=$((count + 1))
-        if [ "$count" -gt "$KEPT" ]; then rm -rf -- "$root/versions/$old"; fi
+        if [ "$count" -gt "$KEPT" ]; then rm -rf -- "$root/versions/$old" || true; fi # a check that runs may write there
     done
 }
 
 install_version() {
     mkdir -p -- "$root/versions" "$directory" 2>/dev/null || fail 77 "you may not make $root: use --sudo, or log in as root"
     hold
-    rm -rf -- "$root/versions/".new.*
+    rm -rf -- "$root/versions/".new.* || true
     new=$(mktemp -d "$root/versions/.new.XXXXXXXX")
     trap 'rm -rf -- "$new"' EXIT
     trap 'exit 1' HUP INT TERM
