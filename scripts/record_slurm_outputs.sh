@@ -3,6 +3,8 @@
 #
 #   scripts/record_slurm_outputs.sh here                       with the Slurm of this machine, as root
 #   scripts/record_slurm_outputs.sh bookworm|trixie|forky...   in the image hpctrain-slurm:SUITE, which must have been built
+# RECORD_IMAGE names another image; the stage "runtime" of docker-slurm/Dockerfile is enough:
+#   docker build --target runtime --build-arg SUITE=forky --tag slurm-forky --file docker-slurm/Dockerfile .
 #
 # Each brings up a cluster of its own twice (with four nodes and no accounting; with eight and slurmdbd), records, and takes it
 # down: about four minutes. Running it again replaces what was recorded; job ids, times and directories differ then.
@@ -25,11 +27,11 @@ record_here() {
 }
 
 record_in() { # record_in SUITE
-    docker run --rm --init --hostname recorder --volume "$root:$root" --workdir "$root" "hpctrain-slurm:$1" \
+    docker run --rm --init --hostname recorder --volume "$root:$root" --workdir "$root" "${RECORD_IMAGE:-hpctrain-slurm:$1}" \
         bash "$root/scripts/record_slurm_outputs.sh" here
 }
 
-(($#)) || { sed -n '2,9p' "$0" >&2; exit 2; }
+(($#)) || { sed -n '2,11p' "$0" >&2; exit 2; }
 for where in "$@"; do
     case $where in
         here) record_here ;;

@@ -62,7 +62,7 @@ def _attempt(field: dict[str, str]) -> Attempt:
     outcome, _, by = word.partition(" BY ")
     state, _ = parse_state(outcome)
     start, end = parse_time(field["Start"]), parse_time(field["End"])
-    # 22.05 shows what a job held before it was queued again, also while it waits.
+    # Slurm still shows what a job held before it lost its node, also while it waits to start again.
     held = parse_tres(field["AllocTRES"]) if start is not None else Tres()
     nodes = _nodes(field["NodeList"]) if start is not None else ()
     if not held.cpus and nodes:

@@ -94,7 +94,6 @@ done
 scontrol suspend "$suspended"
 scancel "$cancelled" "$never"
 scontrol requeue "$requeued"
-scontrol requeue "$requeued_waiting"
 scontrol requeuehold "$requeue_held"
 high=$(submit 'sleep 5' "${small[@]}" --nodelist=n8 --gres=gpu:8 --qos=high --job-name=high)
 wait_for 60 "$high" RUNNING COMPLETED
@@ -104,6 +103,8 @@ wait_for 60 "$lost_requeued" PENDING
 sleep 2
 scontrol resume "$suspended"
 wait_for 60 "$victim" PENDING
+wait_for 60 "$victim_waiting" PENDING
+scontrol update JobId="$victim_waiting" StartTime=now+2hours
 wait_for 60 "$high" COMPLETED
 again "$requeued"
 again "$victim"
@@ -123,6 +124,8 @@ draining=$(submit 'sleep 900' "${small[@]}" --nodelist=n3 --gres=gpu:3 --job-nam
 rebooting=$(submit 'sleep 900' "${small[@]}" --nodelist=n5 --job-name=rebooting)
 ending=$(submit 'trap "" TERM; sleep 900 & wait; sleep 900' "${small[@]}" --nodelist=n1 --job-name=ending)
 for job in "$draining" "$rebooting" "$ending"; do wait_for 60 "$job" RUNNING; done
+scontrol requeue "$requeued_waiting"
+wait_for 60 "$requeued_waiting" PENDING
 scontrol update NodeName=n2 State=DRAIN Reason="hpctrain: xid 79 [b@c] State=IDLE Gres=gpu:9 é"
 scontrol update NodeName=n3 State=DRAIN Reason="a person's reason"
 scontrol update NodeName=n4 State=FAIL Reason="bad disk"
