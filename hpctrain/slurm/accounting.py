@@ -177,7 +177,8 @@ class AccountedJob:
 
 def by_job(attempts: Iterable[Attempt]) -> list[AccountedJob]:
     """Attempts put together by job, in order of the first submission; see the module's docstring."""
-    ordered = sorted(attempts, key=lambda one: (one.submit_time or 0.0, one.start_time or 0.0, one.end_time or float("inf")))
+    never = float("inf")
+    ordered = sorted(attempts, key=lambda one: (one.submit_time or 0.0, one.start_time or never, one.end_time or never))
     groups: list[list[Attempt]] = []
     newest: dict[tuple[str, JobId], list[Attempt]] = {}
     for attempt in ordered:

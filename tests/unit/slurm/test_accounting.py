@@ -37,6 +37,13 @@ def test_job_that_was_queued_again_is_one_job(first: Attempt) -> None:
     assert (job.requeues, job.submit_time, job.newest) == (1, T0, LATER)
 
 
+def test_requeue_within_a_second_of_the_submission_is_in_order() -> None:
+    """Slurm's times are whole seconds: what has started came first."""
+    first, second = attempt("REQUEUED", 0, 0, 0), attempt("PENDING", 0, None, None)
+    (job,) = by_job([second, first])
+    assert job.attempts == (first, second)
+
+
 @pytest.mark.parametrize("other", [
     {"name": "other"}, {"user": "bob"}, {"cluster": "d"}, {"submit_time": T0 + 100 + LONGEST_PAUSE_S + 1},
 ])  # fmt: skip
