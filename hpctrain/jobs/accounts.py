@@ -21,6 +21,9 @@ from hpctrain.slurm.port import Slurm
 
 DATABASE, RECORDS = "accounting", "records"
 """Where what is told comes from: Slurm's database, or the controller and the run directories."""
+LOOK_AHEAD_S = 3600.0
+"""sacct leaves out what may start after the window only, as a requeued job does for two minutes: without that record, the
+attempt before it would look like the end."""
 MARGIN_S = 60.0
 """A run's own time of submission may be this much later than Slurm's."""
 
@@ -65,8 +68,9 @@ class Accounts:
         """
         if self._slurm is None:
             return None
+        until = (self._clock.time() if query.until is None else query.until) + LOOK_AHEAD_S
         try:
-            return self._slurm.accounting(query)
+            return self._slurm.accounting(replace(query, until=until))
         except SlurmError as error:
             missing = isinstance(error, (NoAccountingError, AccountingDownError))
             if not missing and (query.users or query.accounts):

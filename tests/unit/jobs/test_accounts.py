@@ -195,3 +195,19 @@ def test_report_without_accounting_says_so(requeued, capsys):
     assert code == 0
     assert json.loads(out)["report"]["accounting"] is None
     assert "accounting database does not answer" in err
+
+
+def test_attempt_whose_successor_lies_after_the_window_was_no_end(requeued, capsys):
+    """What followed is asked for, too, and not counted."""
+    end(requeued)
+    found, _ = usage(capsys, "--since", "3h", "--until", str_of(requeued.now - 3600 - 730))
+    (row,) = found["rows"]
+    assert (row["attempts"], row["requeues"]) == (1, 1)
+    assert row["outcomes"] == {"REQUEUED": 1}
+
+
+def str_of(moment: float) -> str:
+    """An ISO time with its zone."""
+    from datetime import datetime, timezone
+
+    return datetime.fromtimestamp(moment, timezone.utc).isoformat()
