@@ -22,6 +22,8 @@ from hpctrain.fleet.remote_profile import Remote
 SERVE = "remote-serve"
 """The command of hpctrain that answers on the other machine."""
 LONGEST_PAUSE_S = 15.0
+MOST_SILENT = 3
+"""So many connections may break before anything was ever heard; then it is no accident."""
 KEEP_CHARACTERS = 8 * 2**20
 """Of a command that follows nothing so much is kept back until its end: then it can be asked again without a trace."""
 _MISSING_STATUS, NO_STATUS = 127, -1
@@ -85,32 +87,36 @@ class Client:
     def carry_out(self, order: Order) -> int:
         """Run it to its end and return its exit code; 130 after a Ctrl-C.
 
-        A connection that breaks is made again, as long as the profile says; one that could not be made at first is an error
-        at once.
+        A connection that breaks is made again, as long as the profile says; a first one that cannot be made is an error at
+        once.
 
         Raises:
             UnreachableError: there is no connection, or none any more.
             MissingDependencyError: there is no hpctrain over there, or one that does not know this.
         """
         state = _State(order, secrets.token_hex(16))
-        pause_s, lost_since = 1.0, None
+        pause_s, lost_since, silent = 1.0, None, 0
         try:
             while True:
-                heard = state.heard
+                heard, made = state.heard, False
                 try:
                     with self._connect() as session:
+                        made = True
                         if lost_since is not None:
                             self._sink.say(f"connected to {self._remote.name} again")
                         return self._converse(session, state)
                 except UnreachableError as error:
                     if self._interrupted:
                         return 130
-                    if not state.heard or isinstance(error, (HostKeyError, AuthenticationError)):
+                    silent += made
+                    hopeless = not state.heard and (silent == 0 or silent >= MOST_SILENT)
+                    if hopeless or isinstance(error, (HostKeyError, AuthenticationError)):
                         raise
                     now = self._clock.monotonic()
                     if lost_since is None or state.heard > heard:
                         pause_s, lost_since = 1.0, now
                         state.start_again(error)
+                    if made:
                         self._sink.say(f"lost the connection to {self._remote.name}: {error.message}; {state.meanwhile()}")
                     if now - lost_since >= self._remote.give_up_s:
                         raise UnreachableError(

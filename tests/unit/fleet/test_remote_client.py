@@ -130,6 +130,15 @@ def test_first_connection_is_not_tried_again(error):
     assert clock.sleeps == []
 
 
+def test_break_before_the_first_word_is_tried_again():
+    """A connection that was made and broke while the other end was starting is no reason to give up; three are."""
+    there = There([[GONE]], [[GONE]], [[HELLO, frame(items=[[1, "x"]]), frame(exit=0)]])
+    code, terminal = carry_out(there, Order(("list",)))
+    assert (code, terminal.shown) == (0, [(1, "x")])
+    with pytest.raises(UnreachableError, match="the connection broke"):
+        carry_out(There([[GONE]], [[GONE]], [[GONE]]), Order(("list",)))
+
+
 def test_keys_that_are_refused_later_end_it():
     """A host that lets us in no more is not asked again and again."""
     there = There([[HELLO, frame(items=[[1, "1\n"]]), GONE]], AuthenticationError("no key fits"))
