@@ -12,7 +12,7 @@ from typing import IO, Generic, TypeVar
 from hpctrain.errors import AuthenticationError, HpctrainError, RemoteTimeoutError, StopRequested
 from hpctrain.fleet.fold import fold_hosts
 from hpctrain.fleet.session import DEFAULT_KEEP_BYTES, Completed, SshSession
-from hpctrain.fleet.ssh import DEFAULT_TIMEOUT_S, Keys, connect
+from hpctrain.fleet.ssh import DEFAULT_TIMEOUT_S, Gates, Keys, connect
 from hpctrain.fleet.target import SshTarget
 
 T = TypeVar("T")
@@ -128,6 +128,7 @@ class Fleet:
     sudo: bool = False
     connect: Callable[..., SshSession] = connect
     keys: Keys = field(default_factory=Keys)
+    gates: Gates = field(default_factory=Gates)
 
     def each(self, work: Callable[[Host], T]) -> list[HostResult[T]]:
         """Do the work on every host; the outcomes in the order of the hosts.
@@ -171,6 +172,7 @@ class Fleet:
             raise StopRequested(f"interrupted; not done on {fold_hosts(left)}" if left else "interrupted") from None
         finally:
             stop.set()
+            self.gates.close()
         return [done[label] for label in self.targets]
 
     def _one(self, label: str, work: Callable[[Host], T], stop: threading.Event) -> HostResult[T]:
@@ -178,7 +180,8 @@ class Fleet:
         value: T | None = None
         problem: HpctrainError | None = None
         try:
-            with self.connect(self.targets[label], timeout_s=self.connect_timeout_s, keys=self.keys) as session:
+            target, patience_s = self.targets[label], self.connect_timeout_s
+            with self.connect(target, timeout_s=patience_s, keys=self.keys, gates=self.gates) as session:
                 value = work(Host(label, session, SUDO if self.sudo else (), stop))
         except HpctrainError as error:
             problem = error

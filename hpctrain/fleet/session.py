@@ -80,7 +80,7 @@ class SshSession:
 
     Args:
         transport: an authenticated ``paramiko.Transport``.
-        below: what it runs through and must be closed after it.
+        below: what is its own alone, and is closed after it.
         broken: the exceptions that mean the connection is gone.
         new_message: makes an empty message of the protocol.
         keep_alive_s: how often the host is asked for a sign of life while nothing is heard from it.

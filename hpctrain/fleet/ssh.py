@@ -34,7 +34,7 @@ from hpctrain.fleet.known_hosts import KnownKey, fingerprint
 from hpctrain.fleet.session import NO_STATUS, Completed, SshSession
 from hpctrain.fleet.target import SshTarget
 
-__all__ = ["NO_STATUS", "Completed", "Keys", "SshSession", "SshTarget", "ask_passphrase", "connect"]
+__all__ = ["NO_STATUS", "Completed", "Gates", "Keys", "SshSession", "SshTarget", "ask_passphrase", "connect"]
 
 DEFAULT_TIMEOUT_S = 20.0
 DEFAULT_KEEP_ALIVE_S = 15.0
@@ -93,11 +93,46 @@ class Keys:
         return key, why
 
 
+class Gates:
+    """Connections to the hosts that others are reached through: each is made once and shared; may be used by threads.
+
+    A server takes few connections at once that have not logged in yet (10, unless it is told otherwise), but any number of
+    further ones through one that has.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._locks: dict[tuple[SshTarget, ...], threading.Lock] = {}
+        self._open: dict[tuple[SshTarget, ...], Any] = {}
+
+    def last(self, jump: tuple[SshTarget, ...], make: Callable[[SshTarget, Any], Any]) -> Any:
+        """The connection to the last of these hosts, through those before it; None where there are none.
+
+        Args:
+            make: connects to a host, through another connection or None.
+        """
+        if not jump:
+            return None
+        with self._lock:
+            own = self._locks.setdefault(jump, threading.Lock())
+        with own:
+            found = self._open.get(jump)
+            if found is None or not found.is_active():
+                found = self._open[jump] = make(jump[-1], self.last(jump[:-1], make))
+            return found
+
+    def close(self) -> None:
+        """End them all, the last ones first."""
+        for jump in sorted(self._open, key=len, reverse=True):
+            self._open.pop(jump).close()
+
+
 def connect(
     target: SshTarget,
     *,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     keys: Keys | None = None,
+    gates: Gates | None = None,
     keep_alive_s: float = DEFAULT_KEEP_ALIVE_S,
 ) -> SshSession:
     """Connect to a host, through others where the target says so.
@@ -105,6 +140,7 @@ def connect(
     Args:
         timeout_s: for all of it: connecting, checking, authenticating.
         keys: shared by the connections of one command, so that a passphrase is asked for once.
+        gates: likewise, and closed by whoever made it; None makes connections that end with this one.
         keep_alive_s: how often a silent host is asked for a sign of life.
 
     Raises:
@@ -117,17 +153,20 @@ def connect(
     paramiko = _paramiko()
     deadline = time.monotonic() + timeout_s
     keys = keys or Keys()
-    opened: list[Any] = []
+    shared = gates or Gates()
+
+    def make(hop: SshTarget, through: Any) -> Any:
+        return _connect_one(hop, through, keys, deadline, timeout_s)
+
     try:
-        for hop in (*target.jump, replace(target, jump=())):
-            opened.append(_connect_one(hop, opened[-1] if opened else None, keys, deadline, timeout_s))
+        transport = make(replace(target, jump=()), shared.last(target.jump, make))
     except BaseException:
-        for transport in reversed(opened):
-            transport.close()
+        if gates is None:
+            shared.close()
         raise
-    *below, transport = opened
     return SshSession(
-        target, transport, below, broken=_broken(paramiko), new_message=paramiko.Message, keep_alive_s=keep_alive_s
+        target, transport, () if gates else (shared,), broken=_broken(paramiko), new_message=paramiko.Message,
+        keep_alive_s=keep_alive_s,
     )
 
 

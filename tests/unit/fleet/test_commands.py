@@ -112,6 +112,20 @@ def test_an_unknown_host_key_is_an_error_of_its_host(
     assert "hint: compare the fingerprint" in printed.err
 
 
+def test_one_connection_to_a_gate_serves_all_hosts(
+    client: Client, own_server: SshServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twenty hosts behind a gate: the gate is logged in to once, and its sshd's limit on new connections never met."""
+    client.known_hosts.write_text(own_server.known())
+    place = f"  HostName 127.0.0.1\n  Port {own_server.port}\n"
+    (client.home / ".ssh/config").write_text(f"Host gate\n{place}Host n*\n{place}  ProxyJump gate\n")
+
+    code, records, _ = run_json(capsys, "run", "-w", "n[1-20]", "-o", "json", "--", "echo", "x")
+
+    assert (0, {"x\n"}, 20) == (code, {record["stdout"] for record in records}, len(records))
+    assert 21 == own_server.log.count("Accepted publickey for")
+
+
 def test_a_dry_run_connects_to_nobody(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
