@@ -15,6 +15,7 @@ import pytest
 
 import hpctrain
 from hpctrain.cli.main import COMMANDS, cli, invoke
+from hpctrain.fleet.remote_profile import find_remote
 from hpctrain.settings_file import load_settings
 from hpctrain.watchdog.config import parse as parse_watchdog
 from tests.docs_reader import Block, anchors, blocks, pages
@@ -190,6 +191,8 @@ def test_settings_in_the_docs_are_valid(block: Block, tmp_path: Path) -> None:
 
     settings = load_settings({**os.environ, "USER": "ada", "HPCTRAIN_SITE_CONFIG": str(path)})
     parse_watchdog(settings.watchdog)
+    for name in settings.remote:
+        find_remote("" if name == "default" else name, settings.remote)
     assert settings.runs_dir == "/scratch/ada/runs" or "runs_dir" not in block.text
 
 

@@ -86,7 +86,7 @@ class LazyGroup(click.Group):
         typed = ctx.params.get("remote") or os.environ.get("HPCTRAIN_REMOTE", "")
         if cmd_name in HIDDEN or typed == "here" or ctx.resilient_parsing:
             return command
-        if entry.remote == THERE or typed:
+        if entry.remote != HERE or typed:
             from hpctrain.cli.remote import sent_there
 
             return sent_there(command, cmd_name, entry.remote, typed, by_name=bool(ctx.params.get("remote")))

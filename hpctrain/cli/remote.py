@@ -42,6 +42,10 @@ def sent_there(command: click.Command, name: str, kind: str, typed: str, *, by_n
     """
     if kind == "here" and not by_name:
         return command
+    if kind == "neither" and not typed:
+        noted = copy.copy(command)
+        noted.callback = functools.partial(_note_and_run, command, name)
+        return noted
     if kind != "there":
         option = "--remote" if by_name else "HPCTRAIN_REMOTE"
         instead = (
@@ -54,6 +58,16 @@ def sent_there(command: click.Command, name: str, kind: str, typed: str, *, by_n
     there = copy.copy(command)
     there.callback = functools.partial(_carry_out, command, name, typed)
     return there
+
+
+def _note_and_run(command: click.Command, name: str, **values: Any) -> Any:
+    """Of a command that is not sent, where the settings send the others, one should know that it runs here."""
+    from hpctrain.settings_file import load_settings
+
+    default = load_settings().remote.get("default")
+    if default:
+        say(f"note: 'hpctrain {name}' is not sent to {default}: it runs on this machine")
+    return command.callback(**values) if command.callback is not None else None
 
 
 def words(command: click.Command, name: str, context: click.Context) -> list[str]:

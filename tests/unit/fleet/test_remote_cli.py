@@ -61,6 +61,15 @@ def test_default_of_the_settings_counts(tmp_path, capsys):
     assert invoke(["--remote", "here", "list", "-o", "json"]) == 0
 
 
+def test_what_a_default_does_not_send_says_so(tmp_path, capsys):
+    """With a default profile a command that is not sent runs here, and does not let anybody believe otherwise."""
+    (tmp_path / "hpctrain/config.toml").write_text('[remote]\ndefault = "lab"\n[remote.lab]\n')
+    assert invoke(["checkpoints", "list", "nothing"]) == 4
+    assert "note: 'hpctrain checkpoints' is not sent to lab: it runs on this machine" in capsys.readouterr().err
+    assert invoke(["recipes", "list"]) == 0
+    assert "note" not in capsys.readouterr().err
+
+
 def test_help_needs_no_connection(capsys):
     """--help of a command that would be sent is printed here."""
     assert invoke(["--remote", "alice@nowhere.invalid", "logs", "--help"]) == 0
