@@ -62,7 +62,7 @@ class Laptop:
     cluster: str
     server: SshServer
 
-    def run(self, *arguments: str, timeout_s: float = 90) -> Result:
+    def run(self, *arguments: str, timeout_s: float = 240) -> Result:
         """``hpctrain ARGUMENT...`` here."""
         return process.run(self.argv(*arguments), timeout_s=timeout_s, env=self.env, cwd=str(self.project))
 
@@ -128,7 +128,7 @@ def laptop(
         laptop.run("--remote", "lab", "cancel", *names)
 
 
-def until(holds: Callable[[], object], timeout_s: float = 60) -> None:
+def until(holds: Callable[[], object], timeout_s: float = 120) -> None:
     """Wait for something to hold."""
     deadline = time.monotonic() + timeout_s
     while not holds():
@@ -195,7 +195,7 @@ def test_following_loses_and_doubles_no_line_when_the_connection_is_cut(laptop: 
     until(lambda: out.read_text().count(" line ") > seen + 50)
     laptop.server.drop_connections()
     assert process.run(["scontrol", "requeue", job], timeout_s=30, env=laptop.slurm_env).ok
-    until(lambda: "start 1 rank 1 line 249" in out.read_text(), 180)
+    until(lambda: "start 1 rank 1 line 249" in out.read_text(), 300)
     assert follower.wait(timeout=120) == 0
 
     assert err.read_text().count("connected to lab again") == 2
@@ -203,34 +203,35 @@ def test_following_loses_and_doubles_no_line_when_the_connection_is_cut(laptop: 
     assert err.read_text().count("the ranks were started again") == 1
 
 
-def serving() -> list[int]:
-    """Processes that answer 'hpctrain --remote'."""
+def serving(runs: Path) -> list[int]:
+    """Processes that answer 'hpctrain --remote' for runs of this directory."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            if b"remote-serve" in words and str(runs.parents[2]).encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
         except OSError:
             continue
-        if b"remote-serve" in words:
-            found.append(int(entry.name))
     return found
 
 
 def test_ctrl_c_ends_both_ends_and_not_the_job(laptop: Laptop) -> None:
     """A Ctrl-C here ends the process there too, says how to go on, and leaves the job; a killed client does the same."""
     follower, out, err = laptop.start("ctrl-c", "--remote", "lab", "submit", laptop.recipe(5000), "--follow")
-    until(lambda: " line 5" in out.read_text(), 120)
+    until(lambda: " line 5" in out.read_text(), 240)
+    assert serving(laptop.runs)
     follower.send_signal(signal.SIGINT)
     assert follower.wait(timeout=30) == 130
     assert re.search(r"stopped following; job \d+ goes on", err.read_text())
     name = out.read_text().splitlines()[0]
-    until(lambda: not serving())
+    until(lambda: not serving(laptop.runs))
 
     killed, out, _ = laptop.start("killed", "--remote", "lab", "logs", "-f", name)
     until(lambda: " line " in out.read_text())
     killed.kill()
     killed.wait()
-    until(lambda: not serving())
+    until(lambda: not serving(laptop.runs))
     assert json.loads(laptop.run("--remote", "lab", "describe", name, "-o", "json").stdout)["run"]["state"] == "running"
 
     assert laptop.run("--remote", "lab", "cancel", name).ok
