@@ -32,15 +32,22 @@ def until(
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come about\n{told()}"
-        time.sleep(0.5)
+        time.sleep(1.0)
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody with an account on every machine of the cluster."""
+    """Somebody with an account on every machine of the cluster; where it is used with ``with``, no job of theirs is left."""
 
     cluster: DockerCluster
     name: str
+
+    def __enter__(self) -> Person:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run("scancel", "--me")
+        until(lambda: not self.run("squeue", "--me", "-h").stdout.strip(), f"the end of {self.name}'s jobs")
 
     def run(self, *argv: str, on: str = "login", stdin: str = "", timeout_s: float = 120) -> Result:
         """What happens when they type this."""
@@ -147,10 +154,10 @@ class Run:
         ranks = self.json(f"control/ranks-i{self.incarnation():03d}.json")
         return [str(node) for node in ranks["nodes"]]
 
-    def finish(self, state: str = "COMPLETED") -> None:
+    def finish(self, state: str = "COMPLETED", timeout_s: float = 600.0) -> None:
         """Wait until the job has ended this way."""
         ends = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
-        self.until(lambda: self.state() in ends, "the end")
+        self.until(lambda: self.state() in ends, "the end", timeout_s)
         assert self.state() == state, self.told()
 
     def cancel(self) -> None:
