@@ -34,7 +34,7 @@ def remote_serve() -> int:
     """Answer 'hpctrain --remote' of another machine; not for people."""
     from hpctrain import __version__
     from hpctrain.cli.main import invoke, show_error
-    from hpctrain.errors import HpctrainError, StorageError
+    from hpctrain.errors import HpctrainError, StopRequested, StorageError
     from hpctrain.fleet.remote_frames import PROTOCOL, hello
     from hpctrain.fleet.remote_link import Link
 
@@ -57,7 +57,7 @@ def remote_serve() -> int:
         except OSError as error:
             code = show_error(StorageError(error.strerror or str(error), where=str(error.filename or "")))
         except KeyboardInterrupt:
-            code = 130
+            code = show_error(StopRequested("interrupted"))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     link.end(code)
     return code
@@ -159,10 +159,11 @@ class _Worker:
         place = store.plant(request, {str(path): str(name) for path, name in tree["files"].items()}, tree["folders"])
         self._submission = request
         self.link.following = True  # what is printed about a submission and that it was made travel together
-        code = self._run_in(place / tree["folder"])
-        if self._submission:
-            store.forget(request)
-        return code
+        try:
+            return self._run_in(place / tree["folder"])
+        finally:
+            if self._submission:
+                store.forget(request)
 
     def _say_again(self, outcome: dict[str, Any]) -> None:
         for stream, text in outcome.pop("items"):

@@ -126,7 +126,7 @@ class Client:
                     self._clock.sleep(pause_s)
                     pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         except KeyboardInterrupt:
-            self._sink.say(state.advice(self._remote.name))
+            self._sink.say(f"interrupted; {state.advice(self._remote.name)}")
             return 130
 
     def interrupt(self) -> bool:
@@ -153,8 +153,11 @@ class Client:
             request |= {"request": state.request, "tree": tree_of(order.parcel, names)}
             if not order.dry_run:
                 wanted, code = self._missing(session, state)
-                if code or self._interrupted:
-                    return code or 130
+                if self._interrupted:
+                    self._sink.say("interrupted; nothing was submitted")
+                    return 130
+                if code:
+                    return code
                 sending = to_send(order.parcel, names, wanted)
                 self._tell_of_files(sending, len(set(names.values())), state)
                 request["sending"] = [[names[item.path], item.size_bytes] for item in sending]
