@@ -65,7 +65,7 @@ def test_both_adapters_pass_the_contract(container: Container) -> None:
     result = container.run(PYTHON, *PYTEST, "tests/contract/test_slurm_port.py", "-k", "not fake")
 
     assert result.ok, result.stdout[-6000:] + result.stderr[-2000:]
-    assert passed(result.stdout, "pyslurm") == passed(result.stdout, "cli") >= 60
+    assert passed(result.stdout, "pyslurm") == passed(result.stdout, "cli") >= 55
     skipped = set(re.findall(r"^SKIPPED .*", result.stdout, re.M))
     assert all("only root" in line for line in skipped), skipped
 
