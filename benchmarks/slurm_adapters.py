@@ -150,7 +150,7 @@ def main(arguments: list[str]) -> None:
             show(title, cases, rounds, TEXT)
         show("one submission", changes(text, raw, place), rounds, "sbatch, as hpctrain submits")
         processes = whole_processes(env, installed=raw is not None)
-        show("a whole process", processes, rounds, "one process, one listing, slurm_adapter = cli")
+        show("a whole process", processes, max(rounds // 2, 2), "one process, one listing, slurm_adapter = cli")
     except HpctrainError as error:
         sys.exit(f"error: {error}")
     finally:
