@@ -64,8 +64,11 @@ def load(slurm_conf: str, slurm_version: str = "") -> tuple[Any, dict[str, Any]]
         slurm_version: what Slurm's commands say that they are; "" is any.
 
     Raises:
-        Unusable: the import fails, or pyslurm was built for another series of Slurm than this.
+        Unusable: there is no configuration, the import fails, or pyslurm was built for another series of Slurm than this.
     """
+    if slurm_conf and not os.access(slurm_conf, os.R_OK):
+        # libslurm would look for it again and again for a minute, and then end the process.
+        raise Unusable(f"there is no slurm.conf to read at {slurm_conf}")
     os.environ["PYSLURM_DISABLE_AUTO_INIT"] = "1"  # else the import itself may end the process
     flags = sys.getdlopenflags()
     try:

@@ -5,6 +5,7 @@ The checkout's code runs there, as a user without rights, with the image's Pytho
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -68,6 +69,33 @@ def test_both_adapters_pass_the_contract(container: Container) -> None:
     assert passed(result.stdout, "pyslurm") == passed(result.stdout, "cli") >= 55
     skipped = set(re.findall(r"^SKIPPED .*", result.stdout, re.M))
     assert all("only root" in line for line in skipped), skipped
+
+
+def test_the_helper_process_may_be_killed_stopped_and_led_astray(container: Container) -> None:
+    """With the real library: the tests of the helper's own process run, none is skipped."""
+    result = container.run(PYTHON, *PYTEST, "tests/contract/test_pyslurm_process.py")
+
+    assert result.ok, result.stdout[-6000:]
+    assert "4 passed" in result.stdout
+
+
+def test_doctor_says_which_way_is_taken(container: Container) -> None:
+    """It is there, was built for this Slurm, and is used by what stays; the commands by what does not."""
+    env = {"HPCTRAIN_STATE_DIR": "/tmp/d", "HPCTRAIN_RUNS_DIR": "/tmp/runs"}
+    up = container.run(PYTHON, "-m", "hpctrain", "cluster", "up", "--nodes", "1", **env)
+    assert up.ok, up.stderr
+    try:
+        told = container.run(PYTHON, "-m", "hpctrain", "doctor", "-o", "json", **env)
+    finally:
+        container.run(PYTHON, "-m", "hpctrain", "cluster", "down", **env)
+
+    assert told.ok, told.stdout + told.stderr
+    found = json.loads(told.stdout)["doctor"]
+    checks = {check["name"]: check for check in found["checks"]}
+    assert found["adapters"] == {"commands": "cli", "staying": "pyslurm"}
+    assert "submit" in found["delegated"]
+    assert re.search(r"25\.11\.2.*, built for Slurm 24\.11", checks["pyslurm"]["text"])
+    assert checks["controller"]["status"] == "ok"
 
 
 def test_strangers_have_no_rights_through_pyslurm(container: Container) -> None:
