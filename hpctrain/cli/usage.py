@@ -72,7 +72,8 @@ def usage(  # noqa: PLR0917 - click passes every option by name
     for note in found.notes if context.slurm is not None else ():
         say(note)
     if found.source != DATABASE:
-        say("This is what the controller and your run directories know; jobs that both have forgotten are missing.")
+        say("This is what the controller and your run directories know: jobs that both have forgotten are missing,"
+            " GPU-hours are those of your runs' plans, and CPU-hours are not known.")
 
 
 def _moment(option: str, text: str, now: float) -> float:

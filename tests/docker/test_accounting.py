@@ -128,16 +128,17 @@ def test_usage_by_account_of_everybody(alice: Alice) -> None:
 def test_a_database_that_is_down_loses_nothing(alice: Alice, docker_cluster: DockerCluster) -> None:
     """A sentence says so, the controller's view is added up, and afterwards everything is on record."""
     docker_cluster.kill("slurmdbd")
-    script = "sbatch --parsable --output=/dev/null --mem=100 --job-name=meanwhile --wrap 'sleep 2'"
+    name = f"meanwhile-{time.time():.0f}"
+    script = f"sbatch --parsable --output=/dev/null --mem=100 --job-name={name} --wrap 'sleep 2'"
     job = int(alice.must(script).strip())
     wait_until(lambda: alice.state(job) == "COMPLETED", "it ends without a database")
     found, said = alice.ask("usage", "--since", "1h")
     assert found["source"] == "records"
     assert "accounting database" in said
-    assert "meanwhile" in {row["key"] for row in found["rows"]}
+    assert name in {row["key"] for row in found["rows"]}
     listed = alice.cluster.exec("login", ["hpctrain", "list", "--all", "--since", "1h"], timeout_s=180)
     assert listed.ok
     assert listed.stderr.count("accounting database") == 1
     docker_cluster.start("slurmdbd")
     wait_until(lambda: alice.ask("usage", "--since", "1h")[0]["source"] == "accounting", "the database answers again")
-    wait_until(lambda: alice.usage_of("meanwhile").get("outcomes") == {"COMPLETED": 1}, "the controller has sent the rest")
+    wait_until(lambda: alice.usage_of(name).get("outcomes") == {"COMPLETED": 1}, "the controller has sent the rest")

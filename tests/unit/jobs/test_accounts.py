@@ -83,7 +83,7 @@ def test_usage_without_accounting_is_made_of_run_directories(requeued, capsys):
     assert row["node_hours"] == pytest.approx(2 * 1200 / 3600, rel=0.01)
     assert row["goodput"] is not None
     assert err.startswith("this cluster keeps no accounting (it has no slurmdbd)\n")
-    assert "jobs that both have forgotten are missing" in err
+    assert "CPU-hours are not known" in err
 
 
 def test_usage_while_the_database_is_down_and_when_it_is_back(requeued, capsys):
