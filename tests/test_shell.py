@@ -19,7 +19,8 @@ from hpctrain import process
 from hpctrain.process import Result
 from tests.source_tree import ROOT
 
-SCRIPTS = ("quickstart.sh", "run_tests.sh", "scripts/setup.sh", ".ci/run")
+SCRIPTS = ("quickstart.sh", "run_tests.sh", "scripts/setup.sh", ".ci/run", "scripts/record_slurm_outputs.sh",
+           "tests/golden/slurm/cluster.sh", "tests/golden/slurm/record.sh", "tests/golden/slurm/record_states.sh")
 TOOLS = ("bash", "cat", "chmod", "cut", "date", "dirname", "env", "flock", "grep", "id", "mkdir", "rm", "sed", "sha256sum",
          "tail", "tee", "tr", "printf", "touch", "mv")
 SLURM = ("slurmctld", "slurmd", "sbatch", "munged")

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Record what this Slurm's commands print, as fixtures for tests/unit/slurm.
 #
-# Run it against an idle private cluster with at least three nodes named n1, n2, n3 and a default partition:
+# scripts/record_slurm_outputs.sh runs it; by hand, against an idle private cluster:
 #   hpctrain cluster up --name golden --nodes 4
 #   eval "$(hpctrain cluster env --name golden)" && tests/golden/slurm/record.sh
 # The files go to tests/golden/slurm/<version>/. The refusals of an ordinary user are recorded too when this runs as
@@ -12,7 +12,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 export LC_ALL=C SLURM_TIME_FORMAT=%s
 version=$(scontrol -V | grep -oE '[0-9]+\.[0-9]+[0-9.]*')
 out=$here/$version
+rm -rf "$out/errors"
 mkdir -p "$out/errors"
+: >"$out/exit-codes.txt"
 cd "$(mktemp -d)"
 
 columns=(JobID UserName State Reason Partition Account QOS NumNodes NodeList BatchHost SubmitTime EligibleTime StartTime
@@ -33,10 +35,11 @@ wait_for() { # wait_for JOB STATE
     exit 1
 }
 
-refusal() { # refusal NAME COMMAND...: keep what a command that fails prints on both streams
-    local name=$1
+refusal() { # refusal NAME COMMAND...: keep what a command that fails prints on both streams, and its exit code
+    local name=$1 code=0
     shift
-    "$@" </dev/null >"$out/errors/$name.txt" 2>&1 || true
+    "$@" </dev/null >"$out/errors/$name.txt" 2>&1 || code=$?
+    echo "$name $code" >>"$out/exit-codes.txt"
 }
 
 hostile=$(submit 'sleep 600' --gres=gpu:3 --job-name=$'pipe|and\nnewline $(false) ~golden é "q"' --comment=$'State=IDLE |\n x=y\tz é')
@@ -60,6 +63,7 @@ refusal hold-of-ended-job scontrol uhold "$completed"
 refusal hold-of-unknown-job scontrol uhold 99999
 refusal requeue-of-pending-job scontrol requeue "$held"
 refusal requeue-of-unknown-job scontrol requeue 99999
+refusal cancel-of-unknown-job scancel 99999
 refusal list-of-unknown-job squeue --noheader --jobs=99999
 refusal show-of-unknown-node scontrol --oneliner show node zzz
 refusal drain-of-unknown-node scontrol update NodeName=zzz State=DRAIN Reason=x

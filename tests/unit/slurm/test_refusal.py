@@ -17,7 +17,9 @@ from hpctrain.errors import (
 from hpctrain.slurm import refusal
 
 GOLDEN = Path(__file__).parents[2] / "golden/slurm"
-RECORDED = sorted(GOLDEN.glob("*/errors/*.txt"))
+SILENT = "cancel-of-unknown-job"
+"""The only refusal that Slurm does not mention."""
+RECORDED = [path for path in sorted(GOLDEN.glob("*/errors/*.txt")) if path.stem != SILENT]
 SBATCH = "sbatch: error: Batch job submission failed: "
 POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 KINDS = {
@@ -46,6 +48,16 @@ def test_recorded_complaints_get_their_type(path: Path) -> None:
     assert error.message.startswith("cannot do it: ")
     assert "\n" not in error.message
     assert "error:" not in error.message
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*/exit-codes.txt")), ids=lambda path: path.parent.name)
+def test_recorded_exit_codes_tell_nothing(path: Path) -> None:
+    """All refusals exit alike, whatever they are; cancelling a job that does not exist is a success without a word."""
+    codes = dict(line.split() for line in path.read_text().splitlines())
+    assert set(codes) == {error.stem for error in path.parent.glob("errors/*.txt")}
+    assert {name for name, code in codes.items() if code == "0"} == {SILENT}
+    assert (path.parent / f"errors/{SILENT}.txt").read_text() == ""
+    assert {code for name, code in codes.items() if not name.startswith(("cancel", "down"))} == {"1"}
 
 
 @pytest.mark.parametrize(
