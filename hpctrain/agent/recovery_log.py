@@ -83,6 +83,7 @@ class RecoveryLog:
                 "rung": start.rung, "incarnation": start.ranks.incarnation, "cause": self._open.cause,
                 "reason": start.reason, "nodes": list(start.ranks.nodes), "spares_left": list(spares_left),
                 "fingerprint": attempt.fingerprint if attempt else "",
+                "blamed": list(attempt.nodes) if attempt else [],
             })
 
     def first_step(self, timings: Mapping[str, Any], step: int | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,10 +54,13 @@ class Draft:
         ranks = as_list(event.evidence.get("ranks")) or as_list(event.evidence.get("rank"))
         self.ranks += [rank for value in ranks if (rank := whole(value)) is not None and rank not in self.ranks]
 
-    def learn(self, cause: str, reason: str) -> None:
-        """The cause as it is judged later, when more is known than at the first sign."""
+    def learn(self, cause: str, reason: str, blamed: Sequence[str] = ()) -> None:
+        """The cause as it is judged later, when more is known than at the first sign, and the nodes to blame for it."""
         if cause and cause not in ("unknown", self.cause):
             self.cause, self.reason = cause, reason or self.reason
+            if blamed:
+                # Ranks of other nodes were only the first to miss those of these.
+                self.nodes, self.ranks = list(blamed), []
 
     def climb(self, rung: str) -> None:
         """A rung was tried."""

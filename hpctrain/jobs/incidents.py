@@ -114,7 +114,8 @@ class _Reader:
         draft = self._open or self._begin(event, str(facts.get("cause") or ""))
         draft.climb(str(facts.get("rung") or ""))
         draft.acted = draft.measured = True
-        draft.learn(str(facts.get("cause") or ""), str(facts.get("reason") or ""))
+        blamed = [str(name) for name in facts.get("blamed") or ()]
+        draft.learn(str(facts.get("cause") or ""), str(facts.get("reason") or ""), blamed)
         draft.action = str(facts.get("reason") or "") or event.reason or draft.action
         draft.incarnation = whole(facts.get("incarnation"))
         if draft.known_time is None:

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from hpctrain.jobs.incident import CANCELLED, OPEN, OVERTAKEN, RECOVERED, STOPPED
+from hpctrain.jobs.incident_text import title
 from hpctrain.jobs.incidents import find_incidents
 from hpctrain.jobs.records import Restart
 from tests.unit.jobs.story import Story, respawned
@@ -190,3 +191,27 @@ def test_an_agent_that_was_silent_itself_makes_no_incident() -> None:
     story.tell("checkpoint.saved", after=10, source="writer", step=30)
 
     assert [] == find_incidents(story.events)
+
+
+def test_the_nodes_are_those_that_the_sentence_speaks_of() -> None:
+    """A rank of another node misses those of a dead one first; the coordinator knows better a moment later."""
+    story = Story().begin().fault("rank", reason="rank 0 on n1 ended with exit code 1", nodes=["n1"], ranks=[0])
+    story.tell("recovery.started", "node n3 was lost (its agent is gone)", after=1, rung="R2", incarnation=1, cause="node",
+               nodes=["n1", "n2"], blamed=["n3"])
+    story.events[-1].evidence["reason"] = story.events[-1].reason
+
+    (one,) = find_incidents(story.events)
+
+    assert ("node", ("n3",), ()) == (one.cause, one.nodes, one.ranks)
+    assert "node n3 was lost (its agent is gone)" == title(one)
+
+
+def test_what_the_coordinator_says_comes_before_what_an_agent_saw() -> None:
+    """Two agents tell of the same bug; the sentence and the name of the node are of one of them, not of both."""
+    story = Story().begin().tell("rank.failed", "rank 1 on n2 ended with exit code 1", after=10, source="agent", node="n2",
+                                 rank=1)
+    story.fault("rank", reason="rank 0 on n1 ended with exit code 1", nodes=["n1"], ranks=[0])
+
+    (one,) = find_incidents(story.events)
+
+    assert ("rank 0 on n1 ended with exit code 1", ("n1",), (0,)) == (title(one), one.nodes, one.ranks)
