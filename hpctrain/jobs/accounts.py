@@ -111,12 +111,11 @@ class Accounts:
         problems = [self.problem] if attempts is None else []
         problems += [problem] if problem else []
         mine = [run for run in runs if self._wanted(run, query)]
-        sizes = {run.job_id: reader.planned_size(reader.read_plan(run.dir)) for run in mine}
         if attempts is None:
-            jobs = by_job(self._from_records(mine, queue or (), sizes))
+            jobs = by_job(self._from_records(mine, queue or ()))
             return Books(tuple(jobs), RECORDS, tuple(problems), runs=_by_key(mine, jobs))
         lost = frozenset[JobId]() if queue is None else runaways(attempts, queue, self._user)
-        jobs = by_job(with_queue(attempts, queue or (), sizes))
+        jobs = by_job(with_queue(attempts, queue or (), _sizes(mine, queue or ())))
         return Books(tuple(jobs), DATABASE, tuple(problems), lost, _by_key(mine, jobs))
 
     def _queue(self, query: AccountingQuery) -> tuple[list[Job] | None, str]:
@@ -144,7 +143,7 @@ class Accounts:
         traces = reader.newest_sign_of_life(run.dir)
         return query.since is None or max(traces or 0.0, run.submitted_time) >= query.since - MARGIN_S
 
-    def _from_records(self, runs: Sequence[Run], queue: Sequence[Job], sizes: Mapping[JobId, Size]) -> list[Attempt]:
+    def _from_records(self, runs: Sequence[Run], queue: Sequence[Job]) -> list[Attempt]:
         known = {job.job_id: job for job in queue}
         found: list[Attempt] = []
         for run in runs:
@@ -153,7 +152,7 @@ class Accounts:
                 job = None
             if job is not None:
                 del known[run.job_id]
-            base = _base(run, self._user, sizes[run.job_id])
+            base = _base(run, self._user)
             last = reader.newest_sign_of_life(run.dir)
             found += from_events(reader.read_events(run.dir), base, job=job, last_trace=last)
         return found + [from_queue(job) for job in known.values()]
@@ -206,8 +205,16 @@ def _removed(jobs: Iterable[AccountedJob], now: float) -> list[Run]:
     return found
 
 
-def _base(run: Run, user: str, size: Size) -> Attempt:
-    slurm = reader.read_plan(run.dir).get("slurm")
+def _sizes(runs: Iterable[Run], queue: Iterable[Job]) -> dict[JobId, Size]:
+    """What jobs in the queue hold, by their runs' plans; an old run may have had the same number."""
+    jobs = {job.job_id: job for job in queue}
+    ours = [run for run in runs if run.job_id in jobs and is_of(run, jobs[run.job_id].name, jobs[run.job_id].comment)]
+    return {run.job_id: reader.planned_size(reader.read_plan(run.dir)) for run in ours}
+
+
+def _base(run: Run, user: str) -> Attempt:
+    plan = reader.read_plan(run.dir)
+    slurm, size = plan.get("slurm"), reader.planned_size(plan)
     asked: Mapping[str, object] = slurm if isinstance(slurm, Mapping) else {}
     words = {key: str(asked.get(key) or "") for key in ("partition", "account", "qos")}
     held = Tres(nodes=size.nodes, gpus=size.gpus)

@@ -86,6 +86,19 @@ def test_usage_without_accounting_is_made_of_run_directories(requeued, capsys):
     assert "CPU-hours are not known" in err
 
 
+def test_run_of_another_cluster_with_the_same_number_is_a_run_of_its_own(requeued, capsys, tmp_path):
+    """Numbers start again on a new cluster: sizes, names and hours are not mixed up."""
+    end(requeued)
+    other = RunBuilder(tmp_path, "other-1", job_id=requeued.job_id, submitted=requeued.now - 1800, cluster="else", nodes=7)
+    other.event(requeued.now - 1800, "coordinator", "job.started").event(requeued.now, "coordinator", "job.finished")
+    requeued.slurm.keeps_accounts = False
+    rows = {row["key"]: row for row in usage(capsys)[0]["rows"]}
+    assert rows["other-1"]["node_hours"] == pytest.approx(7 * 0.5)
+    assert rows["tiny-1"]["node_hours"] == pytest.approx(2 * 1200 / 3600, rel=0.01)
+    requeued.slurm.keeps_accounts = True
+    assert [row["key"] for row in usage(capsys)[0]["rows"]] == ["tiny-1"]
+
+
 def test_usage_while_the_database_is_down_and_when_it_is_back(requeued, capsys):
     """The controller still knows the job; afterwards everything is on record."""
     requeued.slurm.database_up = False
