@@ -71,22 +71,32 @@ class SshServer:
     def freeze(self) -> None:
         """Stop it and its connections: the kernel still takes what is sent, and nobody answers."""
         for pid in (self.process.pid, *self.sessions()):
-            os.kill(pid, signal.SIGSTOP)
+            _signal(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it run again."""
         for pid in (self.process.pid, *self.sessions()):
-            os.kill(pid, signal.SIGCONT)
+            _signal(pid, signal.SIGCONT)
 
     def sessions(self) -> list[int]:
-        """Process ids of the server's children: its connections."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in children.read_text().split()]
+        """Process ids of the server's processes for its connections: how many there are to each depends on its version."""
+        parents: dict[int, list[int]] = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                before, _, after = stat.read_text().rpartition(")")
+                if before.partition("(")[2].startswith("sshd"):
+                    parents.setdefault(int(after.split()[1]), []).append(int(stat.parent.name))
+        found, todo = [], [self.process.pid]
+        while todo:
+            children = parents.get(todo.pop(), [])
+            found += children
+            todo += children
+        return found
 
     def drop_connections(self) -> None:
         """End every connection as a network that breaks does, and keep on listening."""
         for pid in self.sessions():
-            _kill(pid)
+            _signal(pid, signal.SIGKILL)
 
     def start(self) -> None:
         """Start it again after :meth:`stop`, on the same port."""
@@ -98,7 +108,7 @@ class SshServer:
         if self.process.poll() is not None:
             return
         for pid in self.sessions():
-            _kill(pid)
+            _signal(pid, signal.SIGKILL)
         process.kill_group(self.process)
         self.process.wait()
 
@@ -163,6 +173,6 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _kill(pid: int) -> None:
+def _signal(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
