@@ -56,6 +56,8 @@ def install_health(
         _tell(roll_back(fleet, place, timeout_s=chosen.timeout_s), None, output)
         return
     package = build_package(site_config(config), root)
+    if '"site_checks"' in package.config_text:
+        say("note: checks of the site (site_checks) are not in the package: the Python of each host has to have them")
     if only_status or diff or dry_run:
         results = compare(fleet, package, place, timeout_s=chosen.timeout_s)
         differences = _differences(fleet, results, package, place, chosen.timeout_s) if diff else {}
