@@ -22,6 +22,12 @@ DOWN = (
     " refused\nsacct: error: Sending PersistInit msg: Connection refused\n"
     "sacct: error: Problem talking to the database: Connection refused"
 )
+GONE = (
+    "sacct: error: slurm_get_port: Address family '0' not supported\n"
+    "sacct: error: Error connecting, bad data: family = 0, port = 0\nsacct: error: Sending PersistInit msg: No error\n"
+    "sacct: error: DBD_GET_JOBS_COND failure: Unspecified error"
+)
+"""26.05, when the host of slurmdbd is switched off and its name is not known any more."""
 COMPLAINTS = ("disabled", "down", "no-database", "no-such-user", "nothing")
 
 
@@ -86,6 +92,7 @@ def test_separator_is_new_in_every_call() -> None:
         (answer("Slurm accounting storage is disabled", rc=1), NoAccountingError),
         (refused(DOWN), AccountingDownError),
         (answer(stderr=DOWN), AccountingDownError),
+        (refused(GONE), AccountingDownError),
         (HUNG, AccountingDownError),
         (refused("sacct: fatal: Invalid user id: nosuch"), SlurmError),
     ],
