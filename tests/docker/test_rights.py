@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hpctrain.devcluster.docker_cluster import DockerCluster
-from hpctrain.errors import NotPermittedError, StorageError
+from hpctrain.errors import HostsFailedError, NotPermittedError, StorageError
 from tests.docker.people import PYTHON, Person
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -101,3 +101,18 @@ def test_an_operator_may_not_and_an_administrator_may(docker_cluster: DockerClus
         assert refused.returncode == 5, refused.stderr  # a person's, also for the person who did it
     finally:
         oper.must("scontrol", "update", "NodeName=c4", "State=UNDRAIN")
+
+
+def test_the_fleet_is_for_those_who_may_log_in(docker_cluster: DockerCluster) -> None:
+    """SSH to a node is root's and the operator's: Alice's own key opens it neither as herself nor as anybody else."""
+    alice, oper = Person(docker_cluster, "alice"), Person(docker_cluster, "oper")
+    before = nodes(oper)
+    drain = ["scontrol", "update", "NodeName=c4", "State=DRAIN", "Reason=mine"]
+
+    for who in ([], ["-l", "root"], ["-l", "oper", "--sudo"]):
+        refused = alice.run("hpctrain", "fleet", "run", "-w", "c4", *who, "--", *drain)
+        assert refused.returncode == HostsFailedError.exit_code, refused.stdout + refused.stderr
+        assert "may not log in" in refused.stdout + refused.stderr
+        assert "Traceback" not in refused.stderr
+
+    assert nodes(oper) == before
