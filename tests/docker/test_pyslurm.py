@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from hpctrain import process
-from hpctrain.devcluster.docker_image import DEFAULT_SUITE, SUITES, build_image
+from hpctrain.devcluster.docker_image import DEFAULT_SUITE, SUITES
 from hpctrain.process import Result
+from tests.docker.suites import suite_image
 from tests.source_tree import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]  # the first use builds the image
@@ -55,7 +56,7 @@ class Container:
 @pytest.fixture(scope="module", params=[DEFAULT_SUITE, *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)])
 def container(request: pytest.FixtureRequest) -> Iterator[Container]:
     """One of each image for all tests of this file."""
-    made = Container(build_image(request.param), request.param)
+    made = Container(suite_image(request.param), request.param)
     yield made
     made.remove()
 

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from hpctrain import process
 from hpctrain.devcluster.docker_cluster import DockerCluster
-from hpctrain.devcluster.docker_image import APT_VARIABLE, SUITES, WHEELS_VARIABLE
+from hpctrain.devcluster.docker_image import DEFAULT_SUITE, SUITES
 from tests.docker.people import SMALL, Person
+from tests.docker.suites import suite_image
 
 pytestmark = [pytest.mark.docker, pytest.mark.long, pytest.mark.timeout(3600)]
 
 
-@pytest.fixture(scope="module", params=[suite for suite in SUITES if suite != "trixie"])
-def suite_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerCluster]:
+@pytest.fixture(scope="module", params=[suite for suite in SUITES if suite != DEFAULT_SUITE])
+def suite_cluster(request: pytest.FixtureRequest) -> Iterator[DockerCluster]:
     """Two nodes of the suite, from an image that is built where there is none."""
     suite = str(request.param)
-    with pytest.MonkeyPatch.context() as patch:
-        # A testing suite's lists may be older than they say they may be.
-        patch.setenv(APT_VARIABLE, 'Acquire::Check-Valid-Until "false";' if suite == "forky" else "")
-        if suite == "bookworm" and sys.version_info[:2] == (3, 11):
-            # Its own torch is too old, and the image's pip would take one with accelerator libraries.
-            wheels = tmp_path_factory.mktemp("wheels")
-            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels), "torch==2.13.0"]
-            assert process.run(pip, timeout_s=600).ok
-            patch.setenv(WHEELS_VARIABLE, str(Path(wheels)))
-        cluster = DockerCluster(f"test-{suite}", suite=suite, say=print)
-        try:
-            cluster.up(2)
-            yield cluster
-        finally:
-            cluster.down()
+    suite_image(suite)
+    cluster = DockerCluster(f"test-{suite}", suite=suite, say=print)
+    try:
+        cluster.up(2, build=False)
+        yield cluster
+    finally:
+        cluster.down()
 
 
 def test_a_killed_rank_costs_a_restart_on_the_same_nodes(suite_cluster: DockerCluster) -> None:
