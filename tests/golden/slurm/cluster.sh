@@ -164,6 +164,10 @@ up() { # up NODES accounting|none
 
 down() {
     local pid
+    # Jobs outlive the daemons.
+    timeout 10 scancel --signal=KILL --full --user=root >/dev/null 2>&1 || true
+    timeout 10 scancel --user=root >/dev/null 2>&1 || true
+    for _ in $(seq 50); do [[ -z $(timeout 5 squeue -h -t R,CG,S 2>/dev/null) ]] && break; sleep 0.2; done
     for pid in "$dir"/run/n*.pid; do [[ -e $pid ]] && stop "$(basename "$pid" .pid)"; done
     for name in slurmctld slurmdbd mariadbd munged; do stop "$name"; done
 }
