@@ -15,7 +15,7 @@ from hpctrain import process
 from hpctrain.process import Result
 
 FOREIGN = ("HPCTRAIN_", "SLURM_", "SBATCH_", "SQUEUE_", "SCONTROL_")
-KEEP = {"HPCTRAIN_TORCH_INDEX_URL", "HPCTRAIN_VENV", "HPCTRAIN_PYTHON"}
+KEEP = {"HPCTRAIN_TORCH_INDEX_URL", "HPCTRAIN_VENV", "HPCTRAIN_PYTHON", "HPCTRAIN_TEST_DOCKER_CLUSTER"}
 
 
 def pytest_configure() -> None:
