@@ -12,7 +12,7 @@ from typing import Any
 from hpctrain.devcluster.docker_cluster import DockerCluster
 from hpctrain.process import Result
 
-PATIENCE_S = 180.0
+PATIENCE_S = 420.0
 """Longest wait for anything: a busy machine has time, and Slurm takes a minute over some things."""
 PYTHON = "/opt/hpctrain/bin/python"
 SMALL: Mapping[str, object] = {
