@@ -44,10 +44,10 @@ def choose_adapter(wish: str, *, long_lived: bool, installed: Callable[[], bool]
         return AdapterChoice("cli", "slurm_adapter = cli")
     if wish == "pyslurm":
         return AdapterChoice("pyslurm", "slurm_adapter = pyslurm", required=True)
+    if not long_lived:  # asked first: looking for a package takes a moment where Python lies on a busy file system
+        return AdapterChoice("cli", "a command is done before pyslurm would have started")
     if not (installed or pyslurm_is_installed)():
         return AdapterChoice("cli", "pyslurm is not installed")
-    if not long_lived:
-        return AdapterChoice("cli", "this command is done before pyslurm would have started")
     return AdapterChoice("pyslurm", "pyslurm is installed, and this process asks again and again")
 
 
