@@ -189,7 +189,7 @@ role_slurmctld() {
     start_sshd
     make_accounts &
     say "$(slurmctld -V)"
-    # It may be killed or restarted without the container, as on a real machine: 'pkill slurmctld; start-slurmctld'.
+    # It may be killed and started again without the container, as on a real machine: pkill slurmctld; slurmctld
     slurmctld
     supervise
 }
