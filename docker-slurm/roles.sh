@@ -56,13 +56,25 @@ register() {
     mkdir -p "$CLUSTER/hosts.d" "$CLUSTER/ssh.d"
     ssh-keygen -A >/dev/null
     local address key
-    address=$(own_address)
+    address=${FIXED:-$(own_address)}
     key=$(cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub)
     echo "$1,$address $key" >"$CLUSTER/ssh.d/.$1"
     mv "$CLUSTER/ssh.d/.$1" "$CLUSTER/ssh.d/$1"
     echo "$address $1" >"$CLUSTER/hosts.d/.$1"
     mv "$CLUSTER/hosts.d/.$1" "$CLUSTER/hosts.d/$1"
     [[ -e $STATE/hosts ]] || grep -v " $(hostname)$" /etc/hosts >"$STATE/hosts"
+}
+
+# fixed_address NUMBER: give this node an address of its own, the NUMBERth from the end of the network. Docker gives a container
+# that is started again another one, and slurmctld goes on sending batch jobs to the address that it knows. Docker itself hands
+# out addresses from the beginning.
+fixed_address() {
+    local network
+    network=$(ip -4 -o addr show dev eth0 scope global | awk '{print $4; exit}')
+    FIXED=$(/usr/bin/python3 -c 'import ipaddress, sys
+network = ipaddress.ip_interface(sys.argv[1]).network
+print(network.broadcast_address - 1 - int(sys.argv[2]))' "$network" "$1")
+    ip addr replace "$FIXED/${network#*/}" dev eth0
 }
 
 own_address() { ip -4 -o addr show scope global | awk '{sub("/.*", "", $4); print $4; exit}'; }
@@ -215,6 +227,7 @@ role_node() {
     [[ -n $number ]] || { say "no number in this container's name: start it with Compose"; exit 1; }
     NODE=c$number
     echo "$NODE" >"$STATE/node"
+    fixed_address "$number" || say 'no fixed address: that needs NET_ADMIN'
     hostname "$NODE" || say "the host name stays $(hostname): that needs SYS_ADMIN"
     slurm_places
     start_munged

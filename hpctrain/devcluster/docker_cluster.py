@@ -75,7 +75,8 @@ class DockerCluster:
         require_engine()
         if build:
             build_image(self.suite, say=self._say)
-        env = {"NODES": str(nodes), "GPUS": str(gpus_per_node), "SUITE": self.suite}
+        # What it was made with stays: another value would replace every machine, where only nodes are to be added.
+        env = {"NODES": str(nodes), "GPUS": str(gpus_per_node), "SUITE": self.suite, **self._made_with()}
         self._say(f"starting cluster '{self.name}': database, accounting, controller, login node, {nodes} nodes")
         self._compose(["up", "--detach", "--no-build", "--scale", f"c={nodes}"], {**env, "COMPOSE_IGNORE_ORPHANS": "1"})
         return self._healthy(nodes)
@@ -94,6 +95,14 @@ class DockerCluster:
         found = [_machine(json.loads(text)) for text in answer.stdout.splitlines() if text.strip()]
         order = {name: place for place, name in enumerate(MACHINES)}
         return sorted(found, key=lambda one: (order.get(one.name, len(order)), len(one.name), one.name))
+
+    def _made_with(self) -> dict[str, str]:
+        """The settings of the machines that there are."""
+        controller = next((one.container for one in self.machines() if one.name == "slurmctld"), "")
+        if not controller:
+            return {}
+        lines = _docker(["inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", controller]).stdout.split()
+        return dict(line.split("=", 1) for line in lines if line.startswith(("NODES=", "GPUS=", "SUITE=")))
 
     def _healthy(self, nodes: int) -> list[Machine]:
         wanted = {*MACHINES, *(f"c{number}" for number in range(1, nodes + 1))}
