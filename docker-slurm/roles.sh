@@ -119,6 +119,8 @@ SQL
 role_slurmdbd() {
     slurm_places
     start_munged
+    # Docker's name server forgets a machine that is down, and slurmctld, which then tries the name again and again, answers nobody.
+    register slurmdbd
     install -o slurm -g slurm -m 600 /dev/stdin /etc/slurm/slurmdbd.conf \
         < <(sed "s/@PASSWORD@/$(<"$SECRET")/" "$TEMPLATES/slurmdbd.conf.in")
     exec slurmdbd -D
