@@ -22,9 +22,12 @@ ACTS = (
 
 
 def nodes(who: Person) -> dict[str, str]:
-    """State and reason of every node, as Slurm shows them."""
-    lines = who.must("sinfo", "-h", "-N", "-o", "%N|%T|%E|%u").splitlines()
-    return {line.partition("|")[0]: line.rstrip("*") for line in lines}
+    """State of every node, and why it is out of service: a node that is in service may keep an old reason for a while."""
+    found = {}
+    for line in who.must("sinfo", "-h", "-N", "-o", "%N|%T|%E|%u").splitlines():
+        name, state, reason = line.split("|", 2)
+        found[name] = f"{state}|{reason}" if state.startswith(("drain", "down")) else state.rstrip("*")
+    return found
 
 
 def test_no_command_of_ours_lets_an_ordinary_user_change_a_node(docker_cluster: DockerCluster) -> None:
