@@ -86,7 +86,7 @@ def test_slurm_restarts_under_load(run: Run, docker_cluster: DockerCluster, bob:
     job = "#!/bin/sh\nsleep 1\n"
     wrap = ["sbatch", "--parsable", "--array=1-8", "--time=1", "--mem=10M", "--output=/dev/null"]
     ids = [int(bob.must(*wrap, stdin=job).strip())]
-    # What slurmctld has not yet written down when it is killed is lost with Slurm anywhere, and its number is given out again.
+    # What slurmctld has not written down when it is killed is lost with Slurm anywhere, and its number is given out again.
     newer = "touch /tmp/now; until [ /var/spool/slurmctld/job_state -nt /tmp/now ]; do sleep 0.2; done"
     assert docker_cluster.exec("slurmctld", ["timeout", "60", "sh", "-c", newer], user="root", timeout_s=90).ok
     # One after the other: a slurmctld that starts while slurmdbd's host is gone answers nobody for minutes.
