@@ -10,7 +10,8 @@ usage: ./run_tests.sh [--fast | --long] [PYTEST ARGUMENT...]
   --long   run everything, also the tests marked long
   (neither: everything but long)
 
-Stages: set-up, ruff, mypy, shellcheck, pytest. The first three checks all run before one of them fails the whole.
+Stages: set-up, ruff, mypy, shellcheck, the image of the docker tests, pytest. The checks all run before one of them fails the
+whole. Tests that fail are run once more, alone: one that passes only then is unsteady, and worth a look.
 TEXT
 }
 
@@ -90,5 +91,12 @@ fi
 say "pytest"
 code=0
 python -m pytest ${selection:+-m "$selection"} "$@" || code=$?
+# Real daemons on a busy machine now and then miss a moment. What failed is run once more, alone, and said to be unsteady if
+# it passes then; exit code 1 is "some tests failed", anything else is no matter of luck.
+if ((code == 1)); then
+    say "pytest, only what failed"
+    code=0
+    python -m pytest ${selection:+-m "$selection"} --last-failed --last-failed-no-failures none "$@" || code=$?
+fi
 ((engine_is_ours == 0)) || bash docker-slurm/engine.sh stop
 (exit "$code")
