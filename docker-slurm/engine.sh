@@ -46,7 +46,7 @@ start() {
     install_packages
     if [[ -d /run/systemd/system ]] && has systemctl && systemctl start docker >>"$LOG" 2>&1 && answers; then return 0; fi
     say "Starting a Docker engine"
-    rm -f /var/run/docker.pid
+    rm -f /var/run/docker.pid "$PID_FILE" # of an engine that was killed: its number may be another process's by now
     setsid dockerd --pidfile "$PID_FILE" </dev/null >>"$LOG" 2>&1 &
     for _ in {1..60}; do
         if answers; then return 0; fi
