@@ -35,6 +35,10 @@ _INDEX_VARIABLES = {
 }
 
 
+_ROOT = Path(__file__).resolve().parents[2]
+"""The checkout, where hpctrain runs from one."""
+
+
 def image_tag(suite: str) -> str:
     """``hpctrain-slurm:trixie``."""
     return f"{REPOSITORY}:{suite}"
@@ -46,13 +50,12 @@ def checkout() -> Path:
     Raises:
         MissingDependencyError: hpctrain was installed without it.
     """
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "docker-slurm" / "Dockerfile").is_file():
+    if not (_ROOT / "docker-slurm" / "Dockerfile").is_file():
         raise MissingDependencyError(
             "the dockerised cluster is built from hpctrain's source, which is not here",
             hint="clone the repository and run its 'hpctrain', or use the private cluster: 'hpctrain cluster up'",
         )
-    return root
+    return _ROOT
 
 
 def require_engine() -> None:
@@ -75,7 +78,7 @@ def require_engine() -> None:
 
 
 def _engine_hint() -> str:
-    script = Path(__file__).resolve().parents[2] / "docker-slurm" / "engine.sh"
+    script = _ROOT / "docker-slurm" / "engine.sh"
     start = f"on Debian and Ubuntu 'sudo {script} start' installs and starts one" if script.is_file() else ""
     return "; ".join(filter(None, (start, "elsewhere install Docker Engine with Compose and start it")))
 

@@ -19,6 +19,7 @@ from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.reader import read_events
 from hpctrain.process import Result
 from hpctrain.watchdog.attempts import read as read_attempts
+from tests.counting import COUNT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("private_cluster")]
 
@@ -26,26 +27,6 @@ SHOW = """
 import json, os, sys
 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "HPCTRAIN_NODE")
 print(json.dumps({**{name: os.environ[name] for name in names}, "argv": sys.argv[1:], "cwd": os.getcwd()}))
-"""
-
-COUNT = """
-# Counts to the number in its argument, a step every 0.1 s, and keeps its place over restarts, as a training would.
-import os, pathlib, signal, sys, time
-rank, stop = os.environ["RANK"], []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-place = pathlib.Path(os.environ["HPCTRAIN_RUN_DIR"]) / f"place-{rank}"
-step = int(place.read_text()) if place.exists() else 0
-print("from", step, flush=True)
-while step < int(sys.argv[1]):
-    time.sleep(0.1)
-    step += 1
-    new = place.with_suffix(".new")
-    new.write_text(str(step))
-    new.replace(place)  # at once: a killed rank must not leave an empty file
-    if stop:
-        print("stopped at", step, flush=True)
-        sys.exit(0)
-print("counted to", step, flush=True)
 """
 
 CRASH = """

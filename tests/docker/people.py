@@ -35,6 +35,12 @@ def until(
         time.sleep(1.0)
 
 
+def the_queue_is_written(cluster: DockerCluster) -> None:
+    """Wait until slurmctld has written down all jobs of this moment: what it has not is lost when it is killed."""
+    newer = "touch /tmp/now; until [ /var/spool/slurmctld/job_state -nt /tmp/now ]; do sleep 0.2; done"
+    assert cluster.exec("slurmctld", ["timeout", "60", "sh", "-c", newer], user="root", timeout_s=90).ok
+
+
 @dataclass(frozen=True)
 class Person:
     """Somebody with an account on every machine of the cluster; where it is used with ``with``, no job of theirs is left."""

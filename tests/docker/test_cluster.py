@@ -10,6 +10,7 @@ import pytest
 
 from hpctrain import process
 from hpctrain.devcluster.docker_cluster import DockerCluster
+from tests.docker.people import the_queue_is_written
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -57,8 +58,7 @@ def test_the_queue_survives_the_restart_of_the_controller(docker_cluster: Docker
     wait_until(lambda: [one.split()[1] for one in queue(docker_cluster)] == ["RUNNING", "PENDING"], "one runs, one waits")
     before = queue(docker_cluster)
     # What slurmctld has not yet written down when its machine loses power is lost with Slurm anywhere: it writes soon.
-    newer = "touch /tmp/now; until [ /var/spool/slurmctld/job_state -nt /tmp/now ]; do sleep 0.2; done"
-    assert docker_cluster.exec("slurmctld", ["timeout", "60", "sh", "-c", newer], user="root", timeout_s=90).ok
+    the_queue_is_written(docker_cluster)
     docker_cluster.kill("slurmctld")
     docker_cluster.start("slurmctld")
     wait_until(lambda: queue(docker_cluster) == before, "the same queue")

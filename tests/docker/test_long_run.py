@@ -9,7 +9,7 @@ import pytest
 
 from hpctrain.devcluster.docker_cluster import DockerCluster
 from tests.docker import intruder
-from tests.docker.people import SMALL, Person, Run, until
+from tests.docker.people import SMALL, Person, Run, the_queue_is_written, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -87,8 +87,7 @@ def test_slurm_restarts_under_load(run: Run, docker_cluster: DockerCluster, bob:
     wrap = ["sbatch", "--parsable", "--array=1-8", "--time=1", "--mem=10M", "--output=/dev/null"]
     ids = [int(bob.must(*wrap, stdin=job).strip())]
     # What slurmctld has not written down when it is killed is lost with Slurm anywhere, and its number is given out again.
-    newer = "touch /tmp/now; until [ /var/spool/slurmctld/job_state -nt /tmp/now ]; do sleep 0.2; done"
-    assert docker_cluster.exec("slurmctld", ["timeout", "60", "sh", "-c", newer], user="root", timeout_s=90).ok
+    the_queue_is_written(docker_cluster)
     # One after the other: a slurmctld that starts while slurmdbd's host is gone answers nobody for minutes.
     assert docker_cluster.exec("slurmctld", ["pkill", "-KILL", "-x", "slurmctld"], user="root").ok
     assert docker_cluster.exec("slurmctld", ["slurmctld"], user="root").ok
