@@ -89,9 +89,16 @@ class DockerCluster:
         return existed
 
     def machines(self) -> list[Machine]:
-        """The containers of the cluster: first the services, then the nodes by number."""
+        """The containers of the cluster: first the services, then the nodes by number.
+
+        Raises:
+            MissingDependencyError: no engine answers.
+        """
         ours = f"label={_PROJECT_LABEL}={self.project}"
         answer = _docker(["ps", "--all", "--no-trunc", "--filter", ours, "--format", "{{json .}}"])
+        if not answer.ok:
+            require_engine()  # says what is wrong and what to do
+            raise ClusterError(f"docker ps: {answer.stderr.strip()}")
         found = [_machine(json.loads(text)) for text in answer.stdout.splitlines() if text.strip()]
         order = {name: place for place, name in enumerate(MACHINES)}
         return sorted(found, key=lambda one: (order.get(one.name, len(order)), len(one.name), one.name))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpctrain.devcluster.docker_cluster import DockerCluster, docker_clusters
-from hpctrain.errors import NotFoundError, UsageError
+from hpctrain.errors import MissingDependencyError, NotFoundError, UsageError
 
 
 @pytest.fixture
@@ -68,3 +68,10 @@ def test_a_size_that_cannot_be_is_refused_before_anything_is_done(docker: Path, 
     with pytest.raises(UsageError, match="1 to 32"):
         DockerCluster("x").up(nodes)
     assert not (docker / "calls").exists()
+
+
+def test_an_engine_that_does_not_answer_is_not_taken_for_an_empty_cluster(docker: Path) -> None:
+    """Every command about a machine says that there is no engine, not that there is no such machine."""
+    (docker / "docker").write_text("#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n")
+    with pytest.raises(MissingDependencyError, match="no Docker engine answers"):
+        DockerCluster("x").container("c1")
