@@ -85,8 +85,9 @@ def _model(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(("model",), "needs exactly one of 'config' (an architecture) and 'path' (a model)")
     elif model.config is not None and not isinstance(model.config.get("model_type"), str):
         yield Problem(("model", "config"), "needs 'model_type', such as llama, as in a model's config.json")
-    if recipe.method == "cpt" and model.path is None and model.config is not None:
-        yield Problem(("method",), "method 'cpt' continues from trained weights: give model.path instead of model.config")
+    if recipe.method not in (None, "pretrain") and model.path is None and model.config is not None:
+        yield Problem(("method",), (
+            f"method '{recipe.method}' starts from trained weights: give model.path instead of model.config"))
     if model.attention == "flash_attention_2":
         if recipe.resources.gpus_per_node == 0:
             yield Problem(("model", "attention"), "flash_attention_2 needs GPUs; resources.gpus_per_node is 0")
@@ -112,9 +113,9 @@ def _tokenizer(recipe: Recipe, config: Mapping[str, Any] | None) -> Iterator[Pro
     tokenizer = recipe.tokenizer
     if tokenizer.kind == "pretrained" and not tokenizer.path:
         yield Problem(("tokenizer",), "kind 'pretrained' needs tokenizer.path, a local directory or hub id")
-    if tokenizer.kind == "bytes":
+    if tokenizer.kind != "pretrained":
         if tokenizer.path:
-            yield Problem(("tokenizer", "path"), "kind is 'bytes', which has no path; set tokenizer.kind to pretrained")
+            yield Problem(("tokenizer", "path"), f"kind is '{tokenizer.kind}', which has no path; set tokenizer.kind to pretrained")
         size = _number(config, "vocab_size")
         if size is not None and size < BYTES_VOCABULARY:
             yield Problem(("model", "config", "vocab_size"), (

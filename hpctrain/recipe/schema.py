@@ -13,6 +13,17 @@ from pydantic import Field
 
 from hpctrain.recipe.schema_checkpoint import Checkpoint
 from hpctrain.recipe.schema_detection import Detection
+from hpctrain.recipe.schema_method import (
+    Adapter,
+    Chat,
+    Evaluate,
+    Generation,
+    Judge,
+    Method,
+    Preference,
+    Reward,
+    Teacher,
+)
 from hpctrain.recipe.schema_types import (
     Count,
     Duration,
@@ -33,8 +44,8 @@ class Model(Strict):
     config: dict[str, Any] | None = None
     """A transformers architecture, as in a ``config.json``: ``model_type`` plus its numbers. Weights start random."""
     path: str | None = None
-    """A local model directory (relative to the recipe) or a hub id. ``pretrain`` takes its architecture, ``cpt`` also
-    its weights."""
+    """A local model directory (relative to the recipe) or a hub id. ``pretrain`` takes its architecture, all other
+    methods also its weights."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """transformers' ``attn_implementation``; ``auto`` lets transformers choose."""
     trust_remote_code: bool = False
@@ -42,11 +53,20 @@ class Model(Strict):
 
 
 class Data(Strict):
-    """What it is trained on. Text is tokenised once, joined with end-of-text marks, cut into blocks."""
+    """What it is trained on. Text is tokenised once, joined with end-of-text marks, cut into blocks; the other formats are
+    rows with keys of their own, described in docs/data.md."""
 
-    source: Literal["files", "huggingface", "python-docs"]
-    """``files``: local text, jsonl or parquet; ``huggingface``: ``datasets.load_dataset``; ``python-docs``: the topics
-    text of the running Python, present everywhere without a download."""
+    source: Literal["files", "huggingface", "python-docs", "docstring-questions", "arithmetic"]
+    """``files``: local text, jsonl or parquet; ``huggingface``: ``datasets.load_dataset``; the others are made from the running
+    Python, everywhere without a download: ``python-docs``: its topics text; ``docstring-questions``: questions about the standard
+    library answered by its docstrings; ``arithmetic``: sums with answers that can be verified."""
+    format: Literal["auto", "text", "chat", "prompt_completion", "preference", "prompts"] = "auto"
+    """What a row is: ``text``; ``chat``: ``messages``; ``prompt_completion``: ``prompt`` and ``completion``; ``preference``:
+    ``prompt``, ``chosen``, ``rejected``; ``prompts``: ``prompt``, and ``answer`` where it is verified. ``auto``: what the method needs
+    (for ``sft``: ``chat``, or ``prompt_completion`` where the first row has a completion)."""
+    mode: Literal["shared", "copy", "stream"] = "shared"
+    """``shared``: read where it lies; ``copy``: staged to each node's own disk before training, verified, removed by the epilog;
+    ``stream``: read bit by bit while training, for sets that fit no disk."""
     paths: list[str] = []  # noqa: RUF012 - pydantic makes each instance a copy
     """For ``files``: files, directories or globs, relative to the recipe: ``.txt .md .jsonl .jsonl.gz .parquet``."""
     name: str | None = None
@@ -66,8 +86,9 @@ class Data(Strict):
 class Tokenizer(Strict):
     """How text becomes numbers."""
 
-    kind: Literal["bytes", "pretrained"] = "bytes"
-    """``bytes``: one token per UTF-8 byte plus end-of-text and padding (vocabulary 258); ``pretrained``: ``path``."""
+    kind: Literal["auto", "bytes", "pretrained"] = "auto"
+    """``auto``: the model's own where ``model.path`` brings one, else ``bytes``; ``bytes``: one token per UTF-8 byte plus
+    end-of-text and padding (vocabulary 258); ``pretrained``: ``path``."""
     path: str | None = None
     """Local directory or hub id of a transformers tokenizer."""
 
@@ -226,6 +247,12 @@ class Tracking(Strict):
 
     tensorboard: bool = False
     """Write TensorBoard event files into the run directory's ``tensorboard/``."""
+    mlflow: bool = False
+    """Write the run to MLflow: to ``mlflow_uri``, or where that is not given to a file store under the runs' root."""
+    mlflow_uri: str | None = None
+    """MLflow's tracking server or directory. Its credentials come from MLflow's own environment variables."""
+    mlflow_experiment: str = "hpctrain"
+    """MLflow's experiment."""
 
 
 class Recipe(Strict):
@@ -237,14 +264,29 @@ class Recipe(Strict):
     """Short name; the run's directory and job name start with it."""
     description: str = ""
     """One or two sentences for people: what this run is for."""
-    method: Literal["pretrain", "cpt"] | None = None
-    """``pretrain``: from random weights; ``cpt``: continue from ``model.path``."""
+    method: Method | None = None
+    """``pretrain``: from random weights. All others start from ``model.path``: ``cpt``: go on with text; ``sft``: learn answers;
+    ``dpo``: learn preferences; ``reward``: a model that marks answers; ``rlvr``, ``rlaif``, ``rlhf``: learn from rewards that are
+    verified, given by a judge model, given by a reward model; ``distill``: learn from a teacher."""
     model: Model | None = None
     """Needed with ``method``."""
     data: Data | None = None
     """Needed with ``method``."""
     tokenizer: Tokenizer = Tokenizer()
     training: Training = Training()
+    adapter: Adapter | None = None
+    """Train an adapter instead of all weights: sft, dpo, reward, distill and the rl methods."""
+    chat: Chat = Chat()
+    preference: Preference = Preference()
+    generation: Generation = Generation()
+    rewards: list[Reward] = []  # noqa: RUF012 - pydantic makes each instance a copy
+    """For the rl methods; the sum of all. ``rlaif`` has a ``judge`` reward and ``rlhf`` a ``model`` reward unless others are given."""
+    judge: Judge | None = None
+    """For ``judge`` rewards and suites."""
+    teacher: Teacher | None = None
+    """For ``distill``."""
+    evaluate: Evaluate | None = None
+    """Evaluate at the end of the run."""
     command: list[Text] | None = Field(default=None, min_length=1)
     """Instead of ``method``: a program and its arguments, started once per rank as torchrun would start it.
     A first word ending in .py is run with this environment's Python."""

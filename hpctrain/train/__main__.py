@@ -33,6 +33,7 @@ from hpctrain.errors import HpctrainError, NotFoundError, RecipeError, StopReque
 from hpctrain.files import write_atomic
 from hpctrain.jobs.layout import RunDir
 from hpctrain.recipe.schema import Recipe
+from hpctrain.recipe.schema_method import TUNING
 from hpctrain.train.environment import RUN_DIR, RankEnvironment
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -49,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         environment = _environment()
         rank = environment.rank
         recipe, run_dir = _arguments(argv, environment)
+        if recipe.method in TUNING:
+            from hpctrain.train.tune.run import tune
+
+            return tune(recipe, run_dir, environment)
         from hpctrain.train.loop import train
 
         return train(recipe, run_dir, environment)

@@ -23,7 +23,6 @@ from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.metrics import read_tail
 from hpctrain.recipe.checkpoint_values import checkpoint_values
 from hpctrain.recipe.schema import Data, Recipe, Training
-from hpctrain.recipe.schema import Tokenizer as TokenizerSection
 from hpctrain.recipe.units import format_bytes
 from hpctrain.train import text, tokens
 from hpctrain.train.budget import BatchLayout, batch_layout, total_steps
@@ -82,7 +81,7 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
 
     # 2. The data: tokenised once, by rank 0, and mapped into memory by all.
     heartbeat.beat("data")
-    prepared = prepare_data(recipe.data, recipe.tokenizer, run_dir.cache, ranks=ranks, report=report, heartbeat=heartbeat)
+    prepared = prepare_data(recipe, recipe.data, run_dir.cache, ranks=ranks, report=report, heartbeat=heartbeat)
     samples = Samples(prepared.file.open(), recipe.data.sequence_length, recipe.data.validation_fraction)
     steps = total_steps(training, samples.training, samples.length)
     cursor = DataCursor(SampleOrder(samples.training, training.seed), prepared.file.fingerprint, samples.length)
@@ -304,7 +303,7 @@ class PreparedData:
 
 
 def prepare_data(
-    data: Data, tokenizer_section: TokenizerSection, cache: Path, *, ranks: Ranks, report: Reporter, heartbeat: Heartbeat
+    recipe: Recipe, data: Data, cache: Path, *, ranks: Ranks, report: Reporter, heartbeat: Heartbeat
 ) -> PreparedData:
     """Tokenise on rank 0, or find what an earlier start made; all ranks get the file's description."""
     own: list[Tokenizer] = []
@@ -315,7 +314,7 @@ def prepare_data(
 
     def work() -> PreparedData:
         started = time.monotonic()
-        tokenizer = build_tokenizer(tokenizer_section)
+        tokenizer = build_tokenizer(recipe.tokenizer, recipe.model.path if recipe.model and recipe.method == "cpt" else None)
         own.append(tokenizer)
         key = tokens.fingerprint(text.identity(data), tokenizer)
         file = tokens.prepare(cache, key, lambda: text.documents(data), tokenizer, progress)

@@ -100,14 +100,24 @@ class PretrainedTokenizer:
         self._tokenizer.save_pretrained(folder)
 
 
-def build_tokenizer(recipe: schema.Tokenizer) -> Tokenizer:
+def build_tokenizer(recipe: schema.Tokenizer, model_path: str | None = None) -> Tokenizer:
     """The tokenizer of a recipe.
+
+    Args:
+        model_path: of the model that is trained further; ``auto`` takes its tokenizer.
 
     Raises:
         NotFoundError, RecipeError: see :class:`PretrainedTokenizer`.
     """
-    if recipe.kind == "bytes":
+    if recipe.kind == "auto" and not recipe.path and model_path and not _has_byte_tokenizer(Path(model_path)):
+        return PretrainedTokenizer(model_path)
+    if recipe.kind == "bytes" or (recipe.kind == "auto" and not recipe.path):
         return ByteTokenizer()
     if not recipe.path:
         raise RecipeError("a pretrained tokenizer needs a path", where="tokenizer.path")
     return PretrainedTokenizer(recipe.path)
+
+
+def _has_byte_tokenizer(folder: Path) -> bool:
+    """A model directory of ours that was trained on bytes."""
+    return (folder / "hpctrain_tokenizer.json").is_file()
