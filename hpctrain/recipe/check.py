@@ -115,7 +115,8 @@ def _tokenizer(recipe: Recipe, config: Mapping[str, Any] | None) -> Iterator[Pro
         yield Problem(("tokenizer",), "kind 'pretrained' needs tokenizer.path, a local directory or hub id")
     if tokenizer.kind != "pretrained":
         if tokenizer.path:
-            yield Problem(("tokenizer", "path"), f"kind is '{tokenizer.kind}', which has no path; set tokenizer.kind to pretrained")
+            yield Problem(("tokenizer", "path"), (
+                f"kind is '{tokenizer.kind}', which has no path; set tokenizer.kind to pretrained"))
         size = _number(config, "vocab_size")
         if size is not None and size < BYTES_VOCABULARY:
             yield Problem(("model", "config", "vocab_size"), (

@@ -54,19 +54,21 @@ class Model(Strict):
 
 class Data(Strict):
     """What it is trained on. Text is tokenised once, joined with end-of-text marks, cut into blocks; the other formats are
-    rows with keys of their own, described in docs/data.md."""
+    rows with keys of their own, described in docs/data.md.
+    """
 
     source: Literal["files", "huggingface", "python-docs", "docstring-questions", "arithmetic"]
-    """``files``: local text, jsonl or parquet; ``huggingface``: ``datasets.load_dataset``; the others are made from the running
-    Python, everywhere without a download: ``python-docs``: its topics text; ``docstring-questions``: questions about the standard
-    library answered by its docstrings; ``arithmetic``: sums with answers that can be verified."""
+    """``files``: local text, jsonl or parquet; ``huggingface``: ``datasets.load_dataset``; the others are made from the
+    running Python, everywhere without a download: ``python-docs``: its topics text; ``docstring-questions``: questions
+    about the standard library answered by its docstrings; ``arithmetic``: sums with answers that can be verified."""
     format: Literal["auto", "text", "chat", "prompt_completion", "preference", "prompts"] = "auto"
-    """What a row is: ``text``; ``chat``: ``messages``; ``prompt_completion``: ``prompt`` and ``completion``; ``preference``:
-    ``prompt``, ``chosen``, ``rejected``; ``prompts``: ``prompt``, and ``answer`` where it is verified. ``auto``: what the method needs
-    (for ``sft``: ``chat``, or ``prompt_completion`` where the first row has a completion)."""
+    """What a row is: ``text``; ``chat``: ``messages``; ``prompt_completion``: ``prompt`` and ``completion``;
+    ``preference``: ``prompt``, ``chosen``, ``rejected``; ``prompts``: ``prompt``, and ``answer`` where it is verified.
+    ``auto``: what the method needs (for ``sft``: ``chat``, or ``prompt_completion`` where the first row has a
+    completion)."""
     mode: Literal["shared", "copy", "stream"] = "shared"
-    """``shared``: read where it lies; ``copy``: staged to each node's own disk before training, verified, removed by the epilog;
-    ``stream``: read bit by bit while training, for sets that fit no disk."""
+    """``shared``: read where it lies; ``copy``: staged to each node's own disk before training, verified, removed by
+    the epilog; ``stream``: read bit by bit while training, for sets that fit no disk."""
     paths: list[str] = []  # noqa: RUF012 - pydantic makes each instance a copy
     """For ``files``: files, directories or globs, relative to the recipe: ``.txt .md .jsonl .jsonl.gz .parquet``."""
     name: str | None = None
@@ -265,9 +267,10 @@ class Recipe(Strict):
     description: str = ""
     """One or two sentences for people: what this run is for."""
     method: Method | None = None
-    """``pretrain``: from random weights. All others start from ``model.path``: ``cpt``: go on with text; ``sft``: learn answers;
-    ``dpo``: learn preferences; ``reward``: a model that marks answers; ``rlvr``, ``rlaif``, ``rlhf``: learn from rewards that are
-    verified, given by a judge model, given by a reward model; ``distill``: learn from a teacher."""
+    """``pretrain``: from random weights. All others start from ``model.path``: ``cpt``: go on with text; ``sft``: learn
+    answers; ``dpo``: learn preferences; ``reward``: a model that marks answers; ``rlvr``, ``rlaif``, ``rlhf``: learn
+    from rewards that are verified, given by a judge model, given by a reward model; ``distill``: learn from a
+    teacher."""
     model: Model | None = None
     """Needed with ``method``."""
     data: Data | None = None
@@ -280,7 +283,8 @@ class Recipe(Strict):
     preference: Preference = Preference()
     generation: Generation = Generation()
     rewards: list[Reward] = []  # noqa: RUF012 - pydantic makes each instance a copy
-    """For the rl methods; the sum of all. ``rlaif`` has a ``judge`` reward and ``rlhf`` a ``model`` reward unless others are given."""
+    """For the rl methods; the sum of all. ``rlaif`` has a ``judge`` reward and ``rlhf`` a ``model`` reward unless
+    others are given."""
     judge: Judge | None = None
     """For ``judge`` rewards and suites."""
     teacher: Teacher | None = None

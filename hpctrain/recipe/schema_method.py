@@ -51,8 +51,10 @@ class Chat(Strict):
 class Preference(Strict):
     """How pairs of a better and a worse answer are learned (``dpo``)."""
 
-    loss: Literal["sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
-                  "apo_zero", "apo_down", "discopop", "sigmoid_norm"] = "sigmoid"
+    loss: Literal[
+        "sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+        "apo_zero", "apo_down", "discopop", "sigmoid_norm",
+    ] = "sigmoid"
     """trl's name of the loss; ``sigmoid`` is that of the DPO paper (Rafailov et al. 2023)."""
     beta: float = Field(default=0.1, ge=0)
     """How closely the model is held to the one it starts from."""
@@ -91,10 +93,10 @@ class Reward(Strict):
     """One judgement of an answer; a run adds up all of its rewards, each times its weight."""
 
     kind: Literal["exact_match", "math", "code", "json_schema", "regex", "length", "function", "judge", "model"]
-    """``exact_match``: equals the row's answer; ``math``: an expression of the same value; ``code``: passes the row's tests,
-    in a process with limits; ``json_schema``: JSON that fits ``json_schema``; ``regex``: ``pattern`` is found; ``length``: between
-    ``min_tokens`` and ``max_tokens``; ``function``: your own ``module:function``; ``judge``: a judge model's mark; ``model``: a
-    reward model's score."""
+    """``exact_match``: equals the row's answer; ``math``: an expression of the same value; ``code``: passes the row's
+    tests, in a process with limits; ``json_schema``: JSON that fits ``json_schema``; ``regex``: ``pattern`` is found;
+    ``length``: between ``min_tokens`` and ``max_tokens``; ``function``: your own ``module:function``; ``judge``: a
+    judge model's mark; ``model``: a reward model's score."""
     name: str = ""
     """In metrics; default: the kind, with a number where it is there twice."""
     weight: float = 1.0
@@ -169,9 +171,10 @@ class Suite(Strict):
     """One evaluation, as ``hpctrain evaluate --suite`` takes it too."""
 
     kind: Literal["perplexity", "accuracy", "preference", "reward", "harness", "judge", "function"]
-    """``perplexity``: of held-out text or answers; ``accuracy``: right answers on a set; ``preference``: pairs put in the right
-    order; ``reward``: the run's rewards on held-out prompts; ``harness``: tasks of lm-evaluation-harness; ``judge``: marks
-    against a rubric, or pairwise against the base model; ``function``: your own ``module:function``."""
+    """``perplexity``: of held-out text or answers; ``accuracy``: right answers on a set; ``preference``: pairs put in
+    the right order; ``reward``: the run's rewards on held-out prompts; ``harness``: tasks of lm-evaluation-harness;
+    ``judge``: marks against a rubric, or pairwise against the base model; ``function``: your own
+    ``module:function``."""
     name: str = ""
     """In tables; default: the kind."""
     paths: list[str] = []  # noqa: RUF012 - pydantic makes each instance a copy
