@@ -80,6 +80,7 @@ if wants_docker "$@"; then
     if bash docker-slurm/engine.sh start; then
         stage "docker image" python -m hpctrain.devcluster.docker_image
     else
+        engine_is_ours=0
         note "the docker tests will be skipped"
     fi
 fi

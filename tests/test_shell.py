@@ -456,6 +456,8 @@ def run_tests(tmp_path: Path, *arguments: str, **programs: str) -> Result:
     checkout = tmp_path / "checkout"
     (checkout / "scripts").mkdir(parents=True)
     (checkout / "bin").mkdir()
+    (checkout / "docker-slurm").mkdir()
+    (checkout / "docker-slurm/engine.sh").write_text("exit 1\n")  # no engine can be had
     shutil.copy(ROOT / "run_tests.sh", checkout)
     (checkout / "scripts/setup.sh").write_text(
         f'ROOT={checkout}\nset_up() {{ PATH={checkout}/bin:$PATH; }}\n'
