@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", default="", help="also write every number to this file")
     parser.add_argument("--ladder", action="store_true", help="instead: hpctrain's other rungs, without the rivals")
+    parser.add_argument("--cases", nargs="+", default=[], metavar="TEXT", help="with --ladder: those with this in their name")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clusters and jobs are taken down
     if options.ladder:
@@ -92,8 +93,10 @@ def other_rungs(options: argparse.Namespace) -> int:
     print(f"{machine()}; {options.ranks} ranks with gloo.\n\n{ladder.HEAD}", flush=True)
     every: dict[str, list[ladder.Fault]] = {}
     problems: list[str] = []
-    wanted = options.faults or (1 if options.short else 20)
     for name, case in ladder.CASES.items():
+        wanted = min(options.faults or (1 if options.short else 20), case.in_all or 10**6)
+        if options.cases and not any(part in name for part in options.cases):
+            continue
         chance, found = random.Random(f"{options.seed} {name}"), every.setdefault(name, [])
         while len(found) < wanted and len(problems) < MOST_PROBLEMS:
             with tempfile.TemporaryDirectory(prefix="hpctrain-recovery-") as scratch:
@@ -116,7 +119,7 @@ def other_rungs(options: argparse.Namespace) -> int:
 def _one_of_ladder(
     job: hpctrain_job.TrainerJob, name: str, options: argparse.Namespace, chance: random.Random
 ) -> ladder.Fault:
-    steps = chance.randint(*STEPS_BETWEEN) + 10 * name.startswith("R1")  # a limit is learned from so many steps
+    steps = chance.randint(*STEPS_BETWEEN) + 60 * name.startswith("R1")  # until then no limit is learned
     _until(job, options.patience, lambda found: timeline.steps_since_start(found, options.ranks) >= steps)
     time.sleep(chance.uniform(0, 0.2))
     fault = ladder.cause(job, name, chance)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from typing import Any
 
 from hpctrain import process
 from hpctrain.devcluster.cluster import Clusters
+from hpctrain.devcluster.state import ClusterInfo
 from recovery_systems import timeline
 from recovery_systems.launchers import ENV, HERE, Job
 from recovery_systems.plain_program import BATCH, MODEL, SEQUENCE
@@ -49,12 +52,16 @@ class SlurmJob(Job):
 
     def _submit(self, path: Path) -> None:
         info = self._clusters.up(self.name, NODES, 4)
+        self.prepare(info)
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH", "SRUN"))}
         own = {"HPCTRAIN_STATE_DIR": str(self.folder / "state"), "HPCTRAIN_RUNS_DIR": str(self.folder / "runs")}
         self.env = {**kept, **info.env, **own}
         answer = json.loads(self.call("submit", str(path), "-o", "json"))["submission"]
         self.run_dir = Path(answer["run_dir"])
         self.id = str(answer["job_id"])
+
+    def prepare(self, info: ClusterInfo) -> None:
+        """Change the cluster before anything is submitted."""
 
     def call(self, *words: str) -> str:
         """What a command of hpctrain prints."""
@@ -124,6 +131,36 @@ class TrainerJob(SlurmJob):
                 return timeline.Recovery(result.total_s, result.whole_s, phases, result.redone_steps)
             time.sleep(0.05)
         return result
+
+
+class OrdinaryUsersJob(TrainerJob):
+    """A job on a cluster that takes five minutes to give up a node, as Slurm does by default, with its user's own watchdog."""
+
+    def __init__(self, folder: Path, recipe: dict[str, Any], name: str, what: str) -> None:
+        super().__init__(folder, recipe, name, what)
+        command = [sys.executable, "-m", "hpctrain", "watchdog", "run"]
+        with (folder / "watchdog.log").open("w") as log:
+            self._watchdog = subprocess.Popen(  # noqa: S603 - a fixed list of words
+                command, env=self.env, cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def prepare(self, info: ClusterInfo) -> None:
+        """Slurm's own default for a node that does not answer."""
+        file = Path(info.env["SLURM_CONF"])
+        file.write_text(re.sub(r"(?m)^SlurmdTimeout=\d+$", "SlurmdTimeout=300", file.read_text()))
+        result = process.run(["scontrol", "reconfigure"], timeout_s=60, env={**os.environ, **info.env})
+        if not result.ok:
+            raise RuntimeError(f"scontrol reconfigure: {result.stderr}")
+
+    def log(self) -> str:
+        """The job's output and the watchdog's."""
+        return super().log() + (self.folder / "watchdog.log").read_text(errors="replace")[-1000:]
+
+    def stop(self) -> None:
+        """The watchdog too."""
+        if hasattr(self, "_watchdog"):
+            self._watchdog.terminate()
+            self._watchdog.wait(30)
+        super().stop()
 
 
 def script_recipe(folder: Path, world: int, every: int, nodes: int = 1) -> dict[str, Any]:

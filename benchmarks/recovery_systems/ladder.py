@@ -1,4 +1,4 @@
-"""Faults of other kinds, caused in a job of hpctrain's trainer: a dead node, a requeue, a hanging rank (adapter)."""
+"""Faults of other kinds, caused in a job of hpctrain's trainer: a dead or silent node, a requeue, a hanging rank (adapter)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpctrain.devcluster.nodes import node_members
+from hpctrain.devcluster.state import layout_of, load_spec
 from recovery_systems import timeline
-from recovery_systems.hpctrain_job import TrainerJob, trainer_recipe
+from recovery_systems.hpctrain_job import OrdinaryUsersJob, TrainerJob, trainer_recipe
 
 HANG_LEAST_S = 2
 """The shortest limit that a job's own step times may teach; 60 s in a recipe that does not say it."""
@@ -28,11 +30,15 @@ class Case:
         recipe: makes the job's recipe from the number of ranks and the steps between checkpoints.
         hurt: causes the fault, and returns what it was called.
         most: faults that one start of the job can bear.
+        job: how it is started.
+        in_all: faults at most, for one that takes minutes; 0 for as many as of the others.
     """
 
     recipe: Callable[[int, int], dict[str, Any]]
     hurt: Callable[[TrainerJob, random.Random], None]
     most: int
+    job: type[TrainerJob] = TrainerJob
+    in_all: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +60,31 @@ class Fault:
     phases_s: Mapping[str, float | None]
 
 
-def _kill_node(job: TrainerJob, chance: random.Random) -> None:
-    """As a power failure would, of a training node that is not the batch host; Slurm is told that it is down."""
+def _some_node(job: TrainerJob, chance: random.Random) -> str:
+    """A node that trains and is not the batch host."""
     last = max(int(event["evidence"]["incarnation"]) for event in job.events("ranks.started"))
     nodes = [event["node"] for event in job.events("ranks.started") if event["evidence"]["incarnation"] == last]
     host = job.events("job.started")[-1]["evidence"]["nodes"][0]  # Slurm runs the script on the first one
-    job.call("cluster", "kill-node", chance.choice([node for node in nodes if node != host] or nodes), "--name", job.name)
+    return str(chance.choice([node for node in nodes if node != host] or nodes))
+
+
+def _kill_node(job: TrainerJob, chance: random.Random) -> None:
+    """All its processes are killed, so that their connections close; Slurm is told that it is down."""
+    job.call("cluster", "kill-node", _some_node(job, chance), "--name", job.name)
+
+
+def _silence_node(job: TrainerJob, chance: random.Random) -> None:
+    """All its processes stand still: nothing closes, and nobody answers, as when power or network fails."""
+    clusters = job.folder / "state" / "clusters"
+    spec = load_spec(clusters / job.name)
+    assert spec is not None, "the job's cluster has no record"
+    for member in node_members(layout_of(spec, clusters), _some_node(job, chance)):
+        os.kill(member.pid, signal.SIGSTOP)
+
+
+def _kill_node_silently(job: TrainerJob, chance: random.Random) -> None:
+    """Nobody may tell Slurm that the node is down."""
+    job.call("cluster", "kill-node", "--silent", _some_node(job, chance), "--name", job.name)
 
 
 def _kill_rank(job: TrainerJob, chance: random.Random) -> None:
@@ -86,14 +111,18 @@ def _hang(world: int, every: int) -> dict[str, Any]:
 
 CASES: dict[str, Case] = {
     "R2: a node dies, a spare takes its place": Case(_swap, _kill_node, SPARES),
+    "R2: a node falls silent (all its processes SIGSTOP)": Case(_swap, _silence_node, 1),
     "R3: a rank is killed, the job is queued again": Case(_requeue, _kill_rank, 100),
     "R1: a rank stands still (SIGSTOP)": Case(_hang, _stop_rank, 100),
+    "R3: a node dies, no spare, and nobody may tell Slurm": Case(
+        lambda world, every: trainer_recipe(world, every, nodes=2), _kill_node_silently, 1, OrdinaryUsersJob, 5),
 }
 
 
 def start(name: str, folder: Path, world: int, every: int) -> TrainerJob:
     """A job of the case, on a cluster of its own."""
-    return TrainerJob(folder, CASES[name].recipe(world, every), f"rec-{os.getpid()}", name)
+    case = CASES[name]
+    return case.job(folder, case.recipe(world, every), f"rec-{os.getpid()}", name)
 
 
 def result(job: TrainerJob, moments: list[timeline.Moment], fault: float) -> Fault | None:
