@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", default="", help="also write every number to this file")
     parser.add_argument("--ladder", action="store_true", help="instead: hpctrain's other rungs, without the rivals")
-    parser.add_argument("--cases", nargs="+", default=[], metavar="TEXT", help="with --ladder: those with this in their name")
+    parser.add_argument("--cases", nargs="+", default=[], metavar="TEXT",
+                        help="with --ladder: those that have it in their name")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that clusters and jobs are taken down
     if options.ladder:

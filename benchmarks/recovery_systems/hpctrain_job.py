@@ -134,13 +134,13 @@ class TrainerJob(SlurmJob):
 
 
 class OrdinaryUsersJob(TrainerJob):
-    """A job on a cluster that takes five minutes to give up a node, as Slurm does by default, with its user's own watchdog."""
+    """A job on a cluster that takes five minutes to give up a node, as Slurm does by default, and its user's watchdog."""
 
     def __init__(self, folder: Path, recipe: dict[str, Any], name: str, what: str) -> None:
         super().__init__(folder, recipe, name, what)
         command = [sys.executable, "-m", "hpctrain", "watchdog", "run"]
         with (folder / "watchdog.log").open("w") as log:
-            self._watchdog = subprocess.Popen(  # noqa: S603 - a fixed list of words
+            self._watchdog = subprocess.Popen(
                 command, env=self.env, cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def prepare(self, info: ClusterInfo) -> None:

@@ -1,4 +1,4 @@
-"""Faults of other kinds, caused in a job of hpctrain's trainer: a dead or silent node, a requeue, a hanging rank (adapter)."""
+"""Faults of other kinds in a job of hpctrain's trainer: a dead or silent node, a requeue, a hanging rank (adapter)."""
 
 from __future__ import annotations
 
