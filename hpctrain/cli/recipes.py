@@ -52,9 +52,10 @@ def init(file: str, base: str, dry_run: bool, output: str) -> None:
 def validate(recipe: str, sets: tuple[str, ...], resolved: bool, no_cluster: bool, output: str) -> None:
     """Check a recipe without submitting it.
 
-    RECIPE is a file, or the name of a shipped recipe. Lists everything that is wrong with file and line, or shows the
-    arithmetic of batch, length and memory. Exit code 3 if something is wrong.
+    RECIPE is a file, or the name of a shipped recipe. Lists everything that is wrong with file and line, also in the
+    first rows of its data, or shows the arithmetic of batch, length and memory. Exit code 3 if something is wrong.
     """
+    from hpctrain.data.check import check_before_submission
     from hpctrain.recipe.resolve import dump_resolved, resolve
     from hpctrain.recipe.summary import facts_of, lines_of
     from hpctrain.settings_file import load_settings
@@ -62,10 +63,11 @@ def validate(recipe: str, sets: tuple[str, ...], resolved: bool, no_cluster: boo
     settings = load_settings()
     facts, why_not = (None, "--no-cluster") if no_cluster else _cluster_facts(settings)
     result = resolve(recipe, sets, settings, facts=facts)
+    about_data = check_before_submission(result.recipe)
     if output == "json":
         document: dict[str, Any] = {
             "valid": True, "source": str(result.source), **facts_of(result.recipe, result.estimate),
-            "notes": list(result.notes), "cluster": facts.name if facts else None,
+            "notes": [*result.notes, *about_data], "cluster": facts.name if facts else None,
         }
         if resolved:
             document |= {"resolved": result.recipe.model_dump(mode="json"), "origins": result.origins}
@@ -78,7 +80,7 @@ def validate(recipe: str, sets: tuple[str, ...], resolved: bool, no_cluster: boo
         click.echo(f"  {result.recipe.name} ({recipe})")
         click.echo("\n".join(lines_of(result.recipe, result.estimate)))
         click.echo(f"  cluster {facts.name} has what it asks for" if facts else f"  cluster not checked: {why_not}")
-    for note in result.notes:
+    for note in (*result.notes, *about_data):
         say(f"note: {note}")
 
 

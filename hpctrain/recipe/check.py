@@ -9,6 +9,7 @@ from typing import Any
 from hpctrain.recipe.arithmetic import ranks_per_node, shard_group_size, total_steps, world_size
 from hpctrain.recipe.check_checkpoint import check_checkpoint
 from hpctrain.recipe.check_cluster import check_cluster, device_is_gpu
+from hpctrain.recipe.check_data import check_data
 from hpctrain.recipe.check_detection import check_detection
 from hpctrain.recipe.facts import ClusterFacts
 from hpctrain.recipe.problem import Problem, shown
@@ -37,7 +38,7 @@ def check(recipe: Recipe, config: Mapping[str, Any] | None = None, facts: Cluste
     problems = [*_kind(recipe), *_env(recipe), *_container(recipe), *_resources(recipe), *_limits(recipe)]
     problems += [*check_checkpoint(recipe), *check_detection(recipe)]
     if recipe.method is not None:
-        problems += [*_model(recipe), *_data(recipe), *_tokenizer(recipe, config), *_training(recipe)]
+        problems += [*_model(recipe), *_data(recipe), *check_data(recipe), *_tokenizer(recipe, config), *_training(recipe)]
         problems += [*_parallelism(recipe), *_context(recipe, config)]
     if facts is not None:
         problems += check_cluster(recipe, facts)

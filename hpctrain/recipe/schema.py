@@ -69,6 +69,9 @@ class Data(Strict):
     mode: Literal["shared", "copy", "stream"] = "shared"
     """``shared``: read where it lies; ``copy``: staged to each node's own disk before training, verified, removed by
     the epilog; ``stream``: read bit by bit while training, for sets that fit no disk."""
+    copy_to: str | None = None
+    """For ``copy``: a directory that means a disk of its own on every node; default: the node's temporary directory.
+    What is copied is removed with the job."""
     paths: list[str] = []  # noqa: RUF012 - pydantic makes each instance a copy
     """For ``files``: files, directories or globs, relative to the recipe: ``.txt .md .jsonl .jsonl.gz .parquet``."""
     name: str | None = None
@@ -79,6 +82,10 @@ class Data(Strict):
     """For ``huggingface``: split, in datasets' slice syntax too (``train[:90%]``)."""
     text_field: str = "text"
     """Column or JSON key that holds the text."""
+    rows: int | None = Field(default=None, ge=1, le=10**12)
+    """Take only the first so many rows."""
+    largest_number: int = Field(default=20, ge=1, le=10**9)
+    """For ``arithmetic``: problems hold whole numbers up to this."""
     sequence_length: int = Field(default=1024, ge=8, le=2**27)
     """Tokens per sample."""
     validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)

@@ -21,6 +21,7 @@ import hpctrain
 from hpctrain import resources
 from hpctrain.agent.memory import complete_record, draft_path
 from hpctrain.clock import Clock
+from hpctrain.data.check import check_before_submission
 from hpctrain.errors import ControllerDownError, HpctrainError, SlurmError
 from hpctrain.files import make_private_dir, storage_errors, write_atomic, write_json_atomic
 from hpctrain.ids import JobId
@@ -104,11 +105,12 @@ def prepare(argument: str, sets: Sequence[str], settings: Settings, site: Site) 
         sets: ``--set`` arguments.
 
     Raises:
-        RecipeError, NotFoundError: the recipe is wrong or missing.
+        RecipeError, NotFoundError: the recipe, or a row of its data, is wrong or missing.
         ControllerDownError: the cluster cannot be asked what it has.
     """
     facts = cluster_facts(site.slurm) if site.slurm is not None else None
     resolved = resolve(argument, sets, settings, facts=facts)
+    resolved = replace(resolved, notes=(*resolved.notes, *check_before_submission(resolved.recipe)))
     stem = f"{resolved.recipe.name}-{compact_stamp(site.clock.time())}"
     runs_dir = Path(settings.runs_dir)
     name = next(name for name in run_names(stem) if not (runs_dir / name).exists())

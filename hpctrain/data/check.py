@@ -1,0 +1,149 @@
+"""Looks at the data before a job is queued, and at all of it on demand (service over the readers)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpctrain.data.files import HINT, BadRow, Row
+from hpctrain.data.read import resolve_format, scan, validation_rows
+from hpctrain.errors import MissingDependencyError, RecipeError
+from hpctrain.recipe.schema import Data, Recipe
+
+LOOK_AT = 1000
+"""Rows that are looked at before a submission, shared among the files."""
+LISTED = 20
+"""Bad rows that are kept; the others are counted."""
+_NEED_FIELD = ("exact_match", "math", "code")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was found in a set.
+
+    Attributes:
+        format: what its rows are.
+        rows, bad_rows: how many there are, and how many of them cannot be used.
+        validation: rows that are kept out of training.
+        characters: of all text in the good rows.
+        longest: characters of the longest row, and its place.
+        problems: the first bad rows.
+        notes: sentences about what could not be looked at.
+    """
+
+    format: str = ""
+    rows: int = 0
+    bad_rows: int = 0
+    validation: int = 0
+    characters: int = 0
+    longest: tuple[int, str] = (0, "")
+    problems: list[BadRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``-o json``."""
+        return {
+            "format": self.format, "rows": self.rows, "bad_rows": self.bad_rows, "validation_rows": self.validation,
+            "characters": self.characters, "longest": {"characters": self.longest[0], "where": self.longest[1]},
+            "problems": [{"where": bad.where, "message": bad.message} for bad in self.problems], "notes": self.notes,
+        }
+
+
+def needed_fields(recipe: Recipe) -> dict[str, str]:
+    """Keys that every row must have beside its format's, and what needs them."""
+    comparing = [reward for reward in recipe.rewards if reward.kind in _NEED_FIELD]
+    return {reward.field: f"reward '{reward.name or reward.kind}'" for reward in comparing}
+
+
+def check_all(
+    data: Data, method: str = "", *, needed: Mapping[str, str] | None = None, progress: Callable[[int], None] | None = None,
+    per_file: int | None = None,
+) -> Outcome:
+    """Look at every row.
+
+    Args:
+        method: what it is for; "" for any.
+        needed: from :func:`needed_fields`.
+        progress: told the number of rows so far.
+        per_file: look at the first so many of each file only.
+
+    Raises:
+        RecipeError: a whole file is not what its name says, or the method cannot learn from the format.
+        NotFoundError, MissingDependencyError: as :func:`hpctrain.data.read.rows`.
+    """
+    found = Outcome(resolve_format(data, method))
+    for item in scan(data, found.format, per_file=per_file):
+        found.rows += 1
+        if progress is not None:
+            progress(found.rows)
+        bad = item if isinstance(item, BadRow) else _lacking(item, needed or {})
+        if bad is not None:
+            found.bad_rows += 1
+            if len(found.problems) < LISTED:
+                found.problems.append(bad)
+        elif isinstance(item, Row):
+            size = _characters(item.values)
+            found.characters += size
+            found.longest = max(found.longest, (size, item.where), key=lambda pair: pair[0])
+    found.validation = validation_rows(found.rows, data.validation_fraction)
+    return found
+
+
+def check_before_submission(recipe: Recipe) -> list[str]:
+    """Read the first rows of each file of a recipe's data; return sentences about what could not be looked at.
+
+    A hub id is not loaded: that may take minutes and a network. Sources that are made are right by construction.
+
+    Raises:
+        RecipeError: at the first bad row, with ``file:line`` and what was expected.
+        NotFoundError: a file is not there.
+    """
+    data = recipe.data
+    if data is None or recipe.method is None or data.source not in ("files", "huggingface"):
+        return []
+    if data.source == "huggingface" and not str(data.name).startswith("/"):
+        return [f"the data set {data.name} is loaded and checked when the job starts; 'hpctrain data validate' does it now"]
+    from hpctrain.data.identity import source_files
+
+    per_file = max(1, LOOK_AT // max(1, len(source_files(data))))
+    try:
+        found = check_all(data, recipe.method, needed=needed_fields(recipe), per_file=per_file)
+    except MissingDependencyError as error:
+        return [f"the data was not checked: {error.message}"]
+    if found.problems:
+        raise found.problems[0].error()
+    if not found.rows:
+        raise RecipeError("the data holds no rows", where="data")
+    return []
+
+
+def require_good(found: Outcome) -> None:
+    """Raise the first problem, with the number of the others.
+
+    Raises:
+        RecipeError: there is one, or there are no rows.
+    """
+    if not found.rows:
+        raise RecipeError("the data holds no rows", where="data")
+    if found.problems:
+        first, others = found.problems[0], found.bad_rows - 1
+        more = f" (and {others} more bad rows of {found.rows})" if others else ""
+        raise RecipeError(f"{first.message}{more}", where=first.where, hint=first.hint or HINT)
+
+
+def _lacking(row: Row, needed: Mapping[str, str]) -> BadRow | None:
+    for name, why in needed.items():
+        if row.values.get(name) is None:
+            keys = ", ".join(map(str, list(row.values)[:8]))
+            return BadRow(f"has no {name!r}, which {why} compares with (its keys: {keys})", row.where)
+    return None
+
+
+def _characters(value: Any) -> int:
+    """Of all text in a value, however deep; keys and roles do not count."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_characters(item) for key, item in value.items() if key != "role")
+    return sum(_characters(item) for item in value) if isinstance(value, list) else 0

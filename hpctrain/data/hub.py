@@ -1,0 +1,69 @@
+"""Rows of a Hugging Face data set, from a local directory, the cache or the hub (adapter over ``datasets``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpctrain.errors import MissingDependencyError, NotFoundError, RecipeError
+from hpctrain.recipe.schema import Data
+
+
+def read_hub(data: Data, *, column: str | None = None, streaming: bool = False, skip: int = 0) -> Iterator[dict[str, Any]]:
+    """The rows of a data set, in its order.
+
+    Args:
+        data: with ``name``: a hub id, a directory of files, or one that ``save_to_disk`` made.
+        column: read only this one; rows without it are given with "".
+        streaming: read while going, and keep nothing on disk.
+        skip: rows to leave out at the beginning.
+
+    Raises:
+        MissingDependencyError: ``datasets`` is not installed.
+        NotFoundError: the set, its subset or split cannot be loaded.
+        RecipeError: there is no such column.
+    """
+    rows = _load(data, streaming=streaming)
+    names = rows.column_names or []
+    if column is not None and names and column not in names:
+        raise RecipeError(f"the data set has no column {column!r}, only {', '.join(names)}", where="data.text_field")
+    if skip:
+        rows = rows.skip(skip)
+    if column is None:
+        yield from (dict(row) for row in rows)
+    else:
+        yield from ({column: row[column] or ""} for row in (rows.select_columns([column]) if names else rows))
+
+
+def _load(data: Data, *, streaming: bool) -> Any:
+    try:
+        from datasets import load_dataset, load_from_disk
+    except ImportError:
+        raise MissingDependencyError(
+            "data.source huggingface needs the package 'datasets'", hint="pip install datasets"
+        ) from None
+    try:
+        if is_saved(data.name or ""):
+            return _saved(load_from_disk(data.name), data, streaming=streaming)
+        return load_dataset(data.name, data.subset, split=data.split, streaming=streaming)
+    except RecipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - datasets raises dozens of classes; all mean that it could not be loaded
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NotFoundError(f"cannot load the data set {data.name!r}: {first}", where="data.name") from None
+
+
+def is_saved(name: str) -> bool:
+    """The directory was made by ``save_to_disk``."""
+    folder = Path(name)
+    one_split = all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
+    return one_split or (folder / "dataset_dict.json").is_file()
+
+
+def _saved(found: Any, data: Data, *, streaming: bool) -> Any:
+    if hasattr(found, "keys"):  # a dictionary of splits
+        if data.split not in found:
+            raise RecipeError(f"has no split {data.split!r}, only {', '.join(found)}", where=f"{data.name}")
+        found = found[data.split]
+    return found.to_iterable_dataset() if streaming else found
