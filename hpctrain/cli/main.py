@@ -53,6 +53,7 @@ COMMANDS: dict[str, Entry] = {
     "validate": Entry("hpctrain.cli.recipes", "validate", "Check a recipe without submitting it.", PREPARE, HERE),
     "recipes": Entry("hpctrain.cli.recipes", "recipes", "List and show the shipped recipes, export the schema.", PREPARE,
                      HERE),
+    "data": Entry("hpctrain.cli.data", "data", "Check, show and prepare training data.", PREPARE, HERE),
     "checkpoints": Entry("hpctrain.cli.checkpoints", "checkpoints", "List, verify, prune, export checkpoints.", RESULTS),
     "health": Entry("hpctrain.cli.health", "health", "Look at this node.", NODES, HERE),
     "nodes": Entry("hpctrain.cli.nodes", "nodes", "See why nodes are out of service; bring them back.", NODES),

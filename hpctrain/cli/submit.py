@@ -46,16 +46,16 @@ def submit(  # noqa: PLR0917 - click passes every option by name
     from hpctrain.submit import run as service
 
     settings = load_settings()
-    site = _site(settings, dry_run=dry_run)
+    site = site_of(settings, dry_run=dry_run)
     link = link_to_user()
     if link is not None and "run" in link.at:
         # Submitted over a connection that broke since, and told about.
         return _watch(Path(link.at["key"]), settings, site, follow=follow, wait_=wait_)
     prepared = service.prepare(recipe, sets, settings, site)
     if dry_run:
-        return _print_dry_run(prepared, output)
+        return print_dry_run(prepared, output)
     submitted = service.submit(prepared, settings, site, argument=recipe, sets=sets)
-    _print_submitted(submitted, output, following=follow)
+    print_submitted(submitted, output, following=follow)
     if link is not None:
         link.mark({"run": submitted.run_name, "job": submitted.job_id, "key": str(submitted.run_dir.path)})
     return _watch(submitted.run_dir.path, settings, site, follow=follow, wait_=wait_)
@@ -86,10 +86,10 @@ def run(recipe: str, sets: tuple[str, ...], output: str) -> int:
 def _run_here(recipe: str, sets: tuple[str, ...], settings: Settings, output: str, *, own_cluster: bool) -> int:
     from hpctrain.submit import run as service
 
-    site = _site(settings, dry_run=False)
+    site = site_of(settings, dry_run=False)
     prepared = service.prepare(recipe, sets, settings, site)
     submitted = service.submit(prepared, settings, site, argument=recipe, sets=sets)
-    _print_submitted(submitted, output, following=True)
+    print_submitted(submitted, output, following=True)
     try:
         return _watch(submitted.run_dir.path, settings, site, follow=True, wait_=True, say_goodbye=not own_cluster)
     finally:
@@ -149,7 +149,7 @@ def _run_on_own_cluster(recipe: str, sets: tuple[str, ...], settings: Settings, 
         say(f"removed private cluster '{name}'")
 
 
-def _site(settings: Settings, *, dry_run: bool) -> Site:
+def site_of(settings: Settings, *, dry_run: bool) -> Site:
     """This process's surroundings; a dry run also works where no Slurm is."""
     from hpctrain.api import current_user
     from hpctrain.clock import SystemClock
@@ -169,7 +169,8 @@ def _site(settings: Settings, *, dry_run: bool) -> Site:
         return Site(None, clock, sys.executable, user, host, command_line=command_line)
 
 
-def _print_dry_run(prepared: Prepared, output: str) -> int:
+def print_dry_run(prepared: Prepared, output: str) -> int:
+    """What would be submitted, on standard output."""
     plan = prepared.plan
     if output == "json":
         print_json("plan", {**plan.to_json(), "notes": list(prepared.notes), "script": prepared.script})
@@ -191,7 +192,8 @@ def _places(plan: Plan, spares: str = "") -> str:
     return f"{plural(plan.nodes, 'node')}{spares} x {plural(plan.ranks_per_node, 'rank')} on {device}"
 
 
-def _print_submitted(submitted: Submitted, output: str, *, following: bool) -> None:
+def print_submitted(submitted: Submitted, output: str, *, following: bool) -> None:
+    """The run that was submitted: its name on standard output, where its files are on standard error."""
     follow = f"hpctrain logs -f {submitted.run_name}"
     if output == "json":
         print_json("submission", _document(submitted, follow))

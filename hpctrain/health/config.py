@@ -72,6 +72,7 @@ class Config:
         kernel_log_age_s: events older than this are forgotten.
         settle_s: after a boot the periodic check drains nothing for so long; a prolog does, as a job is about to start.
         site_checks: ``module:NAME`` of checks that a site adds.
+        copy_dirs: directories in which jobs may leave copies of training data, which the epilog removes.
         log_bytes: the event log is turned over once when it is as long as this.
         remedies: read by :func:`hpctrain.health.remedy_settings.parse_remedies` where nodes are mended.
         time_server: an NTP server (``host`` or ``host:port``) whose time the periodic check compares with ours.
@@ -89,6 +90,7 @@ class Config:
     log_bytes: int = 4 * 2**20
     time_server: str = ""
     site_checks: tuple[str, ...] = ()
+    copy_dirs: tuple[str, ...] = ("/tmp",)  # noqa: S108 - only directories with the name of the job's user and number are touched
     breaker: Breaker = Breaker()
     roots: Roots = Roots()
     expected: Expected = field(default_factory=Expected)

@@ -103,10 +103,13 @@ def check(context: str, environment: Mapping[str, str], budget_s: float, report:
     if context == "epilog" and job and job.uid is not None:
 
         def end(of: Job, name: str) -> Any:
+            from hpctrain.health.copies import remove_copies
             from hpctrain.health.leftovers import end_leftovers
 
             cluster = environment.get("SLURM_CLUSTER_NAME", "")
-            return end_leftovers(of.id, of.uid or 0, name, cluster=cluster, proc=config.roots.processes).survivors
+            left = end_leftovers(of.id, of.uid or 0, name, cluster=cluster, proc=config.roots.processes)
+            remove_copies(config.copy_dirs, of.id, of.uid or 0, name)
+            return left.survivors
 
     begun, notes = time.monotonic(), []
     if context == "periodic" and (Path(config.state_dir) / f"{node}.reset.json").exists():

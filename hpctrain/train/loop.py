@@ -10,7 +10,6 @@ import math
 import os
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -22,9 +21,8 @@ from hpctrain.errors import RecipeError, StorageError
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.metrics import read_tail
 from hpctrain.recipe.checkpoint_values import checkpoint_values
-from hpctrain.recipe.schema import Data, Recipe, Training
+from hpctrain.recipe.schema import Recipe, Training
 from hpctrain.recipe.units import format_bytes
-from hpctrain.train import text, tokens
 from hpctrain.train.budget import BatchLayout, batch_layout, total_steps
 from hpctrain.train.data import DataCursor, Samples
 from hpctrain.train.distributed import build_mesh, choose_device, connect, disconnect, sum_over_ranks
@@ -34,13 +32,14 @@ from hpctrain.train.heartbeat import Heartbeat
 from hpctrain.train.hugging_face import quiet
 from hpctrain.train.loss_policy import DivergedError, LossPolicy, RewindRequested
 from hpctrain.train.model import Network, build_network, load_config, use_own_compiler_cache
+from hpctrain.train.open_data import OpenData, open_data
 from hpctrain.train.optim import build_optimizer, clip_gradient, set_learning_rate
-from hpctrain.train.order import SampleOrder
 from hpctrain.train.randomness import make_deterministic, seed_all
 from hpctrain.train.report import Reporter, StepReport
 from hpctrain.train.schedule import learning_rate
+from hpctrain.train.staging import release
 from hpctrain.train.stop import StopRequest
-from hpctrain.train.tokenizers import Tokenizer, build_tokenizer
+from hpctrain.train.stream import StreamSamples
 from hpctrain.train.traceable import write_stacks_on_signal
 
 
@@ -79,17 +78,15 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     )
     report.incarnation = checkpointer.incarnation
 
-    # 2. The data: tokenised once, by rank 0, and mapped into memory by all.
-    heartbeat.beat("data")
-    prepared = prepare_data(recipe, recipe.data, run_dir.cache, ranks=ranks, report=report, heartbeat=heartbeat)
-    samples = Samples(prepared.file.open(), recipe.data.sequence_length, recipe.data.validation_fraction)
+    # 2. The data: tokenised once, by rank 0, and mapped into memory by all; or read as a stream.
+    data = open_data(recipe, recipe.data, run_dir, environment, ranks=ranks, report=report, heartbeat=heartbeat)
+    samples, cursor = data.samples, data.cursor
     steps = total_steps(training, samples.training, samples.length)
-    cursor = DataCursor(SampleOrder(samples.training, training.seed), prepared.file.fingerprint, samples.length)
 
     # 3. The model: the same weights on every rank, then spread over the ranks.
     heartbeat.beat("init", total_steps=steps, detail="building the model")
     seed_all(training.seed)
-    config = load_config(recipe.model, prepared.vocab_size, prepared.end_of_text)
+    config = load_config(recipe.model, data.vocab_size, data.end_of_text)
     network = build_network(
         recipe.model, config, training, place, mesh, sequence_length=samples.length, pretrained=recipe.method == "cpt"
     )
@@ -101,7 +98,7 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     checkpointer.register(model=network.model, optimizer=optimizer, data=cursor, rng=True)
     losses = LossPolicy(loss_settings(recipe), run_dir, ranks=ranks, report=report, incarnation=checkpointer.incarnation)
     step = losses.restore(checkpointer, cursor, reached=reached_step(run_dir), resume=recipe.checkpoint.resume == "auto")
-    report.start(step, steps, describe(network, training, batch, samples))
+    report.start(step, steps, describe(network, training, batch, data))
 
     # 5. Train.
     run = Run(training, network, optimizer, samples, cursor, batch, steps)
@@ -119,11 +116,12 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     report.event("trainer.finished", f"all {steps} steps are done", step)
     heartbeat.beat("finish", step=step, detail="saving the model")
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
-    save_model(network, prepared.tokenizer, run_dir.model, dtype=dtype, ranks=ranks)
+    save_model(network, data.tokenizer, run_dir.model, dtype=dtype, ranks=ranks)
     report.event("model.saved", f"{run_dir.model}", step)
     checkpointer.close(flush=recipe.checkpoint.save_final)
     report.close()
     disconnect()
+    release()
     return EXIT_DONE
 
 
@@ -146,7 +144,7 @@ class Run:
     training: Training
     network: Network
     optimizer: torch.optim.Optimizer
-    samples: Samples
+    samples: Samples | StreamSamples
     cursor: DataCursor
     batch: BatchLayout
     steps: int
@@ -288,45 +286,6 @@ def after_bad_loss(bad: RewindRequested | DivergedError, checkpointer: Checkpoin
     return EXIT_REWIND
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedData:
-    """Tokens, and the tokenizer that made them.
-
-    Attributes:
-        tokenizer: on rank 0 only; the others do not need it.
-    """
-
-    file: tokens.TokenFile
-    vocab_size: int
-    end_of_text: int
-    tokenizer: Tokenizer | None = None
-
-
-def prepare_data(
-    recipe: Recipe, data: Data, cache: Path, *, ranks: Ranks, report: Reporter, heartbeat: Heartbeat
-) -> PreparedData:
-    """Tokenise on rank 0, or find what an earlier start made; all ranks get the file's description."""
-    own: list[Tokenizer] = []
-
-    def progress(documents: int, count: int) -> None:
-        if documents % 1000 == 0:
-            heartbeat.beat("data", detail=f"{documents} documents, {count} tokens")
-
-    def work() -> PreparedData:
-        started = time.monotonic()
-        tokenizer = build_tokenizer(recipe.tokenizer, recipe.model.path if recipe.model and recipe.method == "cpt" else None)
-        own.append(tokenizer)
-        key = tokens.fingerprint(text.identity(data), tokenizer)
-        file = tokens.prepare(cache, key, lambda: text.documents(data), tokenizer, progress)
-        how = "found in the cache" if file.reused else f"tokenised in {time.monotonic() - started:.1f} s"
-        evidence = {"tokens": file.tokens, "documents": file.documents, "reused": file.reused}
-        report.event("data.prepared", f"{file.tokens:,} tokens of {file.documents:,} documents, {how}", evidence=evidence)
-        return PreparedData(file, tokenizer.vocab_size, tokenizer.end_of_text)
-
-    shared = ranks.on_first(work)
-    return replace(shared, tokenizer=own[0]) if own else shared
-
-
 def checkpoint_config(recipe: Recipe, run_dir: RunDir) -> CheckpointConfig:
     """The tiers of this run: as the agent says, or, where there is no agent, as the recipe does."""
     if os.environ.get(CHECKPOINT):
@@ -347,13 +306,13 @@ def reached_step(run_dir: RunDir) -> int | None:
     return max((point.step for point in read_tail(run_dir.metrics)), default=None)
 
 
-def describe(network: Network, training: Training, batch: BatchLayout, samples: Samples) -> str:
+def describe(network: Network, training: Training, batch: BatchLayout, data: OpenData) -> str:
     """One line about what is trained on what."""
     size = sum(parameter.numel() for parameter in network.model.parameters())
     place = network.place
     return (
         f"{network.config.model_type} with {size:,} parameters, {place.world_size} ranks on {place.device.type} "
-        f"({training.parallelism.kind}, {training.precision}), {batch.global_batch_size} of {samples.training:,} samples "
-        f"x {samples.length} tokens per step"
+        f"({training.parallelism.kind}, {training.precision}), {batch.global_batch_size} of {data.describe} "
+        f"x {data.samples.length} tokens per step"
     )
 

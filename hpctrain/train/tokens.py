@@ -88,7 +88,7 @@ def prepare(
         StorageError: the cache cannot be written.
         RecipeError: the data holds no text at all.
     """
-    found = _find(cache, key)
+    found = find(cache, key)
     if found is not None:
         return found
     make_private_dir(cache)
@@ -125,7 +125,8 @@ def _write(
     return documents_done, tokens_done
 
 
-def _find(cache: Path, key: str) -> TokenFile | None:
+def find(cache: Path, key: str) -> TokenFile | None:
+    """What an earlier start left in a cache, whole and of this key; None where there is nothing."""
     path = cache / f"tokens-{key}.bin"
     try:
         record = json.loads(path.with_suffix(".json").read_bytes())

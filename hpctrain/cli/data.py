@@ -1,0 +1,248 @@
+"""``hpctrain data``: look at what a model will be trained on (entry point)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpctrain.cli.output import output_option, print_json, say
+
+if TYPE_CHECKING:
+    from hpctrain.data.check import Outcome
+    from hpctrain.recipe.resolve import Resolved
+    from hpctrain.recipe.schema import Data, Recipe
+    from hpctrain.settings import Settings
+
+_SET = click.option(
+    "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change a value of the recipe: data.rows=100. Repeatable."
+)
+_FORMAT = click.option(
+    "--format", "format_", type=click.Choice(["auto", "text", "chat", "prompt_completion", "preference", "prompts"]),
+    default="auto", show_default=True, help="For files without a recipe: what a row is; auto looks at the first.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What an argument names: data, what it is for, and the recipe that says so."""
+
+    data: Data
+    method: str
+    recipe: Recipe | None
+
+
+@click.group()
+def data() -> None:
+    """Check, show and prepare training data."""
+
+
+@data.command("validate", epilog="\b\nExamples:\n  hpctrain data validate recipe.yaml\n"
+                                 "  hpctrain data validate train.jsonl --format chat")
+@click.argument("source")
+@_SET
+@_FORMAT
+@output_option
+def validate(source: str, sets: tuple[str, ...], format_: str, output: str) -> int:
+    """Check every row of a recipe's data, or of files.
+
+    SOURCE is a recipe, a data file, a directory or pattern of them, or a set that is made (arithmetic). Lists the first
+    bad rows with file and line and what was expected there; exit code 3 if there are any. A submission itself looks at the
+    first rows only.
+    """
+    from hpctrain.data.check import check_all, needed_fields, require_good
+
+    target = _target(source, sets, format_)
+    needed = needed_fields(target.recipe) if target.recipe else {}
+    found = check_all(target.data, target.method, needed=needed)
+    if output == "json":
+        print_json("data", {"source": source, "valid": bool(found.rows) and not found.bad_rows, **found.to_json()})
+        return 0 if found.rows and not found.bad_rows else 3
+    for bad in found.problems:
+        say(f"{bad.where}: {bad.message}")
+    require_good(found)
+    click.secho("OK", fg="green", bold=True, nl=False)
+    click.echo(f"  {source}\n" + "\n".join(_lines_of(found)))
+    return 0
+
+
+def _lines_of(found: Outcome) -> list[str]:
+    kept = f", of which the last {found.validation} are kept to measure on" if found.validation else ""
+    mean = found.characters // max(1, found.rows)
+    return [
+        f"  format   {found.format}", f"  rows     {found.rows:,}{kept}",
+        f"  text     {found.characters:,} characters, {mean:,} per row, {found.longest[0]:,} in the longest "
+        f"({found.longest[1]})",
+    ]
+
+
+@data.command("preview", epilog="\b\nExamples:\n  hpctrain data preview recipe.yaml -n 5\n"
+                                "  hpctrain data preview arithmetic --format preference")
+@click.argument("source")
+@click.option("-n", "--rows", "count", type=click.IntRange(1), default=3, show_default=True, help="How many rows.")
+@click.option("--skip", type=click.IntRange(0), default=0, show_default=True, help="Rows to pass over first.")
+@_SET
+@_FORMAT
+@output_option
+def preview(  # noqa: PLR0917 - click passes every option by name
+    source: str, count: int, skip: int, sets: tuple[str, ...], format_: str, output: str
+) -> None:
+    """Show rows as the method is given them.
+
+    SOURCE is as for 'hpctrain data validate'.
+    """
+    from itertools import islice
+
+    from hpctrain.data.read import resolve_format, rows
+    from hpctrain.data.show import lines_of_row
+
+    target = _target(source, sets, format_)
+    shown = list(islice(rows(target.data, target.method), skip, skip + count))
+    kind = resolve_format(target.data, target.method)
+    if output == "json":
+        found = [{"where": row.where, "row": row.values} for row in shown]
+        print_json("data", {"source": source, "format": kind, "rows": found})
+        return
+    say(f"format {kind}" + (f", for method {target.method}" if target.method else ""))
+    click.echo("\n\n".join("\n".join(lines_of_row(row.values, row.where)) for row in shown))
+
+
+def _target(source: str, sets: tuple[str, ...], format_: str) -> _Target:
+    from hpctrain.errors import RecipeError
+    from hpctrain.recipe.check_data import MADE
+    from hpctrain.recipe.schema import Data
+
+    values: dict[str, Any] | None = None
+    if source in MADE:
+        values = {"source": source}
+    elif _is_data(source):
+        values = {"source": "files", "paths": [source]}
+    if values is not None:
+        if sets:
+            raise click.UsageError("--set changes a recipe, and this is data")
+        return _Target(Data.model_validate({**values, "format": format_}), "", None)
+    from hpctrain.recipe.resolve import resolve
+    from hpctrain.settings_file import load_settings
+
+    recipe = resolve(source, sets, load_settings()).recipe
+    if recipe.data is None or recipe.method is None:
+        raise RecipeError("runs a command of its own, which brings its own data", where=source)
+    if format_ not in ("auto", recipe.data.format):
+        raise click.UsageError("--format is for files; a recipe says data.format, so: --set data.format=" + format_)
+    return _Target(recipe.data, recipe.method, recipe)
+
+
+def _is_data(source: str) -> bool:
+    """A data file, a directory or a pattern, and not the name of a recipe."""
+    import glob
+    from pathlib import Path
+
+    from hpctrain.recipe.files import DATA_SUFFIXES
+
+    return source.endswith(DATA_SUFFIXES) or glob.has_magic(source) or Path(source).is_dir()
+
+
+@data.command("prepare", epilog="\b\nExamples:\n  hpctrain data prepare recipe.yaml\n"
+                                "  hpctrain data prepare recipe.yaml --submit")
+@click.argument("recipe")
+@_SET
+@click.option("--submit", "submit_", is_flag=True, help="Do it in a Slurm job of one node, without GPUs.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@output_option
+def prepare(recipe: str, sets: tuple[str, ...], submit_: bool, dry_run: bool, output: str) -> None:
+    """Tokenise a recipe's text once, before a job with GPUs waits for it.
+
+    For pretrain and cpt. The tokens lie in the runs directory's prepared-data/, named by a hash of the text's contents and
+    of the tokenizer: every later run on that text finds them, and doing it again costs the reading only. --submit makes a
+    run of its own of it, with logs, a name and a place in the queue.
+    """
+    from pathlib import Path
+
+    from hpctrain.recipe.resolve import resolve
+    from hpctrain.settings_file import load_settings
+
+    settings = load_settings()
+    resolved = resolve(recipe, sets, settings)
+    _require_text(resolved.recipe, recipe)
+    if submit_:
+        _submit_preparation(resolved, settings, dry_run=dry_run, output=output)
+        return
+    if dry_run:
+        _say_what_is_read(resolved.recipe, Path(settings.runs_dir), output)
+        return
+    from hpctrain.train.prepared import prepare_text
+
+    def progress(documents: int, tokens: int) -> None:
+        if documents % 100_000 == 0:
+            say(f"{documents:,} documents, {tokens:,} tokens")
+
+    done = prepare_text(resolved.recipe, Path(settings.runs_dir), progress=progress)
+    if output == "json":
+        print_json("prepared", {
+            "tokens": done.file.tokens, "documents": done.file.documents, "samples": done.samples, "path": done.file.path,
+            "reused": done.file.reused, "data": done.hashes,
+        })
+        return
+    how = "were there" if done.file.reused else "are made"
+    file = done.file
+    click.echo(f"{file.tokens:,} tokens of {file.documents:,} documents {how}: {done.samples:,} samples, {file.path}")
+
+
+def _require_text(recipe: Recipe, name: str) -> None:
+    from hpctrain.errors import RecipeError
+
+    if recipe.data is None or recipe.method not in ("pretrain", "cpt"):
+        of_method = f"method '{recipe.method}' tokenises its rows when it starts"
+        what = of_method if recipe.method else "it runs a command of its own"
+        raise RecipeError(f"only text (pretrain, cpt) is tokenised beforehand; {what}", where=name,
+                          hint="'hpctrain data validate RECIPE' checks rows")
+
+
+def _say_what_is_read(recipe: Recipe, runs_dir: Any, output: str) -> None:
+    from hpctrain.data.identity import source_files
+
+    assert recipe.data is not None  # noqa: S101 - _require_text has seen to it
+    files = source_files(recipe.data)
+    size, folder = sum(path.stat().st_size for path in files), str(runs_dir / "prepared-data")
+    if output == "json":
+        print_json("prepared", {"dry_run": True, "files": len(files), "bytes": size, "directory": folder})
+        return
+    from hpctrain.jobs.text import plural
+    from hpctrain.recipe.units import format_bytes
+
+    what = f"{plural(len(files), 'file')}, {format_bytes(size)}" if files else recipe.data.name or recipe.data.source
+    click.echo(f"would tokenise {what} into {folder}")
+
+
+def _submit_preparation(resolved: Resolved, settings: Settings, *, dry_run: bool, output: str) -> None:
+    """A run of one process whose command is this command, on the recipe as it is resolved now."""
+    import sys
+    from pathlib import Path
+
+    from hpctrain.cli.submit import print_dry_run, print_submitted, site_of
+    from hpctrain.files import make_private_dir, write_atomic
+    from hpctrain.recipe.resolve import dump_resolved
+    from hpctrain.submit import run as service
+    from hpctrain.submit.command_recipe import command_recipe
+
+    folder = Path(settings.runs_dir) / "prepared-data" / "recipes"
+    site = site_of(settings, dry_run=dry_run)
+    stem = f"{resolved.recipe.name}-{service.compact_stamp(site.clock.time())}"
+    text, job = folder / f"{stem}.yaml", folder / f"prepare-{stem}.yaml"
+    make_private_dir(folder.parent)
+    make_private_dir(folder)
+    write_atomic(text, dump_resolved(resolved), durable=False)
+    command = (sys.executable, "-m", "hpctrain", "data", "prepare", str(text))
+    name = f"prepare-{resolved.recipe.name}"[:80]
+    write_atomic(job, command_recipe(name, command, resolved.recipe.resources), durable=False)
+    try:
+        prepared = service.prepare(str(job), (), settings, site)
+        if dry_run:
+            print_dry_run(prepared, output)
+        else:
+            print_submitted(service.submit(prepared, settings, site, argument=str(job)), output, following=False)
+    finally:
+        job.unlink(missing_ok=True)  # the run directory has its own copy
+        if dry_run:
+            text.unlink(missing_ok=True)
