@@ -13,6 +13,7 @@ from hpctrain.recipe.check_data import check_data
 from hpctrain.recipe.check_detection import check_detection
 from hpctrain.recipe.facts import ClusterFacts
 from hpctrain.recipe.problem import Problem, shown
+from hpctrain.recipe.rewards import check_rewards
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.units import format_duration, several
 from hpctrain.train.environment import TORCHRUN_NAMES
@@ -40,6 +41,7 @@ def check(recipe: Recipe, config: Mapping[str, Any] | None = None, facts: Cluste
     if recipe.method is not None:
         problems += [*_model(recipe), *_data(recipe), *check_data(recipe), *_tokenizer(recipe, config), *_training(recipe)]
         problems += [*_parallelism(recipe), *_context(recipe, config)]
+        problems += [*check_rewards(recipe)]
     if facts is not None:
         problems += check_cluster(recipe, facts)
     return problems

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpctrain.recipe.problem import Problem, shown
+from hpctrain.recipe.reward_files import missing_rewards
 from hpctrain.recipe.schema import Recipe
 
 _DATA_HINT = "data.paths is yours to set: --set 'data.paths=[FILE, ...]', or 'hpctrain init' makes a copy to edit"
@@ -15,7 +16,7 @@ DATA_SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".parquet")
 
 def missing_files(recipe: Recipe) -> list[Problem]:
     """One problem per local file or directory that a recipe (with absolute paths) names and that is not there."""
-    return [*_data(recipe), *_model(recipe), *_program(recipe), *_image(recipe)]
+    return [*_data(recipe), *_model(recipe), *_program(recipe), *_image(recipe), *missing_rewards(recipe)]
 
 
 def data_files(pattern: str) -> list[Path]:

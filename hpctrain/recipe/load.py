@@ -166,23 +166,29 @@ def _absolute_image(base_dir: Path) -> _Change:
     return change
 
 
+def _absolute_function(base_dir: Path) -> _Change:
+    """``file.py:function`` names a file, ``module:function`` does not."""
+    return lambda text: _absolute(base_dir)(text) if text.rpartition(":")[0].endswith(".py") else text
+
+
 PATHS: Mapping[tuple[str, ...], Callable[[Path], _Change]] = {
     ("workdir",): _absolute, ("data", "paths"): _absolute, ("resources", "container"): _absolute_image,
     ("model", "path"): _absolute_if_local, ("tokenizer", "path"): _absolute_if_local,
-    ("data", "name"): _absolute_if_local,
+    ("data", "name"): _absolute_if_local, ("rewards", "path"): _absolute_if_local,
+    ("rewards", "function"): _absolute_function,
 }
 """Where a recipe may name local files, and how each becomes absolute."""
 
 
 def _changed(node: Node, path: tuple[str, ...], change: _Change) -> Node:
-    """Apply a change to the text (or to each text of a list) at a path; anything else is left for the schema."""
+    """Apply a change to the text at a path; lists on the way mean each of their items; the rest is left for the schema."""
+    if isinstance(node.value, list):
+        return replace(node, value=[_changed(item, path, change) for item in node.value])
     if path:
         below = node.child(path[0])
         if below is None:
             return node
         return replace(node, value={**node.value, path[0]: _changed(below, path[1:], change)})
-    if isinstance(node.value, list):
-        return replace(node, value=[_changed(item, (), change) for item in node.value])
     return replace(node, value=change(node.value)) if isinstance(node.value, str) and "\0" not in node.value else node
 
 

@@ -82,9 +82,10 @@ class Generation(Strict):
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """``auto``: vLLM where it is installed and there is a GPU, else transformers."""
     placement: Literal["colocated", "separate"] = "colocated"
-    """``colocated``: on the training GPUs; ``separate``: vLLM servers on ``nodes`` nodes of the job."""
-    nodes: int = Field(default=1, ge=1, le=10**4)
-    """For ``separate``: nodes that write answers, beside ``resources.nodes`` that train."""
+    """``colocated``: on the training GPUs; ``separate``: by a vLLM server on other nodes, at ``server``."""
+    server: str | None = None
+    """For ``separate``: where ``trl vllm-serve`` answers, such as ``http://gpu017:8000``; docs/reinforcement.md says how it
+    is started as a job of its own."""
     gpu_memory_share: float = Field(default=0.3, gt=0, lt=1)
     """For colocated vLLM: share of a GPU's memory that it may take."""
 
@@ -93,10 +94,10 @@ class Reward(Strict):
     """One judgement of an answer; a run adds up all of its rewards, each times its weight."""
 
     kind: Literal["exact_match", "math", "code", "json_schema", "regex", "length", "function", "judge", "model"]
-    """``exact_match``: equals the row's answer; ``math``: an expression of the same value; ``code``: passes the row's
-    tests, in a process with limits; ``json_schema``: JSON that fits ``json_schema``; ``regex``: ``pattern`` is found;
-    ``length``: between ``min_tokens`` and ``max_tokens``; ``function``: your own ``module:function``; ``judge``: a
-    judge model's mark; ``model``: a reward model's score."""
+    """``exact_match``: equals the row's answer; ``math``: an expression of the same value; ``code``: passes the row's tests,
+    in a process with limits; ``json_schema``: JSON that fits ``json_schema``; ``regex``: ``pattern`` is found; ``length``:
+    between ``min_tokens`` and ``max_tokens``, and less the further away; ``function``: your own ``module:function``;
+    ``judge``: a judge model's mark; ``model``: a reward model's score."""
     name: str = ""
     """In metrics; default: the kind, with a number where it is there twice."""
     weight: float = 1.0
@@ -105,7 +106,7 @@ class Reward(Strict):
     """For exact_match, math and code: the row's key with the right answer, or with the tests."""
     extract: str | None = None
     """A regular expression whose first group is the answer in the text; default: for math the last number or boxed
-    expression, else the whole text without blanks around it."""
+    expression, for code and json_schema the last fenced block, else the whole text without blanks around it."""
     pattern: str | None = None
     """For ``regex``."""
     json_schema: dict[str, Any] | None = None
