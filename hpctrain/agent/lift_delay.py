@@ -2,8 +2,8 @@
 
 Slurm stamps the delay only when the old start is completely cleaned up, and by then the batch step, and with it the
 coordinator, is gone. So a helper outlives them: a process of its own session, no longer a child of the batch step.
-Where Slurm tracks processes by cgroup, it is killed with the step; the job then starts after the delay, as any
-requeued job does. Nothing depends on it.
+Where Slurm tracks processes by cgroup, it is killed with the step; there our epilog does the same, for which the job leaves
+it a note. Without either the job starts after the delay, as any requeued job does. Nothing depends on it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from hpctrain import process
 from hpctrain.clock import Clock
 from hpctrain.errors import HpctrainError, JobStateError, SlurmError
+from hpctrain.health import requeued
 from hpctrain.ids import JobId, NodeName
 from hpctrain.jobs.layout import RunDir
 from hpctrain.slurm.model import JobState, JobUpdate
@@ -33,6 +34,7 @@ def start_helper(job_id: JobId, run_dir: RunDir, exclude: tuple[str, ...] = ()) 
 
     The job's variables are left out of its environment, because it no longer belongs to this start of the job.
     """
+    requeued.leave(os.environ)
     env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
     argv = [sys.executable, "-m", "hpctrain.agent", "lift-delay", "--run-dir", str(run_dir.path), "--job", str(job_id)]
     argv += ["--exclude", ",".join(exclude)] if exclude else []

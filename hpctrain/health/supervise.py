@@ -106,6 +106,7 @@ def check(context: str, environment: Mapping[str, str], budget_s: float, report:
             from hpctrain.health.copies import remove_copies
             from hpctrain.health.leftovers import end_leftovers
 
+            lift_requeue_delay(of, environment, config)
             cluster = environment.get("SLURM_CLUSTER_NAME", "")
             left = end_leftovers(of.id, of.uid or 0, name, cluster=cluster, proc=config.roots.processes)
             remove_copies(config.copy_dirs, of.id, of.uid or 0, name)
@@ -128,6 +129,16 @@ def check(context: str, environment: Mapping[str, str], budget_s: float, report:
             {"kind": "health_note", "context": context, "job": job.id if job else None, "notes": notes},
         )
     return {"drain": outcome.drain, "reason": outcome.verdict.reason, "notes": notes}
+
+
+def lift_requeue_delay(job: Job, environment: Mapping[str, str], config: Config) -> None:
+    """Do for a job that has queued itself again what it cannot do itself; see :mod:`hpctrain.health.requeued`."""
+    from hpctrain.errors import HpctrainError
+    from hpctrain.health.requeued import lift, take
+
+    if job.uid is not None and job.id.isdecimal() and take(job.uid, environment):
+        with contextlib.suppress(HpctrainError):
+            lift(job.id, scontrol=config.scontrol, slurm_conf=config.slurm_conf)
 
 
 def _reset(config: Config, node: str) -> str:
