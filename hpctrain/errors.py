@@ -25,6 +25,7 @@ The tree (kept true by ``tests/unit/test_errors.py``)::
     │   ├── AuthenticationError     16   the host does not let us in
     │   └── RemoteTimeoutError      17   the host, or a command on it, took too long
     ├── HostsFailedError            18   some of many hosts failed
+    ├── EndpointError               19   a judge or teacher model does not answer, or refuses
     └── StopRequested              130   Ctrl-C
 
 A class owns its exit code; ``docs/exit-codes.md`` is generated from this module.
@@ -196,6 +197,12 @@ class HostsFailedError(HpctrainError):
     """Some of the hosts that a command went to failed; each is named with its reason."""
 
     exit_code = 18
+
+
+class EndpointError(HpctrainError):
+    """A model behind an HTTP endpoint does not answer in time, refuses, or answers nonsense."""
+
+    exit_code = 19
 
 
 class StopRequested(HpctrainError):  # noqa: N818 - a wish of the user, not a mistake

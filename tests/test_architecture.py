@@ -38,8 +38,9 @@ OWNERS: dict[str, Owner] = {
     "click": Owner(("hpctrain/cli/",), "services are called from Python and from the command line alike"),
     "rich": Owner(("hpctrain/cli/",), "only the command line draws"),
     "plotext": Owner(("hpctrain/cli/",), "only the command line draws"),
-    "torch": Owner(TRAINING, "nothing else needs the seconds that its import takes"),
-    "transformers": Owner(("hpctrain/train/", "hpctrain/checkpoint/callbacks_transformers.py"),
+    "torch": Owner((*TRAINING, "hpctrain/testing/openai_model.py"), "nothing else needs the seconds that its import takes"),
+    "transformers": Owner(("hpctrain/train/", "hpctrain/checkpoint/callbacks_transformers.py",
+                           "hpctrain/testing/openai_model.py"),
                           "models and tokenizers belong to the trainer; its Trainer gets a callback"),
     "lightning": Owner(("hpctrain/checkpoint/callbacks_lightning.py",), "its Trainer gets a callback"),
     "datasets": Owner(("hpctrain/train/", "hpctrain/data/hub.py"), "tables of the trainer; sets are loaded in one file"),
@@ -191,6 +192,7 @@ CONTRACTS = {
 
 NEVER: dict[str, tuple[set[str], str]] = {
     "train": ({"slurm", "submit", "devcluster", "watchdog", "agent", "fleet"}, "a training process also runs without Slurm"),
+    "endpoint": ({"slurm", "submit", "devcluster", "watchdog", "agent", "train", "checkpoint", "jobs"}, "all ask it"),
     "checkpoint": ({"slurm", "submit", "devcluster", "watchdog", "agent", "train", "jobs"}, "it is the trainer's library"),
     "recipe": ({"slurm", "submit", "devcluster", "jobs", "agent", "train", "checkpoint"}, "a recipe is data"),
     "slurm": ({"submit", "recipe", "jobs", "agent", "train", "checkpoint"}, "the port knows Slurm and nothing of ours"),

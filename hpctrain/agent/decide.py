@@ -32,6 +32,7 @@ OUTSIDE = (Cause.NODE, Cause.AGENT, Cause.COORDINATOR, Cause.HEALTH)
 NOT_MENDED_BY_RESTART = {
     2: "its command line is wrong", 3: "the recipe is wrong", 4: "something it needs does not exist",
     12: "a package it needs is not installed", 13: "no checkpoint may be trusted",
+    19: "a model that it asks does not answer, after all tries that the recipe allows",
     EXIT_DIVERGED: "its loss policy says that training has failed",
 }
 """Exit codes of our trainer (the table of hpctrain.errors) that the next start would only repeat."""

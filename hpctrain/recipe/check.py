@@ -11,6 +11,7 @@ from hpctrain.recipe.check_checkpoint import check_checkpoint
 from hpctrain.recipe.check_cluster import check_cluster, device_is_gpu
 from hpctrain.recipe.check_data import check_data
 from hpctrain.recipe.check_detection import check_detection
+from hpctrain.recipe.check_endpoint import check_endpoints, endpoint_notes
 from hpctrain.recipe.facts import ClusterFacts
 from hpctrain.recipe.problem import Problem, shown
 from hpctrain.recipe.rewards import check_rewards
@@ -40,8 +41,7 @@ def check(recipe: Recipe, config: Mapping[str, Any] | None = None, facts: Cluste
     problems += [*check_checkpoint(recipe), *check_detection(recipe)]
     if recipe.method is not None:
         problems += [*_model(recipe), *_data(recipe), *check_data(recipe), *_tokenizer(recipe, config), *_training(recipe)]
-        problems += [*_parallelism(recipe), *_context(recipe, config)]
-        problems += [*check_rewards(recipe)]
+        problems += [*_parallelism(recipe), *_context(recipe, config), *check_rewards(recipe), *check_endpoints(recipe)]
     if facts is not None:
         problems += check_cluster(recipe, facts)
     return problems
@@ -59,6 +59,7 @@ def notes_on(recipe: Recipe, facts: ClusterFacts | None = None) -> list[str]:
         notes.append("model.trust_remote_code runs Python code that comes with the model, with your rights")
     if facts is not None and recipe.resources.gpus_per_node and not device_is_gpu(recipe, facts):
         notes.append("this cluster's GPUs are simulated: the ranks compute on the CPU")
+    notes += endpoint_notes(recipe)
     return notes
 
 

@@ -52,12 +52,13 @@ def _data(recipe: Recipe) -> Iterator[Problem]:
 def _model(recipe: Recipe) -> Iterator[Problem]:
     for place, name in (
         (("model", "path"), recipe.model.path if recipe.model else None), (("tokenizer", "path"), recipe.tokenizer.path),
+        (("teacher", "path"), recipe.teacher.path if recipe.teacher else None),
     ):
         if name is None or not Path(name).is_absolute():
             continue
         if not Path(name).is_dir():
             yield Problem(place, f"no such directory: {name}{_deepest(Path(name))}")
-        elif place[0] == "model" and not (Path(name) / "config.json").is_file():
+        elif place[0] in ("model", "teacher") and not (Path(name) / "config.json").is_file():
             yield Problem(place, f"{name} holds no config.json, so it is no transformers model")
 
 

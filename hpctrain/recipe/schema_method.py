@@ -144,6 +144,9 @@ class Endpoint(Strict):
     """0: the most likely answer, the same each time."""
     max_new_tokens: int = Field(default=512, ge=1, le=2**20)
     """Longest answer, in tokens."""
+    check: Literal["submit", "start"] = "submit"
+    """When it is first asked one question: ``submit``: by the program that submits, and again before training;
+    ``start``: only before training, for addresses that the login node cannot reach."""
 
 
 class Judge(Endpoint):

@@ -27,6 +27,7 @@ from hpctrain.files import make_private_dir, storage_errors, write_atomic, write
 from hpctrain.ids import JobId
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.writer import EventWriter
+from hpctrain.recipe.check_endpoint import endpoints_of
 from hpctrain.recipe.facts import ClusterFacts
 from hpctrain.recipe.resolve import Resolved, dump_resolved, resolve
 from hpctrain.settings import Settings
@@ -122,10 +123,12 @@ def submit(prepared: Prepared, settings: Settings, site: Site, *, argument: str,
 
     Raises:
         SlurmError: Slurm refused or does not answer; nothing that looks like a run is left.
+        EndpointError: a judge or teacher does not answer; likewise.
         StorageError: the run directory cannot be written; likewise.
         KeyboardInterrupt: passed on after everything was undone.
     """
     slurm = _require(site)
+    prepared = _with_endpoints_asked(prepared, site)
     run_dir = _claim(Path(settings.runs_dir), prepared.plan.run_name)
     job_id: JobId | None = None
     asked = False
@@ -148,6 +151,16 @@ def submit(prepared: Prepared, settings: Settings, site: Site, *, argument: str,
             error.advice = f"{error.advice}; {advice}" if error.advice else advice
         raise
     return Submitted(job_id, run_dir.name, run_dir, final, now, str(draft["cluster"]))
+
+
+def _with_endpoints_asked(prepared: Prepared, site: Site) -> Prepared:
+    """Ask the judge or teacher of a recipe one question, before anything is queued; what it said becomes a note."""
+    if not endpoints_of(prepared.resolved.recipe):
+        return prepared
+    from hpctrain.endpoint.probe import probe_at_submission  # HTTP and TLS, which other recipes do without
+
+    told = probe_at_submission(prepared.resolved.recipe, one_host=site.one_host)
+    return replace(prepared, resolved=replace(prepared.resolved, notes=(*prepared.resolved.notes, *told)))
 
 
 def run_names(stem: str) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Models behind OpenAI-compatible HTTP endpoints: judges and teachers."""
