@@ -55,6 +55,7 @@ COMMANDS: dict[str, Entry] = {
                      HERE),
     "data": Entry("hpctrain.cli.data", "data", "Check, show and prepare training data.", PREPARE, HERE),
     "checkpoints": Entry("hpctrain.cli.checkpoints", "checkpoints", "List, verify, prune, export checkpoints.", RESULTS),
+    "lineage": Entry("hpctrain.cli.lineage", "lineage", "Say what a run or a model was made from.", RESULTS, THERE),
     "health": Entry("hpctrain.cli.health", "health", "Look at this node.", NODES, HERE),
     "nodes": Entry("hpctrain.cli.nodes", "nodes", "See why nodes are out of service; bring them back.", NODES),
     "fleet": Entry("hpctrain.cli.fleet", "fleet", "Manage nodes over SSH, where Slurm cannot reach.", NODES, HERE),

@@ -6,7 +6,7 @@ The configuration and tokenizer come from the run's recipe, or from a directory 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from hpctrain.checkpoint.weight_files import WeightFile, model_shapes, plan_file
 from hpctrain.checkpoint.weights import sync_file, write_weights
 from hpctrain.errors import CheckpointError, NotFoundError, RecipeError
 from hpctrain.files import PRIVATE_FILE, make_private_dir, storage_errors, sync_dir
+from hpctrain.jobs.layout import RunDir
 from hpctrain.recipe.schema import Recipe
 from hpctrain.train.hugging_face import dtype_option, quiet
 from hpctrain.train.model import load_config
+from hpctrain.train.model_card import write_model_card
 from hpctrain.train.tokenizers import build_tokenizer
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
@@ -58,6 +60,19 @@ def dress_from_recipe(recipe: Recipe) -> Dress:
         raise RecipeError("it names no model", where="model")
     tokenizer = build_tokenizer(recipe.tokenizer)
     return Dress(load_config(recipe.model, tokenizer.vocab_size, tokenizer.end_of_text), tokenizer.save)
+
+
+def with_card(dress: Dress, run_dir: RunDir, checkpoint: Mapping[str, Any]) -> Dress:
+    """The same, with a model card and the run's lineage.
+
+    Args:
+        checkpoint: ``step`` and ``name`` of the checkpoint that the weights come from.
+    """
+    def save_rest(folder: Path) -> None:
+        dress.save_rest(folder)
+        write_model_card(folder, None, run_dir, checkpoint=checkpoint)
+
+    return Dress(dress.config, save_rest)
 
 
 def dress_from_folder(folder: Path) -> Dress:
