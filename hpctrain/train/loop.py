@@ -40,8 +40,8 @@ from hpctrain.train.report import Reporter, StepReport
 from hpctrain.train.schedule import learning_rate
 from hpctrain.train.staging import release
 from hpctrain.train.stop import StopRequest
-from hpctrain.train.tokenizers import Tokenizer
 from hpctrain.train.stream import StreamSamples
+from hpctrain.train.tokenizers import Tokenizer
 from hpctrain.train.traceable import write_stacks_on_signal
 
 
