@@ -7,8 +7,9 @@
     trainer.train(resume_from_checkpoint=callback.resume(trainer))
 
 A run that was killed and started again ends with the bytes of one that was not. The Trainer itself moves on to the right
-epoch and batch; model, optimizer, scheduler and random generators come from our checkpoint. Not covered: DeepSpeed, PEFT
-adapters, the loss scaler of fp16, and data that draws random numbers while it is collated in the training process.
+epoch and batch; model, optimizer, scheduler and random generators come from our checkpoint. Of a model with a peft
+adapter only what is trained is saved. Not covered: DeepSpeed, the loss scaler of fp16, and data that draws random numbers
+while it is collated in the training process.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Checkpointer:
         """Name what is saved.
 
         Args:
-            model: a module, wrapped or not.
+            model: a module, wrapped or not; of one with a peft adapter only what is trained.
             optimizer: of that module; its state is stored by parameter name.
             rng: also each rank's random generators.
             more: anything with ``state_dict`` and ``load_state_dict``, such as ``data=`` or ``scheduler=``; it is taken

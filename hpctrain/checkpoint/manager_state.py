@@ -22,7 +22,8 @@ class Registered:
     def add(self, model: Any, optimizer: Any, *, rng: bool, more: dict[str, Any]) -> None:
         """See :meth:`hpctrain.checkpoint.manager.Checkpointer.register`."""
         if model is not None:
-            self.items["model"] = torch_state.ModelState(model)
+            adapted = torch_state.has_adapter(model)
+            self.items["model"] = torch_state.AdapterState(model) if adapted else torch_state.ModelState(model)
         if optimizer is not None:
             if model is None:
                 raise TypeError("register(optimizer=...) needs model=... too: its state is stored by parameter name")

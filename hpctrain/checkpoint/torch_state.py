@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from hpctrain.checkpoint.codec import TensorRef
 
@@ -47,6 +48,39 @@ class ModelState:
     def load_state_dict(self, state_dict: Any) -> None:
         """Copy the values in."""
         set_model_state_dict(self._model, state_dict)
+
+
+class AdapterState:
+    """What a model with a peft adapter trains; the frozen weights come from where they came from before.
+
+    Args:
+        model: wrapped or not; names are the bare module's.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = bare(model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Trained parameters by name."""
+        return {name: value.detach() for name, value in self._model.named_parameters() if value.requires_grad}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Copy the values in."""
+        with torch.no_grad():
+            for name, value in self._model.named_parameters():
+                if value.requires_grad:
+                    value.copy_(state_dict[name])
+
+
+def bare(model: torch.nn.Module) -> torch.nn.Module:
+    """The module inside DDP and torch.compile."""
+    inner = getattr(model, "_orig_mod", None) or (model.module if isinstance(model, DistributedDataParallel) else None)
+    return model if inner is None else bare(inner)
+
+
+def has_adapter(model: torch.nn.Module) -> bool:
+    """Whether peft has put an adapter on it; asked without importing peft."""
+    return hasattr(bare(model), "peft_config") and any(not value.requires_grad for value in model.parameters())
 
 
 class OptimizerState:

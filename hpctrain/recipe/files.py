@@ -6,6 +6,7 @@ import glob
 from collections.abc import Iterator
 from pathlib import Path
 
+from hpctrain.recipe.model_files import model_problems, template_problems
 from hpctrain.recipe.problem import Problem, shown
 from hpctrain.recipe.reward_files import missing_rewards
 from hpctrain.recipe.schema import Recipe
@@ -16,7 +17,8 @@ DATA_SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".parquet")
 
 def missing_files(recipe: Recipe) -> list[Problem]:
     """One problem per local file or directory that a recipe (with absolute paths) names and that is not there."""
-    return [*_data(recipe), *_model(recipe), *_program(recipe), *_image(recipe), *missing_rewards(recipe)]
+    problems = [*_data(recipe), *_model(recipe), *_program(recipe), *_image(recipe)]
+    return [*problems, *missing_rewards(recipe), *template_problems(recipe)]
 
 
 def data_files(pattern: str) -> list[Path]:
@@ -58,8 +60,8 @@ def _model(recipe: Recipe) -> Iterator[Problem]:
             continue
         if not Path(name).is_dir():
             yield Problem(place, f"no such directory: {name}{_deepest(Path(name))}")
-        elif place[0] in ("model", "teacher") and not (Path(name) / "config.json").is_file():
-            yield Problem(place, f"{name} holds no config.json, so it is no transformers model")
+        elif place[0] != "tokenizer":
+            yield from model_problems(Path(name), place, weights=recipe.method != "pretrain")
 
 
 def _program(recipe: Recipe) -> Iterator[Problem]:

@@ -112,8 +112,8 @@ def load_chain(source: Source) -> list[Node]:
 def anchor(node: Node, base_dir: Path) -> Node:
     """Make the local paths of a layer absolute, so that layers from different directories can be merged.
 
-    ``data.paths``, ``workdir`` and container files are always paths; ``model.path``, ``tokenizer.path``,
-    ``teacher.path`` and ``data.name`` may be hub ids and are paths where they look like one or exist.
+    ``data.paths``, ``workdir``, ``chat.template`` and container files are always paths; ``model.path``,
+    ``tokenizer.path``, ``teacher.path`` and ``data.name`` may be hub ids and are paths where they look like one or exist.
     """
     for path, absolute in PATHS.items():
         node = _changed(node, path, absolute(base_dir))
@@ -176,6 +176,7 @@ PATHS: Mapping[tuple[str, ...], Callable[[Path], _Change]] = {
     ("model", "path"): _absolute_if_local, ("tokenizer", "path"): _absolute_if_local,
     ("data", "name"): _absolute_if_local, ("rewards", "path"): _absolute_if_local,
     ("rewards", "function"): _absolute_function, ("teacher", "path"): _absolute_if_local,
+    ("chat", "template"): _absolute,
 }
 """Where a recipe may name local files, and how each becomes absolute."""
 

@@ -6,7 +6,7 @@ The configuration and tokenizer come from the run's recipe, or from a directory 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ from hpctrain.checkpoint.weight_files import WeightFile, model_shapes, plan_file
 from hpctrain.checkpoint.weights import sync_file, write_weights
 from hpctrain.errors import CheckpointError, NotFoundError, RecipeError
 from hpctrain.files import PRIVATE_FILE, make_private_dir, storage_errors, sync_dir
-from hpctrain.jobs.layout import RunDir
-from hpctrain.recipe.schema import Recipe
+from hpctrain.recipe.schema import Model, Recipe
+from hpctrain.recipe.schema_method import TUNING
 from hpctrain.train.hugging_face import dtype_option, quiet
 from hpctrain.train.model import load_config
-from hpctrain.train.model_card import write_model_card
 from hpctrain.train.tokenizers import build_tokenizer
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
@@ -38,10 +37,12 @@ class Dress:
     Attributes:
         config: transformers configuration, None for weights alone.
         save_rest: puts tokenizer files into a directory.
+        reward: the model gives one number, not tokens.
     """
 
     config: Any
     save_rest: Callable[[Path], None]
+    reward: bool = False
 
 
 def bare() -> Dress:
@@ -58,21 +59,23 @@ def dress_from_recipe(recipe: Recipe) -> Dress:
     quiet()
     if recipe.model is None:
         raise RecipeError("it names no model", where="model")
-    tokenizer = build_tokenizer(recipe.tokenizer)
+    if recipe.method in TUNING:
+        return _tuned(recipe, recipe.model)
+    tokenizer = build_tokenizer(recipe.tokenizer, recipe.model.path if recipe.method == "cpt" else None)
     return Dress(load_config(recipe.model, tokenizer.vocab_size, tokenizer.end_of_text), tokenizer.save)
 
 
-def with_card(dress: Dress, run_dir: RunDir, checkpoint: Mapping[str, Any]) -> Dress:
-    """The same, with a model card and the run's lineage.
+def _tuned(recipe: Recipe, model: Model) -> Dress:
+    from hpctrain.train.tune.tokenizer import load_tokenizer, save_tokenizer
 
-    Args:
-        checkpoint: ``step`` and ``name`` of the checkpoint that the weights come from.
-    """
-    def save_rest(folder: Path) -> None:
-        dress.save_rest(folder)
-        write_model_card(folder, None, run_dir, checkpoint=checkpoint)
-
-    return Dress(dress.config, save_rest)
+    if recipe.adapter is not None:
+        raise RecipeError("checkpoints of this run hold an adapter, not a whole model", where="adapter",
+                          hint="take the model/ that the run leaves at its end, or --weights-only for what is saved")
+    tokenizer = load_tokenizer(recipe)
+    config = load_config(model, len(tokenizer), tokenizer.eos_token_id)
+    if recipe.method == "reward":
+        config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
+    return Dress(config, lambda folder: save_tokenizer(tokenizer, folder, recipe), recipe.method == "reward")
 
 
 def dress_from_folder(folder: Path) -> Dress:
@@ -116,7 +119,7 @@ def export(
         StorageError: it cannot be written.
     """
     shapes = model_shapes(manifest.table())
-    model = None if dress.config is None else _bare_model(dress.config)
+    model = None if dress.config is None else _bare_model(dress.config, reward=dress.reward)
     if model is not None:
         twins = _check_names(model, shapes, where)
         shapes = {name: value for name, value in shapes.items() if name not in twins}
@@ -137,12 +140,13 @@ def export(
     return files
 
 
-def _bare_model(config: Any) -> Any:
+def _bare_model(config: Any, *, reward: bool) -> Any:
     """The model without memory: it knows how its weights are named and tied."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    kind: Any = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, **dtype_option(torch.float32))  # type: ignore[no-untyped-call,unused-ignore]
+        return kind.from_config(config, **dtype_option(torch.float32))  # type: ignore[no-untyped-call,unused-ignore]
 
 
 def _check_names(model: Any, shapes: dict[str, Any], where: str) -> set[str]:

@@ -98,8 +98,13 @@ def disconnect() -> None:
         dist.destroy_process_group()
 
 
-def build_mesh(parallelism: Parallelism, place: Place, local_world_size: int) -> DeviceMesh | None:
+def build_mesh(
+    parallelism: Parallelism, place: Place, local_world_size: int, *, shard_name: str = "shard"
+) -> DeviceMesh | None:
     """The mesh that parameters are sharded over: one dimension for FSDP2, replicas x shards for HSDP, None for DDP.
+
+    Args:
+        shard_name: of the dimension that shards; peft knows by ``fsdp`` that a sharded layer still computes as a whole.
 
     Raises:
         RecipeError: the ranks do not divide into shard groups.
@@ -108,7 +113,7 @@ def build_mesh(parallelism: Parallelism, place: Place, local_world_size: int) ->
     if parallelism.kind == "ddp":
         return None
     if parallelism.kind == "fsdp2":
-        return init_device_mesh(kind, (place.world_size,), mesh_dim_names=("shard",))
+        return init_device_mesh(kind, (place.world_size,), mesh_dim_names=(shard_name,))
     shard_size = parallelism.shard_size or local_world_size
     replicas, rest = divmod(place.world_size, shard_size)
     if rest or not replicas:
@@ -116,7 +121,7 @@ def build_mesh(parallelism: Parallelism, place: Place, local_world_size: int) ->
             f"{place.world_size} ranks do not divide into shard groups of {shard_size}",
             where="training.parallelism.shard_size", hint="choose a divisor of the number of ranks",
         )
-    return init_device_mesh(kind, (replicas, shard_size), mesh_dim_names=("replica", "shard"))
+    return init_device_mesh(kind, (replicas, shard_size), mesh_dim_names=("replica", shard_name))
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:

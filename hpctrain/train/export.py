@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +17,33 @@ from hpctrain.train.model import Network
 from hpctrain.train.tokenizers import Tokenizer
 
 
-def save_model(
-    network: Network, tokenizer: Tokenizer | None, folder: Path, *, dtype: torch.dtype, ranks: Ranks,
-    complete: Callable[[Path], None] | None = None,
-) -> None:
+def save_model(network: Network, tokenizer: Tokenizer | None, folder: Path, *, dtype: torch.dtype, ranks: Ranks) -> None:
     """Gather the weights on rank 0 and write them; all ranks together.
 
     The directory appears whole or not at all, in place of an older one.
 
     Args:
         dtype: of the stored weights.
-        complete: puts what belongs beside weights and tokenizer into the directory, before it gets its name.
 
     Raises:
         StorageError: it cannot be written.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(network.model, options=options)
-    ranks.on_first(lambda: _write(weights, network.config, tokenizer, folder, dtype=dtype, complete=complete))
+    ranks.on_first(lambda: _write(weights, network.config, tokenizer, folder, dtype))
 
 
-def _write(
-    weights: dict[str, Any], config: Any, tokenizer: Tokenizer | None, folder: Path, *, dtype: torch.dtype,
-    complete: Callable[[Path], None] | None,
-) -> None:
+def _write(weights: dict[str, Any], config: Any, tokenizer: Tokenizer | None, folder: Path, dtype: torch.dtype) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     with storage_errors(folder):
         shutil.rmtree(partial, ignore_errors=True)
         make_private_dir(partial)
         try:
-            _bare_model(config, dtype).save_pretrained(partial, state_dict=_stored(weights, dtype))
+            _bare_model(config, dtype).save_pretrained(partial, state_dict=stored_as(weights, dtype))
             if tokenizer is not None:
                 tokenizer.save(partial)
-            if complete is not None:
-                complete(partial)
-            for file in partial.iterdir():
-                _sync(file)
-            _swap(partial, folder)
+            sync_files(partial)
+            put_in_place(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -67,11 +56,13 @@ def _bare_model(config: Any, dtype: torch.dtype) -> Any:
         return AutoModelForCausalLM.from_config(config, **dtype_option(dtype))  # type: ignore[no-untyped-call,unused-ignore]
 
 
-def _stored(weights: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def stored_as(weights: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Weights as they are written: floating-point ones of one type."""
     return {name: (value.to(dtype) if value.is_floating_point() else value).contiguous() for name, value in weights.items()}
 
 
-def _swap(partial: Path, folder: Path) -> None:
+def put_in_place(partial: Path, folder: Path) -> None:
+    """Give a finished directory its name, in place of an older one."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -79,6 +70,13 @@ def _swap(partial: Path, folder: Path) -> None:
     partial.rename(folder)
     sync_dir(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_files(folder: Path) -> None:
+    """Wait until the files of a directory are on the disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            _sync(file)
 
 
 def _sync(file: Path) -> None:

@@ -9,10 +9,11 @@ import torch
 
 
 def quiet() -> None:
-    """Keep the log to what this run has to say; call before and after transformers is imported."""
+    """Keep the log to what this run has to say, and its use to ourselves; call before and after transformers is imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl reports each trainer that is made, unless told not to
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging

@@ -16,7 +16,8 @@ from typing import Any
 
 from hpctrain.errors import MissingDependencyError
 
-_BOARD_NAMES = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "validation_loss")
+_NOT_DRAWN = ("step", "time", "tokens", "step_time_s", "epoch", "incarnation")
+"""What TensorBoard draws no curve of: every other number, those of a method too, gets one."""
 
 
 class MetricsLog:
@@ -53,9 +54,9 @@ class MetricsLog:
             self._broken = error.strerror or str(error)
         if self._board is not None:
             with contextlib.suppress(OSError):
-                for name in _BOARD_NAMES:
-                    if record.get(name) is not None:
-                        self._board.add_scalar(name, record[name], record["step"])
+                for name, value in record.items():
+                    if name not in _NOT_DRAWN and value is not None:
+                        self._board.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
         """Close all files."""

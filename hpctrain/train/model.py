@@ -49,7 +49,7 @@ def load_config(recipe: schema.Model, vocab_size: int, end_of_text: int) -> Any:
             raise RecipeError(f"transformers refuses it: {_first_line(error)}", where="model.config") from None
     else:
         trust = recipe.trust_remote_code
-        config = _from_path(recipe, lambda path: AutoConfig.from_pretrained(path, trust_remote_code=trust))
+        config = from_path(recipe, lambda path: AutoConfig.from_pretrained(path, trust_remote_code=trust))
     known = getattr(config, "vocab_size", None)
     if known is not None and known < vocab_size:
         raise RecipeError(
@@ -119,7 +119,7 @@ def _build(section: schema.Model, config: Any, device: torch.device, *, pretrain
     if section.attention != "auto":
         options["attn_implementation"] = section.attention
     if pretrained:
-        model = _from_path(section, lambda path: AutoModelForCausalLM.from_pretrained(path, **options)).to(device)
+        model = from_path(section, lambda path: AutoModelForCausalLM.from_pretrained(path, **options)).to(device)
     else:
         try:
             with device:
@@ -220,7 +220,12 @@ def _settle_buckets(network: Network, shape: tuple[int, int]) -> None:
             buffer.copy_(before)
 
 
-def _from_path(recipe: schema.Model, load: Any) -> Any:
+def from_path(recipe: schema.Model, load: Any) -> Any:
+    """Call ``load`` with the model's path, or its id on the hub.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     path = recipe.path or ""
     if path.startswith(("/", "./", "../", "~")) and not Path(path).expanduser().exists():
         raise NotFoundError(f"there is no model at {path}", where="model.path")

@@ -17,6 +17,17 @@ MODULES = (
 )
 """What every recipe needs. ``torch._dynamo`` is what torch itself imports in the first step (1.5 s)."""
 
+_TUNE = ("hpctrain.train.tune.run", "hpctrain.train.tune.context", "accelerate", "transformers.trainer", "datasets")
+TUNING_MODULES: dict[str, tuple[str, ...]] = {
+    "sft": (*_TUNE, "hpctrain.train.tune.sft", "trl.trainer.sft_trainer"),
+    "dpo": (*_TUNE, "hpctrain.train.tune.preference", "trl.trainer.dpo_trainer"),
+    "reward": (*_TUNE, "hpctrain.train.tune.reward_model", "trl.trainer.reward_trainer"),
+    "rlvr": (*_TUNE, "hpctrain.train.tune.rl", "trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer"),
+    "distill": (*_TUNE, "hpctrain.train.tune.distill", "trl.trainer.sft_trainer"),
+}
+"""What each method that tunes a model needs besides; trl alone takes seconds."""
+TUNING_MODULES |= dict.fromkeys(("rlaif", "rlhf"), TUNING_MODULES["rlvr"])
+
 
 def preload(recipe: Path) -> None:
     """Import everything, the classes of the recipe's model included.
@@ -47,6 +58,9 @@ def _recipe_modules(recipe: dict[str, Any]) -> list[str]:
 
         module = model_type_to_module_name(architecture)
         names += [f"transformers.models.{module}", f"transformers.models.{module}.modeling_{module}"]
+    names += TUNING_MODULES.get(str(recipe.get("method")), ())
+    if recipe.get("adapter"):
+        names += ["peft", "peft.tuners.lora"]
     if (recipe.get("tracking") or {}).get("tensorboard"):
         names.append("torch.utils.tensorboard")
     if (recipe.get("tokenizer") or {}).get("kind") == "pretrained":

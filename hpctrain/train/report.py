@@ -10,7 +10,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpctrain.clock import Clock, SystemClock
@@ -35,6 +35,8 @@ class StepReport:
         tokens: in this step.
         seconds: it took.
         validation_loss: mean per token, where it was measured.
+        total_tokens: since the beginning of the run; None where every step has as many as this one.
+        more: what else the method tells of this step, by name.
     """
 
     step: int
@@ -45,11 +47,14 @@ class StepReport:
     tokens: int
     seconds: float
     validation_loss: float | None = None
+    total_tokens: int | None = None
+    more: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, float]:
         """What is stored with a checkpoint of this step, for ``checkpoint.keep_best``."""
-        return {"loss": self.loss} | ({} if self.validation_loss is None else {"validation_loss": self.validation_loss})
+        measured = {} if self.validation_loss is None else {"validation_loss": self.validation_loss}
+        return {**self.more, "loss": self.loss, **measured}
 
 
 class Reporter:
@@ -128,9 +133,11 @@ class Reporter:
         self._warned = problem
 
     def _record(self, line: StepReport, tokens_per_s: float) -> dict[str, Any]:
+        tokens = line.step * line.tokens if line.total_tokens is None else line.total_tokens
         record: dict[str, Any] = {
-            "step": line.step, "time": round(self._clock.time(), 3), "loss": line.loss, "learning_rate": line.learning_rate,
-            "grad_norm": line.grad_norm, "tokens": line.step * line.tokens, "tokens_per_s": round(tokens_per_s, 2),
+            **line.more, "step": line.step, "time": round(self._clock.time(), 3), "loss": line.loss,
+            "learning_rate": line.learning_rate,
+            "grad_norm": line.grad_norm, "tokens": tokens, "tokens_per_s": round(tokens_per_s, 2),
             "step_time_s": round(line.seconds, 5), "epoch": round(line.epoch, 6), "incarnation": self.incarnation,
         }
         if line.validation_loss is not None:

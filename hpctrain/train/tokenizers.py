@@ -13,6 +13,7 @@ import numpy as np
 from hpctrain.errors import NotFoundError, RecipeError
 from hpctrain.files import write_json_atomic
 from hpctrain.recipe import schema
+from hpctrain.train.byte_tokenizer import byte_tokenizer
 
 Tokens = np.ndarray[Any, Any]
 _BATCH = 256
@@ -57,7 +58,12 @@ class ByteTokenizer:
         return bytes(token for token in tokens if token < self.end_of_text).decode("utf-8", errors="replace")
 
     def save(self, folder: Path) -> None:
-        """Describe the numbers; transformers has no class for them."""
+        """Describe the numbers, and write the same as a tokenizer that transformers loads."""
+        self.mark(folder)
+        byte_tokenizer().save_pretrained(folder)
+
+    def mark(self, folder: Path) -> None:
+        """Describe the numbers, for people and for our own trainer."""
         write_json_atomic(folder / "hpctrain_tokenizer.json", {
             "kind": "bytes", "vocab_size": self.vocab_size, "end_of_text_id": self.end_of_text, "padding_id": self.padding,
             "note": "token = UTF-8 byte; encode: list(text.encode()); decode: bytes(t for t in tokens if t < 256).decode()",

@@ -85,9 +85,13 @@ class WarmRanks:
 
     def start(
         self, run_dir: Path, recipe: dict[str, Any], ranks: int = RANKS, *, target: str = "hpctrain.train.__main__:main",
-        **env: str,
+        modules: tuple[str, ...] = (), **env: str,
     ) -> Start:
-        """Start all ranks; the run directory is made if need be."""
+        """Start all ranks; the run directory is made if need be.
+
+        Args:
+            modules: imported before the ranks are forked.
+        """
         run_dir.mkdir(mode=0o700, exist_ok=True)
         (run_dir / "recipe.resolved.json").write_text(json.dumps(recipe))
         for beat in run_dir.glob("beat-*"):
@@ -106,7 +110,8 @@ class WarmRanks:
             for rank in range(ranks)
         ]
         assert self._process.stdin is not None
-        self._process.stdin.write((json.dumps({"target": target, "args": [], "ranks": each}) + "\n").encode())
+        request = {"target": target, "args": [], "ranks": each, "import": modules}
+        self._process.stdin.write((json.dumps(request) + "\n").encode())
         self._process.stdin.flush()
         return Start(self, run_dir, self.read()["pids"])
 

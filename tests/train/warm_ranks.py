@@ -3,7 +3,7 @@
 Importing torch and transformers takes four seconds; on two cores, four ranks would need most of a minute for each start.
 The parent must not run one tensor operation, or its children hang in OpenMP. Reads one JSON request per line::
 
-    {"target": "module:function", "args": [...], "ranks": [{"env": {...}, "log": "file"}, ...]}
+    {"target": "module:function", "args": [...], "import": [...], "ranks": [{"env": {...}, "log": "file"}, ...]}
 
 answers ``{"pids": [...]}``, and after the ranks ended ``{"codes": [...]}`` (negative: the signal).
 """
@@ -31,6 +31,8 @@ def serve() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
+        for name in request["import"]:
+            importlib.import_module(name)
         pids = [fork_rank(request, rank) for rank in request["ranks"]]
         print(json.dumps({"pids": pids}), flush=True)
         print(json.dumps({"codes": [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]}), flush=True)
