@@ -107,7 +107,7 @@ def first_sentence(doc: str | None) -> str:
     end = text.find(". ")
     text = text[: end + 1] if end >= SHORTEST else text
     text = text if text.endswith((".", "!", "?")) else f"{text}."
-    plain = text.isascii() and text[:1].isalpha() and not text.endswith(":.")
+    plain = text.isascii() and text[:1].isalpha() and not text.endswith(":.") and "(" not in text.split()[0]
     return text if plain and SHORTEST <= len(text) <= LONGEST and " " in text else ""
 
 

@@ -74,4 +74,5 @@ def test_first_sentences_are_cut_out() -> None:
     assert first_sentence("Return a copy\n  of the text. Never mind.") == "Return a copy of the text."
     assert first_sentence("len(obj, /) -> int\n\nReturn the number of items") == "Return the number of items."
     assert first_sentence("Short.") == ""
+    assert first_sentence("execle(file, *args, env)\n\nExecute the file") == ""
     assert first_sentence(None) == ""

@@ -139,3 +139,21 @@ def test_bad_rows_end_a_stream(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n')
     with pytest.raises(RecipeError, match="holds no text"):
         Blocks(documents_of(Data(source="files", paths=[str(tmp_path)]), ByteTokenizer()), LENGTH, Place()).take(1)
+
+
+@pytest.mark.parametrize("source", ["files", "huggingface"])
+def test_tables_and_data_sets_are_continued(tmp_path: Path, source: str) -> None:
+    """Rows without text do not count, whichever reader passes them over: a place in a table leads to the same row again."""
+    pq, pa = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    pytest.importorskip("datasets")
+    texts = [None if number % 3 == 1 else f"text of row {number}" for number in range(30)]
+    pq.write_table(pa.table({"text": texts, "more": list(range(30))}), tmp_path / "train.parquet")
+    where = {"paths": [str(tmp_path)]} if source == "files" else {"name": str(tmp_path)}
+    documents = documents_of(Data.model_validate({"source": source, "mode": "stream", **where}), ByteTokenizer())
+
+    blocks = Blocks(documents, LENGTH, Place())
+    for _ in range(6):
+        blocks.take(9)
+        again = Blocks(documents, LENGTH, blocks.place)
+        assert again.take(4).tolist() == blocks.take(4).tolist()
+        assert again.place == blocks.place
