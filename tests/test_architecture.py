@@ -52,6 +52,7 @@ OWNERS: dict[str, Owner] = {
     "numpy": Owner(TRAINING, "arrays live where tensors live"),
     "safetensors": Owner(TRAINING, "weights live where tensors live"),
     "tensorboard": Owner(("hpctrain/train/",), "curves are written by the trainer"),
+    "mlflow": Owner(("hpctrain/train/mlflow_log.py",), "it runs in a process of its own, unnoticed by the training"),
     "xxhash": Owner(("hpctrain/checkpoint/", "hpctrain/train/staging.py"), "checksums of shards and of copies"),
     "pydantic": Owner(("hpctrain/recipe/",), "the schema language of recipes, and nothing else's"),
     "pydantic_core": Owner(("hpctrain/recipe/",), "pydantic's own errors"),

@@ -15,6 +15,7 @@ from hpctrain.cli.output import output_option, print_json
 from hpctrain.cli.progress import ByteProgress
 
 if TYPE_CHECKING:
+    from hpctrain.checkpoint.catalogue import Listed
     from hpctrain.train.checkpoint_export import Dress
 
 
@@ -103,7 +104,7 @@ def export(
         from hpctrain.train.checkpoint_export import bare
         from hpctrain.train.checkpoint_export import export as write
 
-        dress = bare() if weights_only else _dress(place, config_dir)
+        dress = bare() if weights_only else _dress(place, config_dir, item)
         with ByteProgress(f"export {item.name}", sum(file.size_bytes for file in files)) as progress:
             reader = place.tier.reader(item.name)
             try:
@@ -119,22 +120,26 @@ def export(
         click.echo(f"{'would write' if dry_run else 'wrote'} {target}  {several(len(files), 'file')}, {total}")
 
 
-def _dress(place: Place, config_dir: Path | None) -> Dress:
+def _dress(place: Place, config_dir: Path | None, item: Listed) -> Dress:
     from hpctrain.errors import UsageError
     from hpctrain.recipe.schema import Recipe
-    from hpctrain.train.checkpoint_export import dress_from_folder, dress_from_recipe
+    from hpctrain.train.checkpoint_export import dress_from_folder, dress_from_recipe, with_card
 
     if config_dir is not None:
-        return dress_from_folder(config_dir)
-    values: dict[str, Any] = {}
-    if place.run is not None:
-        values = dict(json.loads(place.run.dir.resolved_json.read_bytes()))
-    if not values.get("method"):
-        raise UsageError(
-            "no recipe says what model this is", where=place.where,
-            hint="name a directory with its config.json: --config DIR; or write weights alone: --weights-only",
-        )
-    return dress_from_recipe(Recipe.model_validate(values))
+        dress = dress_from_folder(config_dir)
+    else:
+        values: dict[str, Any] = {}
+        if place.run is not None:
+            values = dict(json.loads(place.run.dir.resolved_json.read_bytes()))
+        if not values.get("method"):
+            raise UsageError(
+                "no recipe says what model this is", where=place.where,
+                hint="name a directory with its config.json: --config DIR; or write weights alone: --weights-only",
+            )
+        dress = dress_from_recipe(Recipe.model_validate(values))
+    if place.run is None:
+        return dress
+    return with_card(dress, place.run.dir, {"step": item.name.step, "name": str(item.name)})
 
 
 def _size(text: str) -> int:

@@ -6,6 +6,7 @@ out into one line and an exit code.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -55,6 +56,7 @@ COMMANDS: dict[str, Entry] = {
                      HERE),
     "data": Entry("hpctrain.cli.data", "data", "Check, show and prepare training data.", PREPARE, HERE),
     "checkpoints": Entry("hpctrain.cli.checkpoints", "checkpoints", "List, verify, prune, export checkpoints.", RESULTS),
+    "lineage": Entry("hpctrain.cli.lineage", "lineage", "Say what a run or a model was made from.", RESULTS, THERE),
     "health": Entry("hpctrain.cli.health", "health", "Look at this node.", NODES, HERE),
     "nodes": Entry("hpctrain.cli.nodes", "nodes", "See why nodes are out of service; bring them back.", NODES),
     "fleet": Entry("hpctrain.cli.fleet", "fleet", "Manage nodes over SSH, where Slurm cannot reach.", NODES, HERE),
@@ -136,7 +138,9 @@ def main(argv: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         # A rank's line or a run's name may hold what the terminal's encoding cannot say.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            # A rank forked from a warm process has a pipe where a file was: Python then fails to ask where in it it stands.
+            with contextlib.suppress(OSError):
+                stream.reconfigure(errors="replace")
     sys.exit(invoke(sys.argv[1:] if argv is None else argv))
 
 

@@ -17,7 +17,10 @@
     tensorboard/
     control/                 what coordinator and agents must find again; see hpctrain.agent.control
     cache/                   tokenised data
-    model/                   final weights in Hugging Face format
+    model/                   final weights in Hugging Face format, with a model card and its lineage
+    lineage.json             where it comes from; see hpctrain.jobs.lineage
+    mlflow.json              which run of MLflow it is, and how much that has been told
+    evaluation.json          what the evaluation at the end measured
 """
 
 from __future__ import annotations
@@ -127,6 +130,21 @@ class RunDir:
     def model(self) -> Path:
         """Final weights."""
         return self.path / "model"
+
+    @property
+    def lineage(self) -> Path:
+        """Where the run comes from; see :mod:`hpctrain.jobs.lineage`."""
+        return self.path / "lineage.json"
+
+    @property
+    def evaluation(self) -> Path:
+        """What the evaluation at the end measured."""
+        return self.path / "evaluation.json"
+
+    @property
+    def mlflow(self) -> Path:
+        """Which run of MLflow this is, and how much of it that has been told."""
+        return self.path / "mlflow.json"
 
     def rank_log(self, incarnation: Incarnation, rank: Rank, node: NodeName) -> Path:
         """Log of one rank in one incarnation."""

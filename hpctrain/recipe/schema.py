@@ -257,9 +257,11 @@ class Tracking(Strict):
     tensorboard: bool = False
     """Write TensorBoard event files into the run directory's ``tensorboard/``."""
     mlflow: bool = False
-    """Write the run to MLflow: to ``mlflow_uri``, or where that is not given to a file store under the runs' root."""
+    """Write the run to MLflow, from a process of its own: to ``mlflow_uri``, else to where MLFLOW_TRACKING_URI says, else to
+    files in ``mlruns/`` beside the run directories. Its server may be down: training goes on, and nothing is lost."""
     mlflow_uri: str | None = None
-    """MLflow's tracking server or directory. Its credentials come from MLflow's own environment variables."""
+    """MLflow's tracking server, or a directory (relative to the recipe). Its credentials come from MLflow's own environment
+    variables."""
     mlflow_experiment: str = "hpctrain"
     """MLflow's experiment."""
 

@@ -26,6 +26,7 @@ from hpctrain.errors import ControllerDownError, HpctrainError, SlurmError
 from hpctrain.files import make_private_dir, storage_errors, write_atomic, write_json_atomic
 from hpctrain.ids import JobId
 from hpctrain.jobs.layout import RunDir
+from hpctrain.jobs.lineage_write import submission_record
 from hpctrain.jobs.writer import EventWriter
 from hpctrain.recipe.check_endpoint import endpoints_of
 from hpctrain.recipe.facts import ClusterFacts
@@ -137,7 +138,7 @@ def submit(prepared: Prepared, settings: Settings, site: Site, *, argument: str,
         if run_dir.name != prepared.plan.run_name:
             final = _planned(prepared.resolved, prepared.facts, run_dir.path, site)
         draft = _draft(final, site, argument, sets)
-        _write_files(run_dir, final, draft)
+        _write_files(run_dir, final, draft, site.clock.time())
         asked = True
         job_id = slurm.submit(Submission(script=final.script, work_dir=str(run_dir.path)))
         now = site.clock.time()
@@ -215,7 +216,7 @@ def _draft(prepared: Prepared, site: Site, argument: str, sets: Sequence[str]) -
     }
 
 
-def _write_files(run_dir: RunDir, prepared: Prepared, draft: dict[str, Any]) -> None:
+def _write_files(run_dir: RunDir, prepared: Prepared, draft: dict[str, Any], time_s: float) -> None:
     """All files but run.json. Not forced to disk one by one: without run.json they mean nothing."""
     recipe_json = prepared.resolved.recipe.model_dump(mode="json")
     for directory in (run_dir.logs, run_dir.events, run_dir.control):
@@ -226,7 +227,13 @@ def _write_files(run_dir: RunDir, prepared: Prepared, draft: dict[str, Any]) -> 
         (run_dir.script, prepared.script),
     ):
         write_atomic(path, text, durable=False)
-    write_json_atomic(run_dir.plan, prepared.plan.to_json(), durable=False)
+    plan = prepared.plan.to_json()
+    write_json_atomic(run_dir.plan, plan, durable=False)
+    lineage = submission_record(
+        run_dir, values=recipe_json, plan=plan, cluster=str(draft["cluster"]), source=str(prepared.resolved.source),
+        sets=list(draft["sets"]), time_s=time_s,
+    )
+    write_json_atomic(run_dir.lineage, lineage, durable=False)
     write_json_atomic(draft_path(run_dir), draft, durable=False)
 
 

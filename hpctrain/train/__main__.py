@@ -50,19 +50,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         environment = _environment()
         rank = environment.rank
         recipe, run_dir = _arguments(argv, environment)
-        if recipe.method in TUNING:
-            from hpctrain.train.tune.run import tune
+        from hpctrain.train.lineage_log import lineage_kept
 
-            return tune(recipe, run_dir, environment)
-        from hpctrain.train.loop import train
-
-        return train(recipe, run_dir, environment)
+        with lineage_kept(recipe, run_dir, environment) as log:
+            code = _train(recipe, run_dir, environment)
+            log.ended(code)
+        return code
     except KeyboardInterrupt:
         return _report(StopRequested("interrupted"), rank)
     except HpctrainError as error:
         return _report(error, rank)
     except Exception as error:  # noqa: BLE001 - the last place that can say what happened
         return _report_crash(error, rank)
+
+
+def _train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
+    if recipe.method in TUNING:
+        from hpctrain.train.tune.run import tune
+
+        return tune(recipe, run_dir, environment)
+    from hpctrain.train.loop import train
+
+    return train(recipe, run_dir, environment)
 
 
 def _environment() -> RankEnvironment:

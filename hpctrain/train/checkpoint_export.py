@@ -6,8 +6,8 @@ The configuration and tokenizer come from the run's recipe, or from a directory 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from hpctrain.checkpoint.weight_files import WeightFile, model_shapes, plan_file
 from hpctrain.checkpoint.weights import sync_file, write_weights
 from hpctrain.errors import CheckpointError, NotFoundError, RecipeError
 from hpctrain.files import PRIVATE_FILE, make_private_dir, storage_errors, sync_dir
+from hpctrain.jobs.layout import RunDir
 from hpctrain.recipe.schema import Model, Recipe
 from hpctrain.recipe.schema_method import TUNING
 from hpctrain.train.hugging_face import dtype_option, quiet
 from hpctrain.train.model import load_config
+from hpctrain.train.model_card import write_model_card
 from hpctrain.train.tokenizers import build_tokenizer
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model",
@@ -76,6 +78,19 @@ def _tuned(recipe: Recipe, model: Model) -> Dress:
     if recipe.method == "reward":
         config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
     return Dress(config, lambda folder: save_tokenizer(tokenizer, folder, recipe), recipe.method == "reward")
+
+
+def with_card(dress: Dress, run_dir: RunDir, checkpoint: Mapping[str, Any]) -> Dress:
+    """The same, with a model card and the run's lineage.
+
+    Args:
+        checkpoint: ``step`` and ``name`` of the checkpoint that the weights come from.
+    """
+    def save_rest(folder: Path) -> None:
+        dress.save_rest(folder)
+        write_model_card(folder, None, run_dir, checkpoint=checkpoint)
+
+    return replace(dress, save_rest=save_rest)
 
 
 def dress_from_folder(folder: Path) -> Dress:

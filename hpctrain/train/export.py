@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,30 @@ from hpctrain.train.model import Network
 from hpctrain.train.tokenizers import Tokenizer
 
 
-def save_model(network: Network, tokenizer: Tokenizer | None, folder: Path, *, dtype: torch.dtype, ranks: Ranks) -> None:
+def save_model(
+    network: Network, tokenizer: Tokenizer | None, folder: Path, *, dtype: torch.dtype, ranks: Ranks,
+    complete: Callable[[Path], None] | None = None,
+) -> None:
     """Gather the weights on rank 0 and write them; all ranks together.
 
     The directory appears whole or not at all, in place of an older one.
 
     Args:
         dtype: of the stored weights.
+        complete: puts what belongs beside weights and tokenizer into the directory, before it gets its name.
 
     Raises:
         StorageError: it cannot be written.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(network.model, options=options)
-    ranks.on_first(lambda: _write(weights, network.config, tokenizer, folder, dtype))
+    ranks.on_first(lambda: _write(weights, network.config, tokenizer, folder, dtype=dtype, complete=complete))
 
 
-def _write(weights: dict[str, Any], config: Any, tokenizer: Tokenizer | None, folder: Path, dtype: torch.dtype) -> None:
+def _write(
+    weights: dict[str, Any], config: Any, tokenizer: Tokenizer | None, folder: Path, *, dtype: torch.dtype,
+    complete: Callable[[Path], None] | None,
+) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     with storage_errors(folder):
         shutil.rmtree(partial, ignore_errors=True)
@@ -42,6 +50,8 @@ def _write(weights: dict[str, Any], config: Any, tokenizer: Tokenizer | None, fo
             _bare_model(config, dtype).save_pretrained(partial, state_dict=stored_as(weights, dtype))
             if tokenizer is not None:
                 tokenizer.save(partial)
+            if complete is not None:
+                complete(partial)
             sync_files(partial)
             put_in_place(partial, folder)
         finally:

@@ -32,6 +32,7 @@ from hpctrain.train.heartbeat import Heartbeat
 from hpctrain.train.hugging_face import quiet
 from hpctrain.train.loss_policy import DivergedError, LossPolicy, RewindRequested
 from hpctrain.train.model import Network, build_network, load_config, use_own_compiler_cache
+from hpctrain.train.model_card import card_writer
 from hpctrain.train.open_data import OpenData, open_data
 from hpctrain.train.optim import build_optimizer, clip_gradient, set_learning_rate
 from hpctrain.train.randomness import make_deterministic, seed_all
@@ -40,6 +41,7 @@ from hpctrain.train.schedule import learning_rate
 from hpctrain.train.staging import release
 from hpctrain.train.stop import StopRequest
 from hpctrain.train.stream import StreamSamples
+from hpctrain.train.tokenizers import Tokenizer
 from hpctrain.train.traceable import write_stacks_on_signal
 
 
@@ -115,14 +117,22 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     # 6. Leave the model behind in a form that others read.
     report.event("trainer.finished", f"all {steps} steps are done", step)
     heartbeat.beat("finish", step=step, detail="saving the model")
-    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
-    save_model(network, data.tokenizer, run_dir.model, dtype=dtype, ranks=ranks)
+    save_with_card(network, data.tokenizer, recipe, run_dir, ranks=ranks, heartbeat=heartbeat)
     report.event("model.saved", f"{run_dir.model}", step)
     checkpointer.close(flush=recipe.checkpoint.save_final)
     report.close()
     disconnect()
     release()
     return EXIT_DONE
+
+
+def save_with_card(
+    network: Network, tokenizer: Tokenizer | None, recipe: Recipe, run_dir: RunDir, *, ranks: Ranks, heartbeat: Heartbeat,
+) -> None:
+    """Write the final model with its tokenizer, model card and lineage; all ranks together."""
+    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
+    card = card_writer(recipe, run_dir, heartbeat)
+    save_model(network, tokenizer, run_dir.model, dtype=dtype, ranks=ranks, complete=card)
 
 
 def prepare_torch(training: Training, start: str) -> None:

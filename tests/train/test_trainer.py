@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -70,6 +71,18 @@ def test_stop_on_request_and_continue_on_fewer_ranks(trainers: WarmRanks, tmp_pa
     assert {"checkpoint.restored", "trainer.finished", "model.saved"} <= set(event_kinds(stopped))
 
 
+def _has_lineage(child: Path, base: Path) -> None:
+    """The later run names the earlier one, with the weights that lie there, and both models have a card."""
+    record = json.loads((child / "model" / "hpctrain_lineage.json").read_bytes())
+    (used,) = [entry for entry in record["inputs"] if entry["role"] == "base model"]
+    content = (base / "model" / "model.safetensors").read_bytes()
+    assert (used["name"], used["state"]) == ("first", "as saved")
+    assert used["files"][0]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert record["outputs"]["model"]["files"][0]["sha256"] and record["environment"]["torch"] and record["code"]["version"]
+    card = (child / "model" / "README.md").read_text()
+    assert "trained further on text, starting from first" in card and str(base) not in card
+
+
 @pytest.mark.slow
 def test_final_model_is_read_by_others(trainers: WarmRanks, tmp_path: Path) -> None:
     """AutoModel loads the final model, stock torch the sharded checkpoint; both hold the same weights; cpt continues."""
@@ -91,6 +104,7 @@ def test_final_model_is_read_by_others(trainers: WarmRanks, tmp_path: Path) -> N
     recipe = make_recipe(method="cpt", model={"path": str(first / "model")}, training__steps=2, **constant)
     assert [0] * 4 == trainers.finish(again, recipe), logs(again)
     assert losses(again)[0] < losses(first)[0] - 0.5
+    _has_lineage(again, first)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Ctrl-C at the edges of the program's life."""
+"""The edges of the program's life: Ctrl-C, and standard streams that are not what Python took them for."""
 
 from __future__ import annotations
 
@@ -41,3 +41,21 @@ def test_interrupt_after_the_end_changes_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
     assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_a_command_runs_where_a_pipe_took_the_place_of_a_file() -> None:
+    """A rank that is forked prints into a pipe where its parent had a file; a command of ours runs there as anywhere."""
+    program = (
+        "import os, sys, tempfile\n"
+        "sys.stdout = open(tempfile.mkstemp()[1], 'w')\n"
+        "reader, writer = os.pipe()\n"
+        "os.dup2(writer, sys.stdout.fileno())\n"
+        "from hpctrain.cli.main import main\n"
+        "try:\n    main(['--version'])\n"
+        "finally:\n    os.write(2, os.read(reader, 100))\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("hpctrain")
