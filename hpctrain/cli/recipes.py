@@ -86,24 +86,31 @@ def validate(recipe: str, sets: tuple[str, ...], resolved: bool, no_cluster: boo
 
 @click.group()
 def recipes() -> None:
-    """List and show the shipped recipes, export the schema."""
+    """List, show and suggest recipes, export the schema."""
 
 
 @recipes.command("list")
+@click.option("--family", default="", metavar="NAME", help="Only models of this family: llama3, qwen3, gemma, ...")
+@click.option("--method", default="", metavar="NAME", help="Only this method: sft, dpo, rlvr, ...")
+@click.option("--gpus", type=click.IntRange(min=0), default=None, metavar="N",
+              help="Only what needs no more than so many GPUs.")
 @output_option
-def list_(output: str) -> None:
+def list_(family: str, method: str, gpus: int | None, output: str) -> None:
     """List the recipes that ship with hpctrain."""
-    from hpctrain.recipe.catalogue import catalogue
+    from hpctrain.recipe.catalogue import catalogue, chosen
     from hpctrain.recipe.summary import short_count
 
-    entries = catalogue()
+    entries = chosen(catalogue(), family=family, method=method, gpus=gpus)
     if output == "json":
         print_json("recipes", [entry.to_json() for entry in entries])
+        return
+    if not entries:
+        say("no shipped recipe is like that; 'hpctrain recipes suggest' makes one")
         return
     rows = [("NAME", "METHOD", "PARAMETERS", "NODES X GPUS", "")]
     rows += [
         (item.name, item.method, short_count(item.parameters) or "-", f"{item.nodes} x {item.gpus_per_node}",
-         item.description)
+         "" if item.generated else item.description)  # the name of a generated recipe says it all
         for item in entries
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -111,6 +118,43 @@ def list_(output: str) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)).rstrip())
         if row[4]:  # on lines of its own: beside the columns a terminal of 80 would break it anywhere
             click.echo(textwrap.fill(row[4], LIST_WIDTH, initial_indent="    ", subsequent_indent="    "))
+
+
+@recipes.command("suggest")
+@click.option("--model", required=True, metavar="NAME",
+              help="A hub id or name of the catalogue, or a directory with a config.json.")
+@click.option("--method", required=True, metavar="NAME", help="What to do with it: cpt, sft, dpo, reward, rlvr, ...")
+@click.option("--gpus", required=True, type=click.IntRange(min=1, max=65536), metavar="N", help="GPUs, over all nodes.")
+@click.option("--gpu-memory-gib", required=True, type=click.FloatRange(min=1, max=4096), metavar="GIB",
+              help="Memory of one GPU.")
+@click.option("--gpus-per-node", default=8, show_default=True, type=click.IntRange(min=1, max=1024), metavar="N",
+              help="GPUs of a node.")
+@click.option("--adapter", default="auto", show_default=True, type=click.Choice(("auto", "full", "lora", "dora", "qlora")),
+              help="auto: all weights where that fits, else LoRA, else QLoRA.")
+@click.option("--sequence-length", type=click.IntRange(min=8), default=None, metavar="TOKENS",
+              help="Tokens per sample; default: the method's.")
+@output_option
+def suggest(  # noqa: PLR0917 - click passes every option by name
+    model: str, method: str, gpus: int, gpu_memory_gib: float, gpus_per_node: int, adapter: str,
+    sequence_length: int | None, output: str,
+) -> None:
+    r"""Propose a recipe for a model, a method and the GPUs at hand.
+
+    The recipe goes to standard output, the reasons for its layout to standard error:
+
+    \b
+        hpctrain recipes suggest --model Qwen/Qwen3-8B --method sft --gpus 8 --gpu-memory-gib 80 > my.yaml
+    """
+    from hpctrain.recipe import proposal
+
+    found = proposal.suggest(model, method, gpus=gpus, gpu_memory_gib=gpu_memory_gib, gpus_per_node=gpus_per_node,
+                             adapter=adapter, sequence_length=sequence_length)
+    if output == "json":
+        print_json("suggestion", found.to_json())
+        return
+    for line in found.reasons:
+        say(line)
+    click.echo(found.recipe.text, nl=False)
 
 
 @recipes.command("show")

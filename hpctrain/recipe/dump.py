@@ -39,7 +39,7 @@ def dump(recipe: Recipe, origins: Mapping[str, str], heading: str = "") -> str:
 def _lines(values: Mapping[str, Any], path: Path, depth: int, origins: Mapping[str, str]) -> Iterator[str]:
     for key, value in values.items():
         here = (*path, key)
-        yield from _entry(f"{'  ' * depth}{_scalar(key)}:", value, here, depth, origins)
+        yield from _entry(f"{'  ' * depth}{scalar(key)}:", value, here, depth, origins)
 
 
 def _entry(start: str, value: Any, path: Path, depth: int, origins: Mapping[str, str]) -> Iterator[str]:
@@ -53,9 +53,9 @@ def _entry(start: str, value: Any, path: Path, depth: int, origins: Mapping[str,
             if isinstance(item, Mapping | list | tuple) and item:
                 yield _commented(f"{bullet} {_flow(item)}", (*path, index), item, origins)
             else:
-                yield _commented(f"{bullet} {_scalar(item)}", (*path, index), item, origins)
+                yield _commented(f"{bullet} {scalar(item)}", (*path, index), item, origins)
     else:
-        yield _commented(f"{start} {_scalar(value)}", path, value, origins)
+        yield _commented(f"{start} {scalar(value)}", path, value, origins)
 
 
 def _commented(text: str, path: Path, value: Any, origins: Mapping[str, str]) -> str:
@@ -78,13 +78,13 @@ def _origin(path: Path, origins: Mapping[str, str]) -> str:
 
 def _flow(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_scalar(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{scalar(key)}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_flow(item) for item in value) + "]"
-    return _scalar(value)
+    return scalar(value)
 
 
-def _scalar(value: Any) -> str:
+def scalar(value: Any) -> str:
     """A scalar that YAML 1.1 and 1.2 readers both take for the same value."""
     if value is None or isinstance(value, bool | int):
         return json.dumps(value)

@@ -20,36 +20,30 @@ An estimate, not a measurement: it is there to refuse what cannot fit and to sho
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpctrain.recipe.arithmetic import gradient_accumulation, ranks_per_node, shard_group_size, world_size
 from hpctrain.recipe.check_cluster import device_is_gpu
 from hpctrain.recipe.facts import ClusterFacts
+from hpctrain.recipe.memory_items import (
+    GPU_MEMORY_MIB,
+    Item,
+    activations_item,
+    gathered_item,
+    layer_bytes_per_token,
+    runtime_item,
+    state_item,
+)
 from hpctrain.recipe.memory_ram import RamUse, ram_notes, ram_problems, ram_use
+from hpctrain.recipe.memory_tune import tuning_items
 from hpctrain.recipe.model_size import Shape, shape_of
 from hpctrain.recipe.problem import Problem
 from hpctrain.recipe.schema import Parallelism, Recipe
+from hpctrain.recipe.schema_method import TUNING, Adapter
 from hpctrain.recipe.units import format_bytes
 
-GPU_MEMORY_MIB: Mapping[str, int] = {
-    "h100": 81559, "h200": 143771, "b200": 183359, "l40s": 46068, "a10": 23028, "l4": 23034, "t4": 15360,
-}
-"""Usable memory as the driver reports it. Types made in several sizes (A100, V100, ...) are left out on purpose."""
-
-GPU_RUNTIME_BYTES = 3 * 2**30
-"""CUDA context, NCCL's buffers, the allocator's slack."""
-CPU_RUNTIME_BYTES = 3 * 2**28
-"""Python with torch and transformers loaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One line of the arithmetic."""
-
-    what: str
-    arithmetic: str
-    size_bytes: int
+__all__ = ["GPU_MEMORY_MIB", "Estimate", "Item", "check_memory", "estimate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +59,7 @@ class Estimate:
         capacity_from: where that number comes from.
         notes: sentences about what could not be checked, or will not work as wished.
         ram: what checkpoints in memory take of a node; None where they are off, or nothing is known.
+        others: sizes of further models that the recipe names, by path.
     """
 
     shape: Shape | None = None
@@ -75,6 +70,7 @@ class Estimate:
     capacity_from: str = ""
     notes: tuple[str, ...] = ()
     ram: RamUse | None = None
+    others: Mapping[str, Shape] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int | None:
@@ -100,6 +96,7 @@ class Estimate:
 
 def estimate(
     recipe: Recipe, config: Mapping[str, Any] | None, gpu_memory_bytes: Mapping[str, int], facts: ClusterFacts | None = None,
+    others: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Estimate:
     """What one rank needs and has.
 
@@ -107,6 +104,7 @@ def estimate(
         config: the model's architecture, None where it is not known.
         gpu_memory_bytes: the site's table of GPU types; it wins over the built-in one.
         facts: the cluster, where it is known.
+        others: architectures of further models that the recipe names (reward model, teacher), by path, where known.
     """
     if recipe.data is None or config is None:
         return Estimate()
@@ -118,10 +116,11 @@ def estimate(
     capacity, source = _gpu_capacity(recipe, gpu_memory_bytes, facts) if as_gpu else _cpu_capacity(recipe, facts)
     notes = [] if capacity or not gpu else [f"the memory of a GPU is not known, so the size was not checked: {source}"]
     device = "a GPU has" if as_gpu else "a rank's share of its node is"
-    items = tuple(_items(recipe, shape, gpu))
+    further = {path: found for path, values in (others or {}).items() if isinstance(found := shape_of(values), Shape)}
+    items = tuple(_items(recipe, shape, gpu, capacity, further))
     ram = ram_use(recipe, shape, facts, rank_bytes=0 if as_gpu else sum(item.size_bytes for item in items))
     notes += ram_notes(recipe, ram)
-    return Estimate(shape, items, device, gpu, capacity, source, tuple(notes), ram)
+    return Estimate(shape, items, device, gpu, capacity, source, tuple(notes), ram, further)
 
 
 def check_memory(recipe: Recipe, size: Estimate) -> list[Problem]:
@@ -148,28 +147,27 @@ def _host_problem(recipe: Recipe, size: Estimate) -> list[Problem]:
         f"{size.shape.parameters:,} parameters x 4 B = {format_bytes(needs)}"))]
 
 
-def _items(recipe: Recipe, shape: Shape, gpu: bool) -> Iterator[Item]:
+def _items(
+    recipe: Recipe, shape: Shape, gpu: bool, capacity: int | None = None, others: Mapping[str, Shape] | None = None,
+) -> Iterator[Item]:
+    if recipe.method in TUNING:
+        yield from tuning_items(recipe, shape, gpu, others, capacity)
+        return
     training, shards = recipe.training, shard_group_size(recipe)
     tokens = training.micro_batch_size * (recipe.data.sequence_length if recipe.data else 0)
     compute = 2 if training.precision == "bf16" else 4
-    yield _state(recipe, shape, shards)
+    yield state_item(recipe, shape.parameters, shards)
     yield _working(recipe, shape, compute)
-    if recipe.training.parallelism.kind != "ddp" and gradient_accumulation(recipe) > 1:
+    if training.parallelism.kind != "ddp" and gradient_accumulation(recipe) > 1:
         yield Item("whole gradients", f"{shape.parameters:,} x 4 B (gradient accumulation)", shape.parameters * 4)
-    yield _activations(recipe, shape, tokens, compute)
+    eager = recipe.model is not None and recipe.model.attention == "eager"
+    layer = layer_bytes_per_token(shape, compute, recipe.data.sequence_length if eager and recipe.data else 0)
+    kept = shape.hidden * (4 if training.parallelism.kind == "ddp" else compute)
+    yield activations_item(recipe, layer, tokens, kept, shape.layers)
     per_logit = compute + 12
     logits = tokens * shape.vocab * per_logit
     yield Item("logits and loss", f"{tokens:,} tokens x {shape.vocab:,} vocabulary x {per_logit} B", logits)
-    runtime = GPU_RUNTIME_BYTES if gpu else CPU_RUNTIME_BYTES
-    yield Item("runtime", "CUDA context, NCCL, allocator" if gpu else "Python, torch, transformers", runtime)
-
-
-def _state(recipe: Recipe, shape: Shape, shards: int) -> Item:
-    optimizer = recipe.training.optimizer
-    state = 8 if optimizer.kind == "adamw" else 4 if optimizer.momentum else 0
-    name = "AdamW" if optimizer.kind == "adamw" else "SGD"
-    sums = f"{shape.parameters:,} x (4 + 4 + {state}) B / {shards} {'rank' if shards == 1 else 'ranks'}"
-    return Item(f"weights, gradients, {name}", sums, -(-shape.parameters * (8 + state) // shards))
+    yield runtime_item(gpu)
 
 
 def _working(recipe: Recipe, shape: Shape, compute: int) -> Item:
@@ -177,29 +175,8 @@ def _working(recipe: Recipe, shape: Shape, compute: int) -> Item:
         if compute == 4:
             return Item("working copies", f"{shape.parameters:,} x 4 B (buckets)", shape.parameters * 4)
         return Item("working copies", f"{shape.parameters:,} x (4 + 2) B (buckets, bfloat16)", shape.parameters * 6)
-    gathered = shape.embedding_parameters + 2 * shape.layer_parameters
-    largest = max(shape.embedding_parameters, shape.layer_parameters)
-    sums = f"{gathered:,} x {compute} B + {largest:,} x {compute + 4} B"
-    return Item("working copies", sums, gathered * compute + largest * (compute + 4))
+    return gathered_item(shape, compute)
 
-
-def _activations(recipe: Recipe, shape: Shape, tokens: int, compute: int) -> Item:
-    eager = recipe.model is not None and recipe.model.attention == "eager"
-    layer = _layer_bytes_per_token(shape, compute, recipe.data.sequence_length if eager and recipe.data else 0)
-    if recipe.training.activation_checkpointing:
-        kept = shape.hidden * (4 if recipe.training.parallelism.kind == "ddp" else compute)
-        sums = f"{tokens:,} tokens x ({shape.layers} layers x {kept:,} B + one x {layer:,} B)"
-        return Item("activations", sums, tokens * (shape.layers * kept + layer))
-    return Item("activations", f"{tokens:,} tokens x {shape.layers} layers x {layer:,} B", tokens * shape.layers * layer)
-
-
-def _layer_bytes_per_token(shape: Shape, compute: int, eager_length: int) -> int:
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    norms = 2 * shape.hidden * (4 + 2 * compute)  # the float32 input, the normalised value, the output
-    attention = compute * (3 * queries + 2 * keys)  # q, k, v, the result, and its copy in the layout of the projection
-    scores = shape.heads * eager_length * (6 if compute == 2 else 4)  # the softmax in float32, and its bfloat16 copy
-    mlp = compute * shape.inner * (4 if shape.gated else 2)
-    return norms + attention + scores + mlp
 
 
 def _gpu_capacity(recipe: Recipe, table: Mapping[str, int], facts: ClusterFacts | None) -> tuple[int | None, str]:
@@ -240,27 +217,38 @@ def _remedy(recipe: Recipe, size: Estimate) -> str:
         return ""
     tried = recipe
     changes: list[str] = []
-    for words, update in _CHANGES:
-        changed = tried.model_copy(update={"training": tried.training.model_copy(update=update)})
-        if changed == tried or (words.startswith("training.parallelism") and world_size(recipe.resources) == 1):
-            continue
+    for words, changed in _smaller(recipe, size):
         tried = changed
         changes.append(words)
-        needs = sum(item.size_bytes for item in _items(tried, shape, size.on_gpu))
+        needs = sum(item.size_bytes for item in _items(tried, shape, size.on_gpu, capacity, size.others))
         if needs <= capacity:
             return f"what would fit: {', '.join(changes)} ({format_bytes(needs)} per rank)"
     nodes = tried.resources.nodes
     while nodes < 4096:
         nodes *= 2
         larger = tried.model_copy(update={"resources": tried.resources.model_copy(update={"nodes": nodes})})
-        needs = sum(item.size_bytes for item in _items(larger, shape, size.on_gpu))
+        needs = sum(item.size_bytes for item in _items(larger, shape, size.on_gpu, capacity, size.others))
         if needs <= capacity:
             return f"what would fit: {', '.join([*changes, f'resources.nodes={nodes}'])} ({format_bytes(needs)} per rank)"
     return "nothing this version can do makes it fit: take a smaller model, a shorter data.sequence_length or larger GPUs"
 
 
-_CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("training.parallelism.kind=fsdp2", {"parallelism": Parallelism(kind="fsdp2")}),
-    ("training.activation_checkpointing=true", {"activation_checkpointing": True}),
-    ("training.micro_batch_size=1", {"micro_batch_size": 1}),
-)
+def _smaller(recipe: Recipe, size: Estimate) -> Iterator[tuple[str, Recipe]]:
+    """The recipe with one thing after the other changed that takes less memory, and how each is written."""
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("training.activation_checkpointing=true", {"activation_checkpointing": True}),
+        ("training.micro_batch_size=1", {"micro_batch_size": 1}),
+    ]
+    if world_size(recipe.resources) > 1:
+        changes.insert(0, ("training.parallelism.kind=fsdp2", {"parallelism": Parallelism(kind="fsdp2")}))
+    tried = recipe
+    for words, update in changes:
+        changed = tried.model_copy(update={"training": tried.training.model_copy(update=update)})
+        if changed != tried:
+            tried = changed
+            yield words, tried
+    if recipe.method in TUNING and recipe.adapter is None:
+        tried = tried.model_copy(update={"adapter": Adapter()})
+        yield "adapter.kind=lora", tried
+    if recipe.method in TUNING and size.on_gpu and recipe.adapter is not None and recipe.adapter.kind != "qlora":
+        yield "adapter.kind=qlora", tried.model_copy(update={"adapter": recipe.adapter.model_copy(update={"kind": "qlora"})})

@@ -1,103 +1,30 @@
 """Numbers of parameters from an architecture's numbers, without building the model (pure).
 
-Checked against transformers itself in ``tests/unit/recipe/test_model_size.py``, default values included.
+Checked against transformers itself in ``tests/unit/recipe/test_memory.py``, default values included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from hpctrain.recipe.model_families import BIAS_DEFAULTS, FAMILIES, Family
+
+__all__ = ["FAMILIES", "Family", "Linear", "Shape", "shape_of"]
 
 _LARGEST = 10**9
 _MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """What a transformers ``model_type`` does with its numbers.
+class Linear:
+    """Linear layers of one name and size, all layers of the model together; the output head is not among them."""
 
-    Attributes:
-        defaults: transformers' value for a number that the config leaves out; "heads" means that of the query heads.
-        names: its names for the usual numbers, where they differ.
-        qkv_bias, out_bias, mlp_bias: True, False, or the config key that decides.
-        gated: the MLP has a gate (three matrices), else two.
-        layer_norms: norms of the hidden size per layer.
-        norm_bias: norms are LayerNorms (weight and bias), else RMSNorms.
-        head_norms: queries and keys have norms of the head size.
-        positions: learned position embeddings.
-        tied: output matrix shared with the input embedding, unless ``tie_word_embeddings`` says otherwise.
-        grouped: key-value heads can be fewer than query heads.
-        experts: config key of the number of experts; the MLP is then a router and that many MLPs.
-        expert_size: config key of an expert's inner size.
-    """
-
-    defaults: Mapping[str, Any]
-    names: Mapping[str, str] = field(default_factory=dict)
-    qkv_bias: bool | str = False
-    out_bias: bool | str = False
-    mlp_bias: bool | str = False
-    gated: bool = True
-    layer_norms: int = 2
-    norm_bias: bool = False
-    head_norms: bool = False
-    positions: bool = False
-    tied: bool = False
-    grouped: bool = True
-    experts: str = ""
-    expert_size: str = "intermediate_size"
-
-
-def _defaults(*sizes: int, kv: int | str = "heads", **more: Any) -> dict[str, Any]:
-    """Vocabulary, hidden size, inner size, layers, heads; key-value heads; whatever else the family has."""
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    return {**dict(zip(names, sizes, strict=True)), "num_key_value_heads": kv, **more}
-
-
-_GPT2_NAMES = {
-    "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
-    "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
-}
-_LLAMA = Family(
-    _defaults(32000, 4096, 11008, 32, 32), qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias",
-)
-_QWEN3 = Family(
-    _defaults(151936, 4096, 22016, 32, 32, kv=32, head_dim=128), qkv_bias="attention_bias", out_bias="attention_bias",
-    head_norms=True,
-)
-_GEMMA = Family(
-    _defaults(256000, 3072, 24576, 28, 16, kv=16, head_dim=256), qkv_bias="attention_bias", out_bias="attention_bias",
-    tied=True,
-)
-_GEMMA2 = replace(_GEMMA, defaults=_defaults(256000, 2304, 9216, 26, 8, kv=4, head_dim=256), layer_norms=4)
-
-FAMILIES: Mapping[str, Family] = {
-    "llama": _LLAMA,
-    "mistral": Family(_defaults(32000, 4096, 14336, 32, 32, kv=8)),
-    "mixtral": Family(_defaults(32000, 4096, 14336, 32, 32, kv=8, num_local_experts=8), experts="num_local_experts"),
-    "qwen2": Family(_defaults(151936, 4096, 22016, 32, 32, kv=32), qkv_bias=True),
-    "qwen3": _QWEN3,
-    "qwen3_moe": replace(
-        _QWEN3, names={"num_experts": "num_local_experts"}, experts="num_experts", expert_size="moe_intermediate_size",
-        defaults=_defaults(151936, 2048, 6144, 24, 32, kv=4, num_experts=128, moe_intermediate_size=768),
-    ),
-    "phi3": Family(_defaults(32064, 3072, 8192, 32, 32)),
-    "gemma": _GEMMA,
-    "gemma2": _GEMMA2,
-    "gemma3_text": replace(
-        _GEMMA2, defaults=_defaults(262208, 2304, 9216, 26, 8, kv=4, head_dim=256), head_norms=True,
-    ),
-    "gpt2": Family(
-        _defaults(50257, 768, 0, 12, 12, max_position_embeddings=1024), names=_GPT2_NAMES, qkv_bias=True, out_bias=True,
-        mlp_bias=True, gated=False, norm_bias=True, positions=True, tied=True, grouped=False,
-    ),
-    "gpt_neox": Family(
-        _defaults(50432, 6144, 24576, 44, 64), qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias=True,
-        gated=False, norm_bias=True, grouped=False,
-    ),
-}
-"""Architectures whose size is known. ``attention_bias`` is on by default only where transformers has it so."""
-_BIAS_DEFAULTS = {("gpt_neox", "attention_bias"): True}
+    name: str
+    inputs: int
+    outputs: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +34,14 @@ class Shape:
     Attributes:
         parameters: all of them, shared ones once.
         active_parameters: those that one token meets (fewer with experts).
-        layer_parameters: those of one layer, experts included.
+        layer_parameters: those of one layer, experts included; the mean, where layers differ.
         embedding_parameters: everything outside the layers.
-        inner: width of the MLP that one token meets (of all its experts together).
+        inner: width of the MLP that one token is computed through (of all its experts together).
+        routed: experts that one token is computed through, 0 for none.
+        tied: the output matrix is the input embedding.
+        linears: what an adapter can be attached to.
+        norms: norms of the hidden size per layer.
+        head_norms: queries and keys have norms besides.
     """
 
     model_type: str
@@ -126,16 +58,27 @@ class Shape:
     vocab: int
     gated: bool
     max_positions: int | None
+    routed: int = 0
+    tied: bool = False
+    linears: tuple[Linear, ...] = ()
+    norms: int = 2
+    head_norms: bool = False
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape | str:
-    """The decoder that a transformers config describes, or a sentence why its size is not known."""
+    """The decoder that a transformers config describes, or a sentence why its size is not known.
+
+    Of a config with a ``text_config`` (a model that also sees) the decoder of text is meant.
+    """
+    text = config.get("text_config")
+    if config.get("model_type") not in FAMILIES and isinstance(text, Mapping):
+        config = text
     kind = config.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None or not isinstance(kind, str):
         return f"the size of model_type {kind!r} is not known here, so its memory was not checked"
     try:
-        return _shape(kind, family, _Numbers(config, family))
+        return _shape(kind, family, _Numbers(kind, config, family))
     except ValueError as error:
         return f"model.config: {error}; its memory was not checked"
 
@@ -143,8 +86,8 @@ def shape_of(config: Mapping[str, Any]) -> Shape | str:
 class _Numbers:
     """Reads an architecture's numbers under the names and with the defaults of its family."""
 
-    def __init__(self, config: Mapping[str, Any], family: Family) -> None:
-        self.config, self.family = config, family
+    def __init__(self, kind: str, config: Mapping[str, Any], family: Family) -> None:
+        self.kind, self.config, self.family = kind, config, family
 
     def get(self, name: str, fallback: int | None = None) -> int:
         key = self.family.names.get(name, name)
@@ -164,10 +107,23 @@ class _Numbers:
             raise ValueError(f"{name} is {value}, not a plausible size")
         return value
 
-    def flag(self, kind: str, setting: bool | str) -> bool:
+    def flag(self, setting: bool | str) -> bool:
         if isinstance(setting, bool):
             return setting
-        return bool(self.config.get(setting, _BIAS_DEFAULTS.get((kind, setting), False)))
+        return bool(self.config.get(setting, BIAS_DEFAULTS.get((self.kind, setting), False)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Attention or MLP of one layer: its parameters beside the linear layers that are listed, and those."""
+
+    rest: int
+    linears: tuple[Linear, ...]
+    biases: int = 0
+
+    @property
+    def parameters(self) -> int:
+        return self.rest + self.biases + sum(item.inputs * item.outputs for item in self.linears)
 
 
 def _shape(kind: str, family: Family, numbers: _Numbers) -> Shape:
@@ -176,50 +132,101 @@ def _shape(kind: str, family: Family, numbers: _Numbers) -> Shape:
         raise ValueError(f"num_hidden_layers is {layers}, not a plausible size")
     heads = numbers.positive("num_attention_heads")
     kv_heads = numbers.positive("num_key_value_heads") if family.grouped else heads
-    head_dim = numbers.positive("head_dim", hidden // heads)
-    vocab = numbers.positive("vocab_size")
-    inner = numbers.get("intermediate_size") or 4 * hidden
-    norm = hidden * (2 if family.norm_bias else 1)
-    attention = _attention(hidden, heads * head_dim, kv_heads * head_dim, biased=(
-        numbers.flag(kind, family.qkv_bias), numbers.flag(kind, family.out_bias)))
-    attention += 2 * head_dim if family.head_norms else 0
-    dense = _mlp(family, numbers.flag(kind, family.mlp_bias), hidden, inner)
-    all_mlp, active_mlp, active_inner = layers * dense, layers * dense, inner
-    if family.experts:
-        count = numbers.positive(family.experts)
-        chosen = numbers.positive("num_experts_per_tok", 2 if kind == "mixtral" else 8)
-        size = numbers.positive(family.expert_size)
-        sparse = _sparse_layers(numbers, layers)
-        expert, router = _mlp(family, False, hidden, size), hidden * count
-        all_mlp = sparse * (count * expert + router) + (layers - sparse) * dense
-        active_mlp = sparse * (min(chosen, count) * expert + router) + (layers - sparse) * dense
-        active_inner = max(size * min(chosen, count), inner if sparse < layers else 0)
+    attention, head_dim = _latent(family, numbers, heads) if family.latent else _attention(family, numbers, heads, kv_heads)
+    vocab, norm = numbers.positive("vocab_size"), hidden * (2 if family.norm_bias else 1)
+    mlp = _Mlp(family, numbers, layers)
     outside = vocab * hidden + norm
     if family.positions:
         outside += numbers.positive("max_position_embeddings") * hidden
-    if not numbers.config.get("tie_word_embeddings", family.tied):
-        outside += vocab * hidden
-    rest = layers * (attention + family.layer_norms * norm)
+    tied = bool(numbers.config.get("tie_word_embeddings", family.tied))
+    outside += 0 if tied else vocab * hidden
+    rest = layers * (attention.parameters + family.layer_norms * norm)
     return Shape(
-        kind, outside + rest + all_mlp, outside + rest + active_mlp, (rest + all_mlp) // layers, outside,
-        hidden, layers, heads, kv_heads, head_dim, active_inner, vocab, family.gated,
-        numbers.get("max_position_embeddings", 0) or None,
+        kind, outside + rest + mlp.parameters, outside + rest + mlp.active, (rest + mlp.parameters) // layers, outside,
+        hidden, layers, heads, heads if family.latent else kv_heads, head_dim, mlp.inner, vocab, family.gated,
+        numbers.get("max_position_embeddings", 0) or None, mlp.routed, tied,
+        tuple(Linear(item.name, item.inputs, item.outputs, layers) for item in attention.linears) + tuple(mlp.linears()),
+        family.layer_norms, family.head_norms,
     )
 
 
-def _attention(hidden: int, queries: int, keys: int, *, biased: tuple[bool, bool]) -> int:
-    total = hidden * (queries + 2 * keys) + queries * hidden
-    return total + (queries + 2 * keys if biased[0] else 0) + (hidden if biased[1] else 0)
+def _attention(family: Family, numbers: _Numbers, heads: int, kv_heads: int) -> tuple[_Part, int]:
+    hidden = numbers.positive("hidden_size")
+    head_dim = numbers.positive("head_dim", hidden // heads)
+    queries, keys = heads * head_dim, kv_heads * head_dim
+    biases = (queries + 2 * keys if numbers.flag(family.qkv_bias) else 0) + (hidden if numbers.flag(family.out_bias) else 0)
+    rest = (2 * head_dim if family.head_norms else 0) + (heads if family.sinks else 0)
+    *inputs, out = family.attention
+    sizes = [queries, keys, keys] if len(inputs) == 3 else [queries + 2 * keys]
+    linears = [Linear(name, hidden, size, 1) for name, size in zip(inputs, sizes, strict=True)]
+    return _Part(rest, (*linears, Linear(out, queries, hidden, 1)), biases), head_dim
 
 
-def _mlp(family: Family, bias: bool, hidden: int, inner: int) -> int:
-    matrices = (3 if family.gated else 2) * hidden * inner
-    return matrices + ((2 * inner if family.gated else inner) + hidden if bias else 0)
+def _latent(family: Family, numbers: _Numbers, heads: int) -> tuple[_Part, int]:
+    """Queries, keys and values through small common vectors; the part with positions beside them."""
+    hidden, rope = numbers.positive("hidden_size"), numbers.positive("qk_rope_head_dim")
+    nope, value = numbers.positive("qk_nope_head_dim"), numbers.positive("v_head_dim")
+    latent, head_dim = numbers.positive("kv_lora_rank"), nope + rope
+    direct = "q_lora_rank" in numbers.config and numbers.config["q_lora_rank"] is None
+    query_latent = 0 if direct else numbers.positive("q_lora_rank")
+    queries = [Linear("q_proj", hidden, heads * head_dim, 1)] if direct else [
+        Linear("q_a_proj", hidden, query_latent, 1), Linear("q_b_proj", query_latent, heads * head_dim, 1)]
+    biases = query_latent + latent + rope if numbers.flag(family.qkv_bias) else 0
+    return _Part(query_latent + latent, (
+        *queries, Linear("kv_a_proj_with_mqa", hidden, latent + rope, 1),
+        Linear("kv_b_proj", latent, heads * (nope + value), 1), Linear("o_proj", heads * value, hidden, 1),
+    ), biases + (hidden if numbers.flag(family.out_bias) else 0)), head_dim
 
 
-def _sparse_layers(numbers: _Numbers, layers: int) -> int:
-    """Layers whose MLP is a set of experts (Qwen's configs can leave some dense)."""
-    every = numbers.positive("decoder_sparse_step", 1)
+
+class _Mlp:
+    """The MLPs of all layers: dense ones, and sets of experts."""
+
+    def __init__(self, family: Family, numbers: _Numbers, layers: int) -> None:
+        self.family, self.hidden = family, numbers.positive("hidden_size")
+        self.dense_size = numbers.get(family.dense_size) or 4 * self.hidden
+        self.sparse = _sparse_layers(family, numbers, layers) if family.experts else 0
+        self.dense, bias = layers - self.sparse, numbers.flag(family.mlp_bias)
+        dense = self.dense * self._matrices(self.dense_size, bias)
+        self.parameters = self.active = dense
+        self.inner, self.routed, self.shared, self.count = self.dense_size, 0, 0, 0
+        if not self.sparse:
+            return
+        self.count, size = numbers.positive(family.experts), numbers.positive(family.expert_size)
+        chosen = min(numbers.positive("num_experts_per_tok"), self.count)
+        self.shared = size if family.shared == "one" else size * numbers.get(family.shared) if family.shared else 0
+        self.routed = self.count if family.all_experts else chosen
+        router = self.hidden * self.count + (self.count if family.expert_biases else 0)
+        fixed = router + (self._matrices(self.shared, False) if self.shared else 0)
+        expert = self._matrices(size, family.expert_biases)
+        self.parameters += self.sparse * (self.count * expert + fixed)
+        self.active += self.sparse * (chosen * expert + fixed)
+        self.inner = max(size * self.routed + self.shared, self.dense_size if self.dense else 0)
+
+    def _matrices(self, inner: int, bias: bool) -> int:
+        gates = 2 if self.family.gated else 1
+        return (gates + 1) * self.hidden * inner + (gates * inner + self.hidden if bias else 0)
+
+    def linears(self) -> Iterator[Linear]:
+        """Those of dense MLPs and shared experts; experts that are chosen are one tensor, not linear layers."""
+        *inputs, out = self.family.mlp
+        for size, count in ((self.dense_size, self.dense), (self.shared, self.sparse)):
+            if not size or not count:
+                continue
+            width = size * (2 if self.family.gated and len(inputs) == 1 else 1)
+            yield from (Linear(name, self.hidden, width, count) for name in inputs)
+            yield Linear(out, size, self.hidden, count)
+        if self.family.router and self.sparse:
+            yield Linear(self.family.router, self.hidden, self.count, self.sparse)
+
+
+def _sparse_layers(family: Family, numbers: _Numbers, layers: int) -> int:
+    """Layers whose MLP is a set of experts (configs can leave some dense)."""
+    chosen = numbers.config.get("moe_layers")
+    if family.all_experts and isinstance(chosen, list):
+        return len(chosen)
+    every = numbers.positive(family.sparse_step, 1)
+    first = numbers.get(family.first_dense) if family.first_dense else 0
     dense = numbers.config.get("mlp_only_layers") or []
     dense = dense if isinstance(dense, list) else []
-    return sum(1 for index in range(layers) if index not in dense and (index + 1) % every == 0)
+    return sum(1 for index in range(first, layers) if index not in dense and (index + 1) % every == 0)

@@ -20,6 +20,7 @@ from hpctrain.recipe.node import Node, from_plain, origin_of, walk
 from hpctrain.recipe.overlay import merge_layers, parse_sets, refuse_rival_sets
 from hpctrain.recipe.problem import Problem, dotted, raise_problems
 from hpctrain.recipe.schema import Recipe
+from hpctrain.recipe.tables import known_model
 from hpctrain.recipe.validate import validate
 from hpctrain.settings import Settings
 
@@ -97,7 +98,7 @@ def _checked(
     recipe: Recipe, merged: Node, source: load.Source, settings: Settings | None, facts: ClusterFacts | None,
 ) -> Resolved:
     config, note = _model_config(recipe)
-    size = estimate(recipe, config, settings.gpu_memory_bytes if settings else {}, facts)
+    size = estimate(recipe, config, settings.gpu_memory_bytes if settings else {}, facts, _other_configs(recipe))
     problems = [*check(recipe, config, facts), *missing_files(recipe)]
     problems += check_memory(recipe, size) if not problems else []
     raise_problems([_placed(problem, merged, source.label) for problem in problems], source.label)
@@ -116,14 +117,30 @@ def _model_config(recipe: Recipe) -> tuple[dict[str, Any] | None, str]:
     """The architecture's numbers, from the recipe or the model's own config.json, and a note where there are none."""
     if recipe.model is None or recipe.model.path is None:
         return (recipe.model.config if recipe.model else None), ""
-    file = load.local_model_config(recipe.model.path)
+    return config_of(recipe.model.path)
+
+
+def config_of(path: str) -> tuple[dict[str, Any] | None, str]:
+    """The architecture of a model directory, of a hub id in the cache, or of one in the catalogue, and a note where there
+    is none.
+    """
+    file = load.local_model_config(path)
     if file is None:
-        return None, f"the size of {recipe.model.path} is not known here, so its memory was not checked"
+        known = known_model(path)
+        return (dict(known.config), "") if known else (
+            None, f"the size of {path} is not known here, so its memory was not checked")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return None, f"{file} cannot be read ({error}), so the model's memory was not checked"
     return (config, "") if isinstance(config, dict) else (None, f"{file} is not a model configuration")
+
+
+def _other_configs(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Architectures of reward models and of a local teacher, by path, where they are known."""
+    paths = [reward.path for reward in recipe.rewards if reward.path]
+    paths += [recipe.teacher.path] if recipe.teacher and recipe.teacher.path else []
+    return {path: config for path in paths if (config := config_of(path)[0]) is not None}
 
 
 def _placed(problem: Problem, merged: Node, label: str) -> Problem:

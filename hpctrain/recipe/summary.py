@@ -59,7 +59,7 @@ def short_count(number: int | None) -> str:
     if number is None:
         return ""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= limit:
+        if number >= 0.9995 * limit:  # 999.9 M is 1 B
             return f"{number / limit:.3g} {unit}"
     return str(number)
 

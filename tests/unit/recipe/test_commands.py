@@ -162,7 +162,7 @@ def test_init_of_every_shipped_recipe(tmp_path: Path) -> None:
     (tmp_path / "corpus.txt").write_text("text")
     for index, entry in enumerate(catalogue()):
         file = f"r{index}.yaml"
-        if entry.method == "command":
+        if entry.method == "command" or entry.generated:  # those are resolved in test_catalogue.py
             continue
         assert invoke(["init", file, "--from", entry.name]) == 0
         try:

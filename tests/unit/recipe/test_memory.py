@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hpctrain.recipe import memory
 from hpctrain.recipe.facts import ClusterFacts, NodeGroup, PartitionFacts
 from hpctrain.recipe.load import load_chain, locate, read
 from hpctrain.recipe.memory import check_memory, estimate
+from hpctrain.recipe.memory_items import layer_bytes_per_token
 from hpctrain.recipe.model_size import FAMILIES, Shape, shape_of
 from hpctrain.recipe.node import to_plain
 from hpctrain.recipe.overlay import merge_layers
@@ -57,6 +57,15 @@ def small(kind: str, **more: Any) -> dict[str, Any]:
         config["num_key_value_heads"] = 2
     if kind == "qwen3_moe":
         config |= {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+    if kind in ("llama4_text", "gpt_oss"):
+        config |= {"num_local_experts": 4, "head_dim": 16, "num_experts_per_tok": 2}
+    if kind == "llama4_text":
+        config |= {"intermediate_size_mlp": 128, "interleave_moe_layer_step": 2}
+    if kind == "deepseek_v3":
+        config |= {"num_key_value_heads": 4, "moe_intermediate_size": 32, "n_routed_experts": 8, "n_shared_experts": 2,
+                   "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1, "kv_lora_rank": 16,
+                   "q_lora_rank": 24,
+                   "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12}
     return config | more
 
 
@@ -64,7 +73,8 @@ def small(kind: str, **more: Any) -> dict[str, Any]:
     *[small(kind) for kind in FAMILIES],
     small("llama", attention_bias=True, mlp_bias=True, tie_word_embeddings=True, head_dim=32),
     small("qwen3", head_dim=8), small("gemma", tie_word_embeddings=False), small("gpt2", n_inner=100),
-    small("qwen3_moe", mlp_only_layers=[1]), small("mixtral", num_local_experts=3),
+    small("qwen3_moe", mlp_only_layers=[1]), small("mixtral", num_local_experts=3), small("deepseek_v3", q_lora_rank=None),
+    small("llama4_text", moe_layers=[0, 1]), small("gpt_oss", attention_bias=False),
 ], ids=lambda config: config["model_type"])
 def test_parameters_are_those_of_transformers(config: dict[str, Any]) -> None:
     """For each known family, with its switches, the count equals that of the model transformers builds."""
@@ -114,7 +124,7 @@ def test_activations_are_what_torch_keeps(precision: str, attention: str) -> Non
     saved = [_saved_bytes({**config, "num_hidden_layers": layers}, dtype, attention) for layers in (1, 3)]
     measured = (saved[1] - saved[0]) / 2 / 256
 
-    ours = memory._layer_bytes_per_token(shape({"model_type": "llama", **config}), width, 128 if attention == "eager" else 0)
+    ours = layer_bytes_per_token(shape({"model_type": "llama", **config}), width, 128 if attention == "eager" else 0)
 
     assert ours == pytest.approx(measured, rel=0.1)
 

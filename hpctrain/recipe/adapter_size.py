@@ -1,0 +1,35 @@
+"""How many parameters an adapter has, and how large a model is whose weights are in four bits (pure).
+
+Held against peft's own adapters, on models without memory, in ``tests/unit/recipe/test_memory_tune.py``.
+"""
+
+from __future__ import annotations
+
+from hpctrain.recipe.model_size import Linear, Shape
+from hpctrain.recipe.schema_method import Adapter
+
+NF4_BLOCK, NF4_OUTER_BLOCK = 64, 256
+"""bitsandbytes: four-bit weights share a scale per block of 64; with double quantisation the scale is one byte, and 256 of
+those share a float32 scale and offset (Dettmers et al. 2023, QLoRA, section 3)."""
+
+
+def adapted(shape: Shape, adapter: Adapter) -> tuple[Linear, ...]:
+    """The linear layers that get an adapter."""
+    if adapter.target_modules == "all-linear":
+        return shape.linears
+    return tuple(item for item in shape.linears if item.name in adapter.target_modules)
+
+
+def adapter_parameters(shape: Shape, adapter: Adapter) -> int:
+    """Parameters that are trained: two matrices per layer; with DoRA also a length per output."""
+    per_output = adapter.rank + (1 if adapter.kind == "dora" else 0)
+    return sum(item.count * (adapter.rank * item.inputs + per_output * item.outputs) for item in adapted(shape, adapter))
+
+
+def four_bit_bytes(shape: Shape) -> int:
+    """The frozen weights where linear layers are in four bits and everything else (embeddings, norms, experts that are
+    one tensor) is in bfloat16.
+    """
+    linear = sum(item.count * item.inputs * item.outputs for item in shape.linears)
+    scales = linear // NF4_BLOCK + 8 * linear // (NF4_BLOCK * NF4_OUTER_BLOCK)
+    return linear // 2 + scales + 2 * (shape.parameters - linear)
