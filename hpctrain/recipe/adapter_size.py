@@ -12,18 +12,29 @@ NF4_BLOCK, NF4_OUTER_BLOCK = 64, 256
 """bitsandbytes: four-bit weights share a scale per block of 64; with double quantisation the scale is one byte, and 256 of
 those share a float32 scale and offset (Dettmers et al. 2023, QLoRA, section 3)."""
 
+_MLP = ("gate_proj", "up_proj", "down_proj")
+"""Dense MLPs and shared experts, which peft leaves alone where it adapts the experts."""
+
 
 def adapted(shape: Shape, adapter: Adapter) -> tuple[Linear, ...]:
-    """The linear layers that get an adapter."""
+    """The linear layers that get an adapter, without experts."""
     if adapter.target_modules == "all-linear":
         return shape.linears
     return tuple(item for item in shape.linears if item.name in adapter.target_modules)
 
 
+def adapts_experts(shape: Shape, adapter: Adapter) -> bool:
+    """Whether peft adapts the experts too, for which it makes a changed copy of a layer's experts in each pass."""
+    return adapter.target_modules == "all-linear" and bool(shape.experts)
+
+
 def adapter_parameters(shape: Shape, adapter: Adapter) -> int:
     """Parameters that are trained: two matrices per layer; with DoRA also a length per output."""
     per_output = adapter.rank + (1 if adapter.kind == "dora" else 0)
-    return sum(item.count * (adapter.rank * item.inputs + per_output * item.outputs) for item in adapted(shape, adapter))
+    layers = adapted(shape, adapter)
+    if adapts_experts(shape, adapter):
+        layers = shape.experts + tuple(item for item in layers if item.name not in _MLP)
+    return sum(item.count * (adapter.rank * item.inputs + per_output * item.outputs) for item in layers)
 
 
 def four_bit_bytes(shape: Shape) -> int:

@@ -42,7 +42,7 @@ def wish_for(method: Method, variant: Variant, model: Model, gpus: Gpus, nodes: 
         adapter["target_modules"] = list(model.target_modules)
     shape = shape_of(model.config)
     if adapter and isinstance(shape, Shape) and shape.routed:
-        comments["adapter"] = "on attention and what all tokens meet; the experts stay as they are"
+        comments["adapter"] = "on attention; the experts stay as they are"
     return Wish(
         model_path=model.base if method.name == "cpt" and model.base else model.hub, title=model.title, config=model.config,
         method=method.name, values=laid_over(method.values, variant.changes), comments=comments, adapter=adapter,

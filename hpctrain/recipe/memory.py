@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpctrain.recipe.adapter_size import adapts_experts
 from hpctrain.recipe.arithmetic import gradient_accumulation, ranks_per_node, shard_group_size, world_size
 from hpctrain.recipe.check_cluster import device_is_gpu
 from hpctrain.recipe.facts import ClusterFacts
@@ -120,6 +121,9 @@ def estimate(
     items = tuple(_items(recipe, shape, gpu, capacity, further))
     ram = ram_use(recipe, shape, facts, rank_bytes=0 if as_gpu else sum(item.size_bytes for item in items))
     notes += ram_notes(recipe, ram)
+    if recipe.adapter is not None and adapts_experts(shape, recipe.adapter):
+        notes.append("adapter.target_modules 'all-linear' adapts the experts too, through a changed copy of each layer's experts, "
+                     "which is not counted here; name the layers, such as [q_proj, k_proj, v_proj, o_proj]")
     return Estimate(shape, items, device, gpu, capacity, source, tuple(notes), ram, further)
 
 

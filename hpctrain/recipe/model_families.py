@@ -35,6 +35,7 @@ class Family:
         first_dense: config key of the number of first layers without experts.
         dense_size: config key of the inner size of an MLP that is no expert.
         all_experts: transformers sends every token through every expert and weighs the results, most of them with 0.
+        adapted_experts: peft's "all-linear" means the experts too, each of them and the router.
         attention, mlp: names of their linear layers, which adapters are attached to; the last one leads back.
         router: name of the router, where it is a linear layer of its own.
     """
@@ -61,6 +62,7 @@ class Family:
     first_dense: str = ""
     dense_size: str = "intermediate_size"
     all_experts: bool = False
+    adapted_experts: bool = False
     attention: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     mlp: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     router: str = ""
@@ -100,19 +102,20 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": Family(_defaults(32000, 4096, 14336, 32, 32, kv=8)),
     "mixtral": Family(
         _defaults(32000, 4096, 14336, 32, 32, kv=8, num_local_experts=8, num_experts_per_tok=2), experts="num_local_experts",
+        adapted_experts=True,
     ),
     "qwen2": Family(_defaults(151936, 4096, 22016, 32, 32, kv=32), qkv_bias=True),
     "qwen3": _QWEN3,
     "qwen3_moe": replace(
         _QWEN3, names={"num_experts": "num_local_experts"}, experts="num_experts", expert_size="moe_intermediate_size",
-        defaults=_defaults(151936, 2048, 6144, 24, 32, kv=4, num_experts=128, moe_intermediate_size=768,
+        adapted_experts=True, defaults=_defaults(151936, 2048, 6144, 24, 32, kv=4, num_experts=128, moe_intermediate_size=768,
                            num_experts_per_tok=8),
     ),
     "deepseek_v3": Family(
         _defaults(129280, 7168, 18432, 61, 128, kv=128, moe_intermediate_size=2048, n_shared_experts=1, n_routed_experts=256,
                   num_experts_per_tok=8, first_k_dense_replace=3, kv_lora_rank=512, q_lora_rank=1536, qk_rope_head_dim=64,
                   qk_nope_head_dim=128, v_head_dim=128),
-        latent=True, qkv_bias="attention_bias", out_bias="attention_bias", experts="n_routed_experts",
+        latent=True, adapted_experts=True, qkv_bias="attention_bias", out_bias="attention_bias", experts="n_routed_experts",
         expert_size="moe_intermediate_size", shared="n_shared_experts", first_dense="first_k_dense_replace",
     ),
     "gpt_oss": Family(

@@ -40,6 +40,7 @@ class Shape:
         routed: experts that one token is computed through, 0 for none.
         tied: the output matrix is the input embedding.
         linears: what an adapter can be attached to.
+        experts: what peft's "all-linear" attaches adapters to besides: experts and their router, one by one.
         norms: norms of the hidden size per layer.
         head_norms: queries and keys have norms besides.
     """
@@ -63,6 +64,7 @@ class Shape:
     linears: tuple[Linear, ...] = ()
     norms: int = 2
     head_norms: bool = False
+    experts: tuple[Linear, ...] = ()
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape | str:
@@ -71,9 +73,9 @@ def shape_of(config: Mapping[str, Any]) -> Shape | str:
     Of a config with a ``text_config`` (a model that also sees) the decoder of text is meant.
     """
     text = config.get("text_config")
-    if config.get("model_type") not in FAMILIES and isinstance(text, Mapping):
-        config = text
     kind = config.get("model_type")
+    if isinstance(kind, str) and kind not in FAMILIES and isinstance(text, Mapping):
+        config, kind = text, text.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None or not isinstance(kind, str):
         return f"the size of model_type {kind!r} is not known here, so its memory was not checked"
@@ -146,7 +148,7 @@ def _shape(kind: str, family: Family, numbers: _Numbers) -> Shape:
         hidden, layers, heads, heads if family.latent else kv_heads, head_dim, mlp.inner, vocab, family.gated,
         numbers.get("max_position_embeddings", 0) or None, mlp.routed, tied,
         tuple(Linear(item.name, item.inputs, item.outputs, layers) for item in attention.linears) + tuple(mlp.linears()),
-        family.layer_norms, family.head_norms,
+        family.layer_norms, family.head_norms, tuple(mlp.experts()),
     )
 
 
@@ -189,10 +191,11 @@ class _Mlp:
         self.dense, bias = layers - self.sparse, numbers.flag(family.mlp_bias)
         dense = self.dense * self._matrices(self.dense_size, bias)
         self.parameters = self.active = dense
-        self.inner, self.routed, self.shared, self.count = self.dense_size, 0, 0, 0
+        self.inner, self.routed, self.shared, self.count, self.expert_size = self.dense_size, 0, 0, 0, 0
         if not self.sparse:
             return
         self.count, size = numbers.positive(family.experts), numbers.positive(family.expert_size)
+        self.expert_size = size
         chosen = min(numbers.positive("num_experts_per_tok"), self.count)
         self.shared = size if family.shared == "one" else size * numbers.get(family.shared) if family.shared else 0
         self.routed = self.count if family.all_experts else chosen
@@ -218,6 +221,14 @@ class _Mlp:
             yield Linear(out, size, self.hidden, count)
         if self.family.router and self.sparse:
             yield Linear(self.family.router, self.hidden, self.count, self.sparse)
+
+
+    def experts(self) -> Iterator[Linear]:
+        """Experts and router as peft adapts them: twice the rank where gate and up are one tensor."""
+        if self.family.adapted_experts and self.sparse:
+            yield Linear("gate_up_proj", self.hidden, 2 * self.expert_size, 2 * self.count * self.sparse)
+            yield Linear("down_proj", self.expert_size, self.hidden, self.count * self.sparse)
+            yield Linear("gate", self.hidden, self.count, self.sparse)
 
 
 def _sparse_layers(family: Family, numbers: _Numbers, layers: int) -> int:

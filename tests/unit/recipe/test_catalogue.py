@@ -22,9 +22,6 @@ from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.tables import known_model, tables
 from tests.source_tree import ROOT
 
-YOURS = {"rlhf": ["rewards=[{kind: model, path: /}]"]}
-"""What a user has to set in the recipes of a method, set to something that exists."""
-
 
 @pytest.fixture(scope="module")
 def entries() -> list[Entry]:
@@ -68,8 +65,13 @@ def test_every_generated_recipe_is_whole_and_fits(entries: list[Entry], elsewher
     """Each passes every check of a submission, and the memory of its GPU is enough with room to spare."""
     generated = [entry for entry in entries if entry.generated]
     assert len(generated) > 95
+    marks = {**tables().models["qwen3_8b"].config, "architectures": ["Qwen3ForSequenceClassification"], "num_labels": 1}
+    (elsewhere / "marks").mkdir()
+    (elsewhere / "marks/config.json").write_text(json.dumps(marks))
+    (elsewhere / "marks/model.safetensors").touch()
     for entry in generated:
-        found = resolve(entry.name, YOURS.get(entry.method, []))
+        yours = [f"rewards=[{{kind: model, path: {elsewhere}/marks}}]"] if entry.method == "rlhf" else []
+        found = resolve(entry.name, yours)
         size = found.estimate
         assert size is not None and size.capacity_bytes is not None, entry.name
         assert size.total_bytes <= HEADROOM * size.capacity_bytes, entry.name

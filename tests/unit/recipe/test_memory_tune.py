@@ -55,8 +55,9 @@ def test_adapters_are_those_of_peft(kind: str) -> None:
     peft = pytest.importorskip("peft")
     config = small(kind)
     numbers = {key: value for key, value in config.items() if key != "model_type"}
-    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    targets: Any = names if kind == "llama4_text" else "all-linear"  # its router is a linear layer that returns two things
+    named = {item.name for item in shape(config).linears} - {"gate_proj", "up_proj", "down_proj", "router"}
+    # Llama 4's router is a linear layer that returns two things; others have experts that peft would adapt, without DoRA.
+    targets: Any = sorted(named) if kind == "llama4_text" or shape(config).experts else "all-linear"
     for adapter in ("lora", "dora"):
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **numbers))
@@ -66,6 +67,21 @@ def test_adapters_are_those_of_peft(kind: str) -> None:
         trained = sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
         ours = Adapter(kind=adapter, rank=4, target_modules=targets)
         assert adapter_parameters(shape(config), ours) == trained, adapter
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "deepseek_v3"])
+def test_adapters_of_experts_are_those_of_peft(kind: str) -> None:
+    """Where "all-linear" means the experts too, they are counted, and it is said that they take more than is counted."""
+    transformers = pytest.importorskip("transformers")
+    peft = pytest.importorskip("peft")
+    config = small(kind)
+    numbers = {key: value for key, value in config.items() if key != "model_type"}
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **numbers))
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+    trained = sum(parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad)
+    assert adapter_parameters(shape(config), Adapter(rank=4)) == trained
+    assert any("adapts the experts" in note for note in estimate(tuned(adapter={}), config, {}).notes)
 
 
 def test_adapters_go_where_they_are_told() -> None:
