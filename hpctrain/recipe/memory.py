@@ -122,8 +122,8 @@ def estimate(
     ram = ram_use(recipe, shape, facts, rank_bytes=0 if as_gpu else sum(item.size_bytes for item in items))
     notes += ram_notes(recipe, ram)
     if recipe.adapter is not None and adapts_experts(shape, recipe.adapter):
-        notes.append("adapter.target_modules 'all-linear' adapts the experts too, through a changed copy of each layer's experts, "
-                     "which is not counted here; name the layers, such as [q_proj, k_proj, v_proj, o_proj]")
+        notes.append("adapter.target_modules 'all-linear' adapts the experts too, through a changed copy of each layer's "
+                     "experts, which is not counted here; name the layers, such as [q_proj, k_proj, v_proj, o_proj]")
     return Estimate(shape, items, device, gpu, capacity, source, tuple(notes), ram, further)
 
 

@@ -108,8 +108,8 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": _QWEN3,
     "qwen3_moe": replace(
         _QWEN3, names={"num_experts": "num_local_experts"}, experts="num_experts", expert_size="moe_intermediate_size",
-        adapted_experts=True, defaults=_defaults(151936, 2048, 6144, 24, 32, kv=4, num_experts=128, moe_intermediate_size=768,
-                           num_experts_per_tok=8),
+        adapted_experts=True, defaults=_defaults(
+            151936, 2048, 6144, 24, 32, kv=4, num_experts=128, moe_intermediate_size=768, num_experts_per_tok=8),
     ),
     "deepseek_v3": Family(
         _defaults(129280, 7168, 18432, 61, 128, kv=128, moe_intermediate_size=2048, n_shared_experts=1, n_routed_experts=256,
