@@ -10,7 +10,10 @@ import click
 from hpctrain.cli.output import output_option, print_json, say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hpctrain.data.check import Outcome
+    from hpctrain.data.files import Row
     from hpctrain.recipe.resolve import Resolved
     from hpctrain.recipe.schema import Data, Recipe
     from hpctrain.settings import Settings
@@ -82,11 +85,12 @@ def _lines_of(found: Outcome) -> list[str]:
 @click.argument("source")
 @click.option("-n", "--rows", "count", type=click.IntRange(1), default=3, show_default=True, help="How many rows.")
 @click.option("--skip", type=click.IntRange(0), default=0, show_default=True, help="Rows to pass over first.")
+@click.option("--tokens", is_flag=True, help="For sft, dpo, reward: as the tokens that are learned, in words again.")
 @_SET
 @_FORMAT
 @output_option
 def preview(  # noqa: PLR0917 - click passes every option by name
-    source: str, count: int, skip: int, sets: tuple[str, ...], format_: str, output: str
+    source: str, count: int, skip: int, tokens: bool, sets: tuple[str, ...], format_: str, output: str
 ) -> None:
     """Show rows as the method is given them.
 
@@ -100,12 +104,35 @@ def preview(  # noqa: PLR0917 - click passes every option by name
     target = _target(source, sets, format_)
     shown = list(islice(rows(target.data, target.method), skip, skip + count))
     kind = resolve_format(target.data, target.method)
+    if tokens:
+        _show_tokens(target, shown, output)
+        return
     if output == "json":
         found = [{"where": row.where, "row": row.values} for row in shown]
         print_json("data", {"source": source, "format": kind, "rows": found})
         return
     say(f"format {kind}" + (f", for method {target.method}" if target.method else ""))
     click.echo("\n\n".join("\n".join(lines_of_row(row.values, row.where)) for row in shown))
+
+
+def _show_tokens(target: _Target, shown: list[Row], output: str) -> None:
+    from hpctrain.data.show import lines_of_parts
+    from hpctrain.recipe.check_data import PREPARED
+    from hpctrain.recipe.schema_method import TUNING
+
+    if target.recipe is None or target.method not in TUNING or target.method not in PREPARED:
+        raise click.UsageError("--tokens is for a recipe whose method is sft, dpo or reward")
+    from hpctrain.train.tune.preview import as_tokens
+
+    found = list(zip(shown, as_tokens(target.recipe, shown), strict=True))
+    if output == "json":
+        rows = [{"where": row.where, "parts": [part.to_json() for part in parts]} for row, parts in found]
+        print_json("data", {"rows": rows})
+        return
+    left_out = ("left out", f"longer than {target.data.sequence_length} tokens")
+    for row, parts in found:
+        named = [(f"{part.purpose} ({part.tokens})", part.text) for part in parts] or [left_out]
+        click.echo("\n".join(lines_of_parts(named, row.where)) + "\n")
 
 
 def _target(source: str, sets: tuple[str, ...], format_: str) -> _Target:
@@ -151,11 +178,11 @@ def _is_data(source: str) -> bool:
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @output_option
 def prepare(recipe: str, sets: tuple[str, ...], submit_: bool, dry_run: bool, output: str) -> None:
-    """Tokenise a recipe's text once, before a job with GPUs waits for it.
+    """Tokenise (and pack) a recipe's data once, before a job with GPUs waits for it.
 
-    For pretrain and cpt. The tokens lie in the runs directory's prepared-data/, named by a hash of the text's contents and
-    of the tokenizer: every later run on that text finds them, and doing it again costs the reading only. --submit makes a
-    run of its own of it, with logs, a name and a place in the queue.
+    For pretrain, cpt, sft, dpo and reward. The tokens lie in the runs directory's prepared-data/, named by a hash of the
+    data's contents and of the tokenizer: every later run on that data finds them, and doing it again costs the reading only.
+    --submit makes a run of its own of it, with logs, a name and a place in the queue.
     """
     from pathlib import Path
 
@@ -164,45 +191,60 @@ def prepare(recipe: str, sets: tuple[str, ...], submit_: bool, dry_run: bool, ou
 
     settings = load_settings()
     resolved = resolve(recipe, sets, settings)
-    _require_text(resolved.recipe, recipe)
+    _require_tokens(resolved.recipe, recipe)
     if submit_:
         _submit_preparation(resolved, settings, dry_run=dry_run, output=output)
         return
     if dry_run:
         _say_what_is_read(resolved.recipe, Path(settings.runs_dir), output)
         return
-    from hpctrain.train.prepared import prepare_text
-
-    def progress(documents: int, tokens: int) -> None:
-        if documents % 100_000 == 0:
-            say(f"{documents:,} documents, {tokens:,} tokens")
-
-    done = prepare_text(resolved.recipe, Path(settings.runs_dir), progress=progress)
+    done = _prepare(resolved.recipe, Path(settings.runs_dir))
     if output == "json":
-        print_json("prepared", {
-            "tokens": done.file.tokens, "documents": done.file.documents, "samples": done.samples, "path": done.file.path,
-            "reused": done.file.reused, "data": done.hashes,
-        })
-        return
-    how = "were there" if done.file.reused else "are made"
-    file = done.file
-    click.echo(f"{file.tokens:,} tokens of {file.documents:,} documents {how}: {done.samples:,} samples, {file.path}")
+        print_json("prepared", done)
+    elif "tokens" in done:
+        how = "were there" if done["reused"] else "are made"
+        click.echo(f"{done['tokens']:,} tokens of {done['documents']:,} documents {how}: {done['samples']:,} samples, "
+                   f"{done['path']}")
+    else:
+        from hpctrain.train.tune.row_files import sentence
+
+        click.echo(f"{sentence(done, 'there before' if done['reused'] else 'tokenised')}: {done['path']}")
 
 
-def _require_text(recipe: Recipe, name: str) -> None:
+def _prepare(recipe: Recipe, runs_dir: Path) -> dict[str, Any]:
+    """Do it here; what was made, as JSON."""
+    if recipe.method in ("pretrain", "cpt"):
+        from hpctrain.train.prepared import prepare_text
+
+        done = prepare_text(recipe, runs_dir, progress=lambda documents, _: _tell("documents", documents))
+        return {"tokens": done.file.tokens, "documents": done.file.documents, "samples": done.samples,
+                "path": done.file.path, "reused": done.file.reused, "data": done.hashes}
+    from hpctrain.train.tune.prepare import prepare_rows
+
+    found = prepare_rows(recipe, runs_dir, lambda rows: _tell("rows", rows))
+    return {**found.facts, "path": str(found.folder), "reused": found.reused, "data": found.hashes}
+
+
+def _tell(what: str, number: int) -> None:
+    if number % 100_000 == 0:
+        say(f"{number:,} {what}")
+
+
+def _require_tokens(recipe: Recipe, name: str) -> None:
     from hpctrain.errors import RecipeError
+    from hpctrain.recipe.check_data import PREPARED
 
-    if recipe.data is None or recipe.method not in ("pretrain", "cpt"):
-        of_method = f"method '{recipe.method}' tokenises its rows when it starts"
+    if recipe.data is None or recipe.method not in PREPARED:
+        of_method = f"method '{recipe.method}' writes and judges answers while it trains"
         what = of_method if recipe.method else "it runs a command of its own"
-        raise RecipeError(f"only text (pretrain, cpt) is tokenised beforehand; {what}", where=name,
+        raise RecipeError(f"there is nothing to tokenise beforehand: {what}", where=name,
                           hint="'hpctrain data validate RECIPE' checks rows")
 
 
-def _say_what_is_read(recipe: Recipe, runs_dir: Any, output: str) -> None:
+def _say_what_is_read(recipe: Recipe, runs_dir: Path, output: str) -> None:
     from hpctrain.data.identity import source_files
 
-    assert recipe.data is not None  # noqa: S101 - _require_text has seen to it
+    assert recipe.data is not None  # noqa: S101 - _require_tokens has seen to it
     files = source_files(recipe.data)
     size, folder = sum(path.stat().st_size for path in files), str(runs_dir / "prepared-data")
     if output == "json":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 LONGEST = 600
@@ -20,6 +20,13 @@ def lines_of_row(values: Mapping[str, Any], where: str) -> Iterator[str]:
                 yield from _indented(str(message["role"]), _said(message), 4)
         else:
             yield from _indented(key, _as_text(value), 2)
+
+
+def lines_of_parts(parts: Iterable[tuple[str, str]], where: str) -> Iterator[str]:
+    """Named pieces of text below a place, in their order."""
+    yield where
+    for name, text in parts:
+        yield from _indented(name, text, 2)
 
 
 def _said(message: Mapping[str, Any]) -> str:

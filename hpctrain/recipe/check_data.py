@@ -17,6 +17,9 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
 }
 """What a row may be for each method; the first is its own format."""
 
+PREPARED = ("pretrain", "cpt", "sft", "dpo", "reward")
+"""Methods whose data is tokens before training begins; the others write and judge answers while they train."""
+
 MADE: Mapping[str, tuple[str, ...]] = {
     "python-docs": ("text",),
     "docstring-questions": ("text", "chat", "prompt_completion", "preference", "prompts"),

@@ -67,8 +67,8 @@ def prepare_text(
     """
     if recipe.data is None or recipe.method not in ("pretrain", "cpt"):
         raise RecipeError(
-            f"only text is tokenised beforehand (pretrain, cpt); method '{recipe.method}' tokenises its rows when it starts",
-            where="method", hint="'hpctrain data validate RECIPE' checks its rows",
+            f"this is for text (pretrain, cpt), and the method is '{recipe.method}'", where="method",
+            hint="hpctrain.train.tune.prepare has it for rows",
         )
     folder = make_private_dir(runs_dir / FOLDER)
     tokenizer = tokenizer_of(recipe)

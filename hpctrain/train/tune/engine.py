@@ -38,6 +38,7 @@ from hpctrain.train.optim import build_optimizer, clip_gradient
 from hpctrain.train.order import SampleOrder
 from hpctrain.train.randomness import seed_all
 from hpctrain.train.schedule import learning_rate
+from hpctrain.train.staging import release
 from hpctrain.train.tune.arguments import common_arguments
 from hpctrain.train.tune.context import TuneContext
 from hpctrain.train.tune.export import save_tuned
@@ -101,6 +102,7 @@ def run_trainer(context: TuneContext, make: Make, plan: FeedPlan | None = None) 
     checkpointer.close(flush=recipe.checkpoint.save_final)
     report.close()
     disconnect()
+    release()
     return EXIT_DONE
 
 

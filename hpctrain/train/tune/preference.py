@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from hpctrain.recipe.schema import Data, Recipe
 from hpctrain.train.tune.arguments import without_preparation
 from hpctrain.train.tune.context import TuneContext
 from hpctrain.train.tune.engine import run_trainer
 from hpctrain.train.tune.model import load_model, load_trained
-from hpctrain.train.tune.rows import tokenise_rows
+from hpctrain.train.tune.rows import Encoding, tokenise_rows
 from hpctrain.train.tune.tokens import Writer
 
 
 def run(context: TuneContext) -> int:
     """Learn the recipe's preferences; return the exit code."""
-    longest = context.data.sequence_length
-    writer = Writer.of(context.tokenizer, learn_all=True, longest=longest)
+    tokenise_rows(context, *encoding(context.recipe, context.data, context.tokenizer))
+    load_trained(context)
+    return run_trainer(context, make)
+
+
+def encoding(recipe: Recipe, data: Data, tokenizer: Any) -> Encoding:
+    """How pairs become tokens."""
+    del recipe
+    writer = Writer.of(tokenizer, learn_all=True, longest=data.sequence_length)
 
     def encode(row: dict[str, Any], where: str) -> dict[str, list[int]] | None:
         return preference_columns(writer, row, where)
 
-    tokenise_rows(context, encode, ["dpo"])
-    load_trained(context)
-    return run_trainer(context, make)
+    return Encoding(encode, ["dpo"])
 
 
 def preference_columns(writer: Writer, row: dict[str, Any], where: str) -> dict[str, list[int]] | None:

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
+from hpctrain.recipe.schema import Data, Recipe
 from hpctrain.train.tune.arguments import without_preparation
 from hpctrain.train.tune.context import TuneContext
 from hpctrain.train.tune.engine import run_trainer
 from hpctrain.train.tune.model import load_trained
-from hpctrain.train.tune.rows import tokenise_rows
+from hpctrain.train.tune.rows import Encoding, tokenise_rows
 from hpctrain.train.tune.tokens import Writer
 
 
 def run(context: TuneContext) -> int:
     """Train a reward model on the recipe's preferences; return the exit code."""
-    longest = context.data.sequence_length
-    writer = Writer.of(context.tokenizer, learn_all=True, longest=longest)
+    tokenise_rows(context, *encoding(context.recipe, context.data, context.tokenizer))
+    load_trained(context, reward=True)
+    # The mark is read at the last token that is not padding.
+    context.model.config.pad_token_id = context.tokenizer.pad_token_id
+    return run_trainer(context, make)
+
+
+def encoding(recipe: Recipe, data: Data, tokenizer: Any) -> Encoding:
+    """How pairs become tokens; a pair that is too long is left out."""
+    del recipe
+    longest = data.sequence_length
+    writer = Writer.of(tokenizer, learn_all=True, longest=longest)
 
     def encode(row: dict[str, Any], where: str) -> dict[str, list[int]] | None:
         _, chosen = writer.question_and_answer(row, row["chosen"], where)
         _, rejected = writer.question_and_answer(row, row["rejected"], where)
         return {"chosen_ids": chosen, "rejected_ids": rejected} if max(len(chosen), len(rejected)) <= longest else None
 
-    tokenise_rows(context, encode, ["reward"])
-    load_trained(context, reward=True)
-    # The mark is read at the last token that is not padding.
-    context.model.config.pad_token_id = context.tokenizer.pad_token_id
-    return run_trainer(context, make)
+    return Encoding(encode, ["reward"])
 
 
 def make(context: TuneContext, common: dict[str, Any], callbacks: list[Any]) -> Any:

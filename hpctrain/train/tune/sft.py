@@ -5,30 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 from hpctrain.data.read import resolve_format
+from hpctrain.recipe.schema import Data, Recipe
 from hpctrain.train.tune.arguments import without_preparation
 from hpctrain.train.tune.context import TuneContext
 from hpctrain.train.tune.engine import run_trainer
 from hpctrain.train.tune.model import load_trained
-from hpctrain.train.tune.rows import tokenise_rows
+from hpctrain.train.tune.rows import Encoding, tokenise_rows
 from hpctrain.train.tune.tokens import Writer, fit
 
 
 def run(context: TuneContext) -> int:
     """Fine-tune the recipe's model on its data; return the exit code."""
-    chat, longest = context.recipe.chat, context.data.sequence_length
-    writer = Writer.of(context.tokenizer, learn_all=chat.loss_on == "all", longest=longest)
-    form = resolve_format(context.data, "sft")
+    tokenise_rows(context, *encoding(context.recipe, context.data, context.tokenizer))
+    load_trained(context)
+    return run_trainer(context, make)
+
+
+def encoding(recipe: Recipe, data: Data, tokenizer: Any) -> Encoding:
+    """How rows become tokens, and which of these are learned."""
+    chat, longest = recipe.chat, data.sequence_length
+    writer = Writer.of(tokenizer, learn_all=chat.loss_on == "all", longest=longest)
+    form = resolve_format(data, "sft")
 
     def encode(row: dict[str, Any], where: str) -> dict[str, list[int]] | None:
         if form == "chat":
             return fit(writer.chat(row, where), longest)
         if form == "prompt_completion":
             return fit(writer.pair(row, where), longest)
-        return fit(writer.text(row, context.data.text_field), longest)
+        return fit(writer.text(row, data.text_field), longest)
 
-    tokenise_rows(context, encode, ["sft", form, chat.loss_on, writer.template], pack=longest if chat.packing else 0)
-    load_trained(context)
-    return run_trainer(context, make)
+    return Encoding(encode, ["sft", form, chat.loss_on, writer.template], longest if chat.packing else 0)
 
 
 def make(context: TuneContext, common: dict[str, Any], callbacks: list[Any]) -> Any:

@@ -114,12 +114,13 @@ def test_preparation_is_a_job_of_one_node(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_wrong_arguments_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    """What makes no sense together is said: --set without a recipe, tokenising rows of a tuning method."""
+    """What makes no sense together is said: --set without a recipe, data of a command."""
     write("a.jsonl", CHAT)
-    Path("r.yaml").write_text(RECIPE.replace("pretrain", "sft").replace("config: {model_type: llama, vocab_size: 258, "
-                              "hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4}", "path: some/model"))
+    Path("r.yaml").write_text("version: 1\nname: t\ncommand: [sleep, '1']\n")
 
     assert invoke(["data", "validate", "a.jsonl", "--set", "data.rows=1"]) == 2
     assert "--set changes a recipe" in capsys.readouterr().err
     assert invoke(["data", "prepare", "r.yaml"]) == 3
-    assert "method 'sft' tokenises its rows when it starts" in capsys.readouterr().err
+    assert "nothing to tokenise beforehand: it runs a command of its own" in capsys.readouterr().err
+    assert invoke(["data", "preview", "r.yaml"]) == 3
+    assert "brings its own data" in capsys.readouterr().err
