@@ -58,6 +58,7 @@ COMMANDS: dict[str, Entry] = {
     "import": Entry("hpctrain.cli.import_", "import_", "Turn another system's recipe into one of ours.", PREPARE, HERE),
     "checkpoints": Entry("hpctrain.cli.checkpoints", "checkpoints", "List, verify, prune, export checkpoints.", RESULTS),
     "lineage": Entry("hpctrain.cli.lineage", "lineage", "Say what a run or a model was made from.", RESULTS, THERE),
+    "evaluate": Entry("hpctrain.cli.evaluate", "evaluate", "Measure what a model can do, before and after.", RESULTS),
     "health": Entry("hpctrain.cli.health", "health", "Look at this node.", NODES, HERE),
     "nodes": Entry("hpctrain.cli.nodes", "nodes", "See why nodes are out of service; bring them back.", NODES),
     "fleet": Entry("hpctrain.cli.fleet", "fleet", "Manage nodes over SSH, where Slurm cannot reach.", NODES, HERE),

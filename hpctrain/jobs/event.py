@@ -95,6 +95,8 @@ KINDS: Mapping[str, str] = {
     "data.skipped": "samples were left out, because the loss went wrong when they were seen",
     "data.prepared": "the data set was tokenised or found in the cache",
     "model.saved": "the final weights were written",
+    "evaluation.finished": "what the recipe's evaluate: asks for was measured",
+    "evaluation.failed": "a suite could not be measured; the model is saved all the same",
 }
 
 

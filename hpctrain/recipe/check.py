@@ -12,6 +12,7 @@ from hpctrain.recipe.check_cluster import check_cluster, device_is_gpu
 from hpctrain.recipe.check_data import check_data
 from hpctrain.recipe.check_detection import check_detection
 from hpctrain.recipe.check_endpoint import check_endpoints, endpoint_notes
+from hpctrain.recipe.check_evaluate import check_evaluate
 from hpctrain.recipe.check_method import check_method
 from hpctrain.recipe.facts import ClusterFacts
 from hpctrain.recipe.problem import Problem, shown
@@ -43,7 +44,7 @@ def check(recipe: Recipe, config: Mapping[str, Any] | None = None, facts: Cluste
     if recipe.method is not None:
         problems += [*_model(recipe), *_data(recipe), *check_data(recipe), *_tokenizer(recipe, config), *_training(recipe)]
         problems += [*_parallelism(recipe), *_context(recipe, config), *check_method(recipe), *check_rewards(recipe)]
-        problems += check_endpoints(recipe)
+        problems += [*check_endpoints(recipe), *check_evaluate(recipe)]
     if facts is not None:
         problems += check_cluster(recipe, facts)
     return problems

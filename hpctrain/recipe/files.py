@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpctrain.recipe.model_files import model_problems, template_problems
+from hpctrain.recipe.node import Path as Place
 from hpctrain.recipe.problem import Problem, shown
-from hpctrain.recipe.reward_files import missing_rewards
+from hpctrain.recipe.reward_files import function_problems, missing_rewards
 from hpctrain.recipe.schema import Recipe
 
 _DATA_HINT = "data.paths is yours to set: --set 'data.paths=[FILE, ...]', or 'hpctrain init' makes a copy to edit"
@@ -18,7 +19,7 @@ DATA_SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".parquet")
 def missing_files(recipe: Recipe) -> list[Problem]:
     """One problem per local file or directory that a recipe (with absolute paths) names and that is not there."""
     problems = [*_data(recipe), *_model(recipe), *_program(recipe), *_image(recipe)]
-    return [*problems, *missing_rewards(recipe), *template_problems(recipe)]
+    return [*problems, *missing_rewards(recipe), *template_problems(recipe), *_suites(recipe)]
 
 
 def data_files(pattern: str) -> list[Path]:
@@ -35,20 +36,37 @@ def _data(recipe: Recipe) -> Iterator[Problem]:
     if recipe.data is None:
         return
     for index, pattern in enumerate(recipe.data.paths):
-        path = Path(pattern)
-        place = ("data", "paths", index)
-        if glob.has_magic(pattern) and not path.exists():
-            if not data_files(pattern):
-                yield Problem(place, f"no file matches {shown(pattern, 200)}", hint=_DATA_HINT)
-        elif not path.exists():
-            yield Problem(place, f"no such file or directory: {pattern}{_deepest(path)}", hint=_DATA_HINT)
-        elif path.is_dir() and not data_files(pattern):
-            yield Problem(place, f"{pattern} holds none of {' '.join(DATA_SUFFIXES)}")
-        elif path.is_file() and not pattern.endswith(DATA_SUFFIXES):
-            yield Problem(place, f"{pattern} is none of {' '.join(DATA_SUFFIXES)}")
+        yield from _files(pattern, ("data", "paths", index), _DATA_HINT)
     name = recipe.data.name
     if name and Path(name).is_absolute() and not Path(name).exists():
         yield Problem(("data", "name"), f"no such file or directory: {name}{_deepest(Path(name))}")
+
+
+def _files(pattern: str, place: Place, hint: str = "") -> Iterator[Problem]:
+    """What is wrong with one entry of a list of data files."""
+    path = Path(pattern)
+    if glob.has_magic(pattern) and not path.exists():
+        if not data_files(pattern):
+            yield Problem(place, f"no file matches {shown(pattern, 200)}", hint=hint)
+    elif not path.exists():
+        yield Problem(place, f"no such file or directory: {pattern}{_deepest(path)}", hint=hint)
+    elif path.is_dir() and not data_files(pattern):
+        yield Problem(place, f"{pattern} holds none of {' '.join(DATA_SUFFIXES)}")
+    elif path.is_file() and not pattern.endswith(DATA_SUFFIXES):
+        yield Problem(place, f"{pattern} is none of {' '.join(DATA_SUFFIXES)}")
+
+
+def _suites(recipe: Recipe) -> Iterator[Problem]:
+    """Files, tasks and functions of the suites at the end of the run."""
+    for number, suite in enumerate(recipe.evaluate.suites if recipe.evaluate is not None else ()):
+        place = ("evaluate", "suites", number)
+        for index, pattern in enumerate(suite.paths):
+            yield from _files(pattern, (*place, "paths", index))
+        for index, task in enumerate(suite.tasks):
+            if Path(task).is_absolute() and not Path(task).is_file():
+                yield Problem((*place, "tasks", index), f"no such file: {task}{_deepest(Path(task))}")
+        if suite.function:
+            yield from function_problems(suite.function, recipe.workdir, (*place, "function"))
 
 
 def _model(recipe: Recipe) -> Iterator[Problem]:

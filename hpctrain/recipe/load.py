@@ -171,12 +171,19 @@ def _absolute_function(base_dir: Path) -> _Change:
     return lambda text: _absolute(base_dir)(text) if text.rpartition(":")[0].endswith(".py") else text
 
 
+def _absolute_task(base_dir: Path) -> _Change:
+    """A task of lm-evaluation-harness is a name, or the file of one."""
+    return lambda text: _absolute(base_dir)(text) if text.endswith((".yaml", ".yml")) else text
+
+
 PATHS: Mapping[tuple[str, ...], Callable[[Path], _Change]] = {
     ("workdir",): _absolute, ("data", "paths"): _absolute, ("resources", "container"): _absolute_image,
     ("model", "path"): _absolute_if_local, ("tokenizer", "path"): _absolute_if_local,
     ("data", "name"): _absolute_if_local, ("rewards", "path"): _absolute_if_local,
     ("rewards", "function"): _absolute_function, ("teacher", "path"): _absolute_if_local,
     ("chat", "template"): _absolute,
+    ("evaluate", "suites", "paths"): _absolute, ("evaluate", "suites", "function"): _absolute_function,
+    ("evaluate", "suites", "tasks"): _absolute_task,
 }
 """Where a recipe may name local files, and how each becomes absolute."""
 

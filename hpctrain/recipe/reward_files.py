@@ -16,12 +16,13 @@ def missing_rewards(recipe: Recipe) -> Iterator[Problem]:
     """One problem per function or reward model that cannot be used; what is no file here is left for the run."""
     for index, reward in enumerate(recipe.rewards):
         if reward.kind == "function" and reward.function:
-            yield from _function(reward.function, recipe.workdir, ("rewards", index, "function"))
+            yield from function_problems(reward.function, recipe.workdir, ("rewards", index, "function"))
         if reward.kind == "model" and reward.path and File(reward.path).is_absolute():
             yield from _model(File(reward.path), ("rewards", index, "path"))
 
 
-def _function(target: str, workdir: str | None, place: Path) -> Iterator[Problem]:
+def function_problems(target: str, workdir: str | None, place: Path) -> Iterator[Problem]:
+    """What is wrong with ``module:function`` or ``file.py:function``, without running any of it."""
     module, _, name = target.rpartition(":")
     file = File(module) if module.endswith(".py") else File(workdir or ".") / (module.replace(".", "/") + ".py")
     if not file.is_file():

@@ -187,6 +187,9 @@ class Suite(Strict):
     """For ``harness``."""
     function: str | None = None
     """For ``function``."""
+    match: Literal["auto", "exact", "contains", "number"] = "auto"
+    """For ``accuracy``: ``exact``: the same words; ``contains``: the right answer is found in what was written; ``number``:
+    the last number written has its value; ``auto``: ``number`` where the right answer is a number, else ``exact``."""
     pairwise: bool = False
     """For ``judge``: compare with the base model's answer instead of marking."""
     limit: int | None = Field(default=None, ge=1)

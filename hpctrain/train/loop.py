@@ -26,7 +26,8 @@ from hpctrain.recipe.units import format_bytes
 from hpctrain.train.budget import BatchLayout, batch_layout, total_steps
 from hpctrain.train.data import DataCursor, Samples
 from hpctrain.train.distributed import build_mesh, choose_device, connect, disconnect, sum_over_ranks
-from hpctrain.train.environment import CHECKPOINT, EXIT_DONE, EXIT_REWIND, EXIT_STOPPED, INCARNATION, RankEnvironment
+from hpctrain.train.environment import CHECKPOINT, EXIT_REWIND, EXIT_STOPPED, INCARNATION, RankEnvironment
+from hpctrain.train.evaluation import evaluate_at_end
 from hpctrain.train.export import save_model
 from hpctrain.train.heartbeat import Heartbeat
 from hpctrain.train.hugging_face import quiet
@@ -120,10 +121,17 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     save_with_card(network, data.tokenizer, recipe, run_dir, ranks=ranks, heartbeat=heartbeat)
     report.event("model.saved", f"{run_dir.model}", step)
     checkpointer.close(flush=recipe.checkpoint.save_final)
+    del checkpointer, losses, run, network, optimizer  # their memory is for the models that are measured
+    code = evaluate_at_end(recipe, run_dir, environment, ranks=ranks, report=report, heartbeat=heartbeat, stop=stop)
+    leave(report)
+    return code
+
+
+def leave(report: Reporter) -> None:
+    """Everything is done: close the files, let go of the other ranks and of what was copied to this node."""
     report.close()
     disconnect()
     release()
-    return EXIT_DONE
 
 
 def save_with_card(
