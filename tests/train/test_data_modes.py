@@ -12,6 +12,7 @@ from hpctrain.data.read import python_docs
 from hpctrain.recipe.schema import Recipe
 from hpctrain.train.prepared import prepare_text
 from tests.train.ranks import WarmRanks, event_kinds, final_weights, logs, make_recipe
+from tests.train.tuning import modules, tuning_recipe
 
 
 @pytest.fixture
@@ -54,5 +55,26 @@ def test_modes_do_not_change_what_is_learned(trainers: WarmRanks, tmp_path: Path
 
     assert final_weights(shared) == final_weights(copied)
     assert not (copied / "cache").exists()
+    assert "data.staged" in event_kinds(copied)
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_modes_do_not_change_what_a_tuned_model_learns(trainers: WarmRanks, tmp_path: Path) -> None:
+    """Rows that were prepared, and copies of them on the node's disk, tune the same weights; no copy is left behind."""
+    pytest.importorskip("trl")
+    from hpctrain.train.tune.prepare import prepare_rows
+
+    shared, copied, disk = tmp_path / "runs/shared", tmp_path / "runs/copied", tmp_path / "disk"
+    shared.parent.mkdir()
+    recipe, imports = tuning_recipe("sft", tmp_path, training={"steps": 4}), modules("sft")
+    assert [0] * 4 == trainers.finish(shared, recipe, modules=imports), logs(shared)
+
+    prepare_rows(Recipe.model_validate(recipe), tmp_path / "runs", lambda number: None)
+    recipe["data"] |= {"mode": "copy", "copy_to": str(disk)}
+    assert [0] * 4 == trainers.finish(copied, recipe, modules=imports), logs(copied)
+
+    assert final_weights(shared) == final_weights(copied)
+    assert list((copied / "cache").glob("rows-*")) == []
     assert "data.staged" in event_kinds(copied)
     assert list(disk.iterdir()) == []

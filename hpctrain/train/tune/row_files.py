@@ -48,10 +48,8 @@ def rows_key(method: str, data: Data, tokenizer: Any, encoding: Encoding, *, con
     Args:
         contents: hash of the data's contents; None takes names and times of its files instead, which costs nothing.
     """
-    section = data.model_dump(mode="json")
-    source = stamps(data)
-    if contents is not None:
-        section, source = {key: value for key, value in section.items() if key not in _PLACES}, contents
+    section = {key: value for key, value in data.model_dump(mode="json").items() if key not in _PLACES}
+    source = stamps(data) if contents is None else contents
     parts = [VERSION, method, section, source, tokenizer_identity(tokenizer), [encoding.options, encoding.pack]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
