@@ -94,6 +94,7 @@ KINDS: Mapping[str, str] = {
     "drill.caused": "a drill has broken something of this run on purpose",
     "data.skipped": "samples were left out, because the loss went wrong when they were seen",
     "data.prepared": "the data set was tokenised or found in the cache",
+    "teacher.answered": "the teacher's answers to all questions are there",
     "model.saved": "the final weights were written",
     "evaluation.finished": "what the recipe's evaluate: asks for was measured",
     "evaluation.failed": "a suite could not be measured; the model is saved all the same",
