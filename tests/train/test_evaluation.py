@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.train.ranks import WarmRanks, event_kinds, logs, make_recipe, metric_lines
+from tests.train.tuning import modules, tuning_recipe
 
 SUITES = {"suites": [{"kind": "perplexity"}]}
 
@@ -54,3 +55,22 @@ def test_a_suite_that_fails_costs_nothing_of_the_training(trainers: WarmRanks, t
     assert "evaluation.finished" not in event_kinds(tmp_path / "run")
     assert (tmp_path / "run/model/model.safetensors").is_file()
     assert 4 == _results(tmp_path / "run")["models"][0]["suites"][0]["exit_code"]
+
+
+@pytest.mark.slow
+def test_a_tuned_adapter_is_measured_before_and_after(trainers: WarmRanks, tmp_path: Path) -> None:
+    """A run with an adapter is measured on its own held-out pairs, and started once more it measures nothing anew."""
+    pytest.importorskip("trl")
+    run = tmp_path / "run"
+    evaluate = {"suites": [{"kind": "preference"}, {"kind": "perplexity", "paths": [str(tmp_path / "text.txt")]}]}
+    (tmp_path / "text.txt").write_text("some text")
+    recipe = tuning_recipe("dpo", tmp_path, adapter={"rank": 4}, data={"validation_fraction": 0.1}, evaluate=evaluate)
+    assert [0, 0] == trainers.finish(run, recipe, 2, modules=modules("dpo")), logs(run)
+
+    first = _results(run)
+    assert [("before", 2), ("after", 2)] == [(one["label"], len(one["suites"])) for one in first["models"]]
+    assert ["accuracy", "accuracy_per_token", "margin", "moved_towards_better"] == [
+        one["name"] for one in first["models"][1]["suites"][0]["measures"]]
+    assert [] == [one["problem"] for model in first["models"] for one in model["suites"] if one["problem"]]
+    assert [0, 0] == trainers.finish(run, recipe, 2, modules=modules("dpo")), logs(run)
+    assert [one["suites"] for one in first["models"]] == [one["suites"] for one in _results(run)["models"]]

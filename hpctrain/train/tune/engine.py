@@ -30,15 +30,13 @@ from hpctrain.errors import MissingDependencyError
 from hpctrain.recipe.units import format_bytes
 from hpctrain.train.budget import total_steps
 from hpctrain.train.data import DataCursor
-from hpctrain.train.distributed import disconnect
-from hpctrain.train.environment import EXIT_DONE
-from hpctrain.train.loop import after_bad_loss, after_stop, checkpoint_config, loss_settings
+from hpctrain.train.evaluation import evaluate_at_end
+from hpctrain.train.loop import after_bad_loss, after_stop, checkpoint_config, leave, loss_settings
 from hpctrain.train.loss_policy import DivergedError, LossPolicy, RewindRequested
 from hpctrain.train.optim import build_optimizer, clip_gradient
 from hpctrain.train.order import SampleOrder
 from hpctrain.train.randomness import seed_all
 from hpctrain.train.schedule import learning_rate
-from hpctrain.train.staging import release
 from hpctrain.train.tune.arguments import common_arguments
 from hpctrain.train.tune.context import TuneContext
 from hpctrain.train.tune.export import save_tuned
@@ -100,10 +98,12 @@ def run_trainer(context: TuneContext, make: Make, plan: FeedPlan | None = None) 
     save_tuned(context, trainer)
     report.event("model.saved", f"{context.run_dir.model}", keeper.step)
     checkpointer.close(flush=recipe.checkpoint.save_final)
-    report.close()
-    disconnect()
-    release()
-    return EXIT_DONE
+    del trainer, keeper, checkpointer, losses  # their memory is for the models that are measured
+    context.model = None
+    code = evaluate_at_end(recipe, context.run_dir, context.environment, ranks=ranks, report=report, heartbeat=heartbeat,
+                           stop=context.stop)
+    leave(report)
+    return code
 
 
 def _steps(context: TuneContext, plan: FeedPlan) -> int:
