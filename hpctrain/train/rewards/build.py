@@ -11,7 +11,7 @@ from typing import Any
 from hpctrain.errors import RecipeError
 from hpctrain.recipe.rewards import NEEDS_FIELD, effective_rewards, reward_names
 from hpctrain.recipe.schema import Recipe
-from hpctrain.recipe.schema_method import Reward
+from hpctrain.recipe.schema_method import Judge, Reward
 from hpctrain.train.rewards.batch import Batch
 from hpctrain.train.rewards.code import code_rewards
 from hpctrain.train.rewards.exact_match import exact_match
@@ -122,7 +122,7 @@ def _build(reward: Reward, name: str, recipe: Recipe, around: Surroundings) -> t
         function = FunctionReward(str(reward.function), name=name, timeout_s=reward.timeout_s, directory=recipe.workdir)
         return function, function.close
     if reward.kind == "judge":
-        raise RecipeError("a judge's marks are not in this version yet", where=f"reward {name!r}")
+        return _judge(recipe.judge, around), _nothing
     if reward.kind == "model":
         from hpctrain.train.rewards.model import ModelReward  # which brings transformers
 
@@ -133,6 +133,14 @@ def _build(reward: Reward, name: str, recipe: Recipe, around: Surroundings) -> t
     if reward.kind == "length":
         return _length(reward), _nothing
     return _bounded(_TEXT_KINDS[reward.kind](reward), reward.timeout_s), _nothing
+
+
+def _judge(judge: Judge | None, around: Surroundings) -> Score:
+    from hpctrain.train.rewards.judge import JudgeReward  # which brings an HTTP client
+
+    if judge is None:
+        raise RecipeError("a reward of kind 'judge' needs a 'judge' section")
+    return JudgeReward(judge, cache=around.marks, writer=around.writer, notify=around.notify)
 
 
 def _code(reward: Reward) -> Score:

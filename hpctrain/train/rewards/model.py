@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
-from hpctrain.errors import RecipeError
+from hpctrain.errors import HpctrainError, RecipeError
 from hpctrain.train.rewards.batch import Batch, Turn, text_of
+from hpctrain.train.tune.model import load_for_use
 
 _AT_ONCE = 16
 """Answers per forward pass."""
@@ -29,8 +30,8 @@ class ModelReward:
     def __init__(self, path: str, *, name: str, device: str = "cpu", dtype: str = "float32") -> None:
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
-            model: Any = AutoModelForSequenceClassification.from_pretrained(path, dtype=getattr(torch, dtype))
-        except (OSError, ValueError, KeyError) as error:
+            model = load_for_use(path, dtype=getattr(torch, dtype), reward=True)
+        except (OSError, ValueError, KeyError, HpctrainError) as error:
             raise RecipeError(f"the reward model cannot be loaded: {_first_line(error)}", where=path,
                               hint=f"reward {name!r} needs a directory as 'method: reward' leaves it in RUN/model") from None
         if model.config.num_labels != 1:

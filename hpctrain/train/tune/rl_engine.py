@@ -1,0 +1,81 @@
+"""Who writes the answers: transformers on the training ranks, or vLLM beside them or elsewhere (adapter over its server)."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from hpctrain.errors import MissingDependencyError, RecipeError, UnreachableError
+from hpctrain.train.tune.context import TuneContext
+
+SERVER_WAIT_S = 300.0
+"""How long a server of answers may take to load its model before the run stops."""
+_TRY_EVERY_S, _ONE_TRY_S = 2.0, 10.0
+
+
+def uses_vllm(context: TuneContext) -> bool:
+    """Whether vLLM writes the answers; the same on all ranks of an environment.
+
+    Raises:
+        MissingDependencyError: the recipe wants it, and it is not installed or there is no GPU.
+        RecipeError: the recipe wants it together with sharded weights, which trl cannot hand to it.
+    """
+    generation = context.recipe.generation
+    installed, gpu = importlib.util.find_spec("vllm") is not None, context.place.device.type == "cuda"
+    wanted = generation.engine == "vllm" or generation.placement == "separate"
+    if wanted and not gpu:
+        raise MissingDependencyError("generation.engine 'vllm' needs GPUs, and this rank computes on the CPU",
+                                     hint="set generation.engine to transformers")
+    if wanted and not installed:
+        raise MissingDependencyError("generation.engine 'vllm' needs the package 'vllm', which is not installed",
+                                     hint="pip install 'trl[vllm]', or set generation.engine to transformers")
+    if wanted and context.mesh is not None:
+        raise RecipeError("vLLM takes its weights from ranks that each hold all of them, not from sharded ones",
+                          where="training.parallelism.kind", hint="use ddp, or set generation.engine to transformers")
+    return wanted or (generation.engine == "auto" and installed and gpu and context.mesh is None)
+
+
+def generation_arguments(context: TuneContext) -> dict[str, Any]:
+    """Keyword arguments of trl's configuration that say who writes the answers.
+
+    Raises:
+        MissingDependencyError, RecipeError: see :func:`uses_vllm`.
+    """
+    generation = context.recipe.generation
+    if not uses_vllm(context):
+        return {"use_vllm": False}
+    if generation.placement == "separate":
+        return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": generation.server,
+                "vllm_server_timeout": SERVER_WAIT_S}
+    return {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": generation.gpu_memory_share,
+            "vllm_max_model_length": context.data.sequence_length}
+
+
+def wait_for_server(context: TuneContext) -> None:
+    """Wait until the server of answers is there, on rank 0 for all.
+
+    Raises:
+        UnreachableError: it does not answer in time.
+    """
+    generation = context.recipe.generation
+    if generation.placement == "separate" and generation.server:
+        url = generation.server.rstrip("/")
+        context.ranks.on_first(lambda: _wait(context, f"{url}/health"))
+
+
+def _wait(context: TuneContext, url: str) -> None:
+    deadline = time.monotonic() + SERVER_WAIT_S
+    while True:
+        context.heartbeat.beat("init", detail=f"waiting for {url}")
+        try:
+            with urllib.request.urlopen(url, timeout=_ONE_TRY_S):  # noqa: S310 - the recipe's check allows http(s) only
+                return
+        except (OSError, urllib.error.URLError) as error:
+            if time.monotonic() > deadline:
+                raise UnreachableError(
+                    f"no answer within {SERVER_WAIT_S:g} s: {getattr(error, 'reason', error)}", where=url,
+                    hint="start 'trl vllm-serve' there first; docs/reinforcement.md shows how") from None
+        time.sleep(_TRY_EVERY_S)

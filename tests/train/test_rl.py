@@ -1,0 +1,149 @@
+"""Learning from rewards: killed at random it ends with the bytes of a calm run; faults of rewards are one clear error."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train.ranks import WarmRanks, event_kinds, final_weights, logs, metric_lines
+from tests.train.tuning import modules, tuning_recipe
+
+pytest.importorskip("trl")
+pytest.importorskip("peft")
+
+SLOWLY = {"TEST_SLOW_S": "0.05"}
+"""Each step lasts long enough to be seen on a busy machine."""
+DIGITS: dict[str, Any] = {"kind": "regex", "pattern": "[a-m]", "name": "early_letters"}
+SHORT: dict[str, Any] = {"kind": "length", "max_tokens": 4, "weight": 0.5}
+FUNCTION = """
+def score(prompts, completions, **columns):
+    return [sum(len(message["content"]) for message in completion) % 3 / 2 for completion in completions]
+"""
+LORA = {"adapter": {"rank": 4, "dropout": 0.1}}
+TWICE = {"updates_per_generation": 2}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "grpo": ("rlvr", {"rewards": [DIGITS, SHORT]}),
+    "grpo twice": ("rlvr", {"rewards": [DIGITS, SHORT], "generation": TWICE}),
+    "grpo lora, held": ("rlvr", {**LORA, "rewards": [DIGITS], "generation": {"beta": 0.1}}),
+    "grpo held": ("rlvr", {"rewards": [DIGITS], "generation": {"beta": 0.1}}),
+    "grpo fsdp2": ("rlvr", {"rewards": [DIGITS], "training": {"parallelism": {"kind": "fsdp2"}}}),
+    "dr_grpo": ("rlvr", {"rewards": [DIGITS], "generation": {"algorithm": "dr_grpo"}}),
+    "dapo": ("rlvr", {"rewards": [DIGITS], "generation": {"algorithm": "dapo"}}),
+    "rloo lora": ("rlvr", {**LORA, "rewards": [DIGITS], "generation": {"algorithm": "rloo", **TWICE}}),
+    "rlhf": ("rlhf", {"rewards": [{"kind": "model"}]}),
+    "function": ("rlvr", {"rewards": [{"kind": "function"}]}),
+}
+"""What is killed: a method, and the sections of its recipe."""
+USUAL = ("grpo twice",)
+"""Those that every run of the tests kills; --long kills all of them, after each step."""
+
+
+def recipe_of(case: str, place: Path) -> dict[str, Any]:
+    """The recipe of a case, with what its rewards need."""
+    method, sections = CASES[case]
+    generation = {"completions_per_prompt": 4, "max_new_tokens": 6, **sections.get("generation", {})}
+    training = {"global_batch_size": 16, "micro_batch_size": 2, "steps": 8, **sections.get("training", {})}
+    rewards = [dict(reward) for reward in sections["rewards"]]
+    for reward in rewards:
+        if reward["kind"] == "model":
+            reward["path"] = str(reward_model(place / "scores"))
+        if reward["kind"] == "function":
+            (place / "mine.py").write_text(FUNCTION)
+            reward |= {"function": f"{place}/mine.py:score", "timeout_s": 60}
+    return tuning_recipe(method, place, **{
+        **sections, "generation": generation, "training": training, "rewards": rewards, "checkpoint": {"every_steps": 2}})
+
+
+def reward_model(folder: Path) -> Path:
+    """A tiny sequence classifier with one score."""
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    from hpctrain.train.byte_tokenizer import byte_tokenizer
+
+    torch.manual_seed(2)
+    config = LlamaConfig(vocab_size=258, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+                         num_key_value_heads=2, max_position_embeddings=128, num_labels=1, pad_token_id=257)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", USUAL)
+def test_killed_run_ends_byte_equal(trainers: WarmRanks, tmp_path: Path, case: str) -> None:
+    """SIGKILL of all ranks in a step ends, after another start, with weights and rewards of a run that was not killed."""
+    recipe, imports = recipe_of(case, tmp_path), modules("rlvr")
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    assert [0] * 4 == trainers.finish(calm, recipe, modules=imports), logs(calm)
+
+    first = trainers.start(stormy, recipe, modules=imports, **SLOWLY)
+    first.wait_until(lambda beat: beat.get("step", 0) >= 5, timeout_s=120)
+    first.kill()
+    first.wait()
+    assert [0] * 4 == trainers.finish(stormy, recipe, modules=imports), logs(stormy)
+
+    assert "checkpoint.restored" in event_kinds(stormy)
+    assert final_weights(calm) == final_weights(stormy)
+    assert curve(calm) == curve(stormy)
+    assert len({tuple(values) for values in curve(calm).values()}) == 8  # it changes with every step
+    samples = [json.loads(line) for line in (calm / "completions.jsonl").read_text().splitlines()]
+    assert {"early_letters", "length"} == set(samples[0]["rewards"])
+    assert samples[0]["prompt"].endswith("?")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
+def test_kill_after_every_step(trainers: WarmRanks, tmp_path: Path, case: str) -> None:
+    """SIGKILL after each step in turn, at a random moment within the next: the final bytes are those of a calm run."""
+    recipe, imports, seed = recipe_of(case, tmp_path), modules("rlvr"), time.time_ns()
+    calm, stormy, chance = tmp_path / "calm", tmp_path / "stormy", random.Random(seed)
+    assert [0] * 4 == trainers.finish(calm, recipe, modules=imports), logs(calm)
+
+    for step in range(recipe["training"]["steps"]):
+        start = trainers.start(stormy, recipe, modules=imports)
+        start.wait_until(lambda beat, step=step: beat.get("phase") in ("step", "save", "finish") and beat["step"] >= step,
+                         timeout_s=120)
+        time.sleep(chance.uniform(0, 0.2))
+        start.kill()
+        start.wait()
+    assert [0] * 4 == trainers.finish(stormy, recipe, modules=imports), logs(stormy)
+
+    assert final_weights(calm) == final_weights(stormy), f"seed {seed}"
+    assert curve(calm) == curve(stormy)
+
+
+@pytest.mark.slow
+def test_a_function_that_raises_stops_the_run(trainers: WarmRanks, tmp_path: Path) -> None:
+    """The rank whose answers it raised on ends with the recipe's exit code, and names the function's own line."""
+    recipe = recipe_of("function", tmp_path)
+    (tmp_path / "mine.py").write_text("def score(completions, **columns):\n    raise KeyError('weight')\n")
+    run = tmp_path / "run"
+    recipe["training"] |= {"micro_batch_size": 4}
+
+    assert trainers.finish(run, recipe, ranks=1, modules=modules("rlvr")) == [3]
+    assert "mine.py:2: " in logs(run)
+    assert "KeyError: 'weight'" in logs(run)
+
+
+@pytest.mark.slow
+def test_rows_without_what_a_reward_needs(trainers: WarmRanks, tmp_path: Path) -> None:
+    """A reward that compares with a key which no row has ends the run before the model is loaded."""
+    recipe = recipe_of("grpo", tmp_path)
+    recipe["rewards"] = [{"kind": "math", "field": "solution"}]
+    run = tmp_path / "run"
+
+    assert trainers.finish(run, recipe, ranks=1, modules=modules("rlvr")) == [3]
+    assert "the rows have no key 'solution'" in logs(run)
+
+
+def curve(run_dir: Path) -> dict[int, list[Any]]:
+    """What each step's metrics say about learning; of steps that were done twice the later."""
+    names = ("loss", "grad_norm", "reward", "reward_std", "completions/mean_length", "entropy", "tokens", "kl",
+             "validation_reward")
+    return {line["step"]: [line.get(name) for name in names] for line in metric_lines(run_dir)}
