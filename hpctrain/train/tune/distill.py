@@ -42,7 +42,7 @@ def run(context: TuneContext) -> int:
         context.report.close()
         disconnect()
         return EXIT_STOPPED
-    with_rows(context, answered.path)
+    with_rows(context, answered)
     from hpctrain.train.tune import sft
 
     return sft.run(context)

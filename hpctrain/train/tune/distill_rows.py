@@ -56,11 +56,18 @@ class Learned:
     Attributes:
         cut_off: answers that the limit of tokens had cut off; to learn them would be to learn to stop anywhere.
         empty: answers without a word.
+        held_out: the last so many rows come from questions that are kept out of training.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     cut_off: int = 0
     empty: int = 0
+    held_out: int = 0
+
+    @property
+    def validation_fraction(self) -> float:
+        """The share of rows to keep out of training, so that what is kept out are the same questions as before."""
+        return self.held_out / len(self.rows) if self.rows else 0.0
 
     @property
     def text(self) -> str:
@@ -68,15 +75,18 @@ class Learned:
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
 
 
-def learned(rows: Sequence[Row], asked: Sequence[Conversation], answers: Iterable[Mapping[str, Any]]) -> Learned:
+def learned(
+    rows: Sequence[Row], asked: Sequence[Conversation], answers: Iterable[Mapping[str, Any]], *, held_out: int = 0
+) -> Learned:
     """Rows to learn of questions and answers, in the order of the questions.
 
     Args:
         answers: for each question a record with ``text`` and ``finished``.
+        held_out: the last so many questions are kept out of training.
     """
     found: list[dict[str, Any]] = []
-    cut_off = empty = 0
-    for row, conversation, answer in zip(rows, asked, answers, strict=True):
+    cut_off = empty = outside = 0
+    for number, (row, conversation, answer) in enumerate(zip(rows, asked, answers, strict=True)):
         text = str(answer.get("text", ""))
         if not answer.get("finished", True):
             cut_off += 1
@@ -84,7 +94,8 @@ def learned(rows: Sequence[Row], asked: Sequence[Conversation], answers: Iterabl
             empty += 1
         else:
             found.append(learned_row(row, conversation, text))
-    return Learned(found, cut_off, empty)
+            outside += number >= len(rows) - held_out
+    return Learned(found, cut_off, empty, outside)
 
 
 def last_answer_begins(labels: Sequence[int], ignored: int) -> int:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from typing import TYPE_CHECKING
 
 from hpctrain.errors import MissingDependencyError, RecipeError
 from hpctrain.jobs.layout import RunDir
+from hpctrain.recipe.check_endpoint import endpoints_of
 from hpctrain.recipe.schema import Recipe
+from hpctrain.recipe.schema_method import REINFORCED
 from hpctrain.train.environment import RankEnvironment
+
+if TYPE_CHECKING:
+    from hpctrain.train.tune.context import TuneContext
 
 METHODS = {
     "sft": "hpctrain.train.tune.sft", "dpo": "hpctrain.train.tune.preference", "reward": "hpctrain.train.tune.reward_model",
@@ -34,5 +40,28 @@ def tune(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     from hpctrain.train.tune.context import open_context
 
     method = importlib.import_module(name)
-    code: int = method.run(open_context(recipe, run_dir, environment))
+    context = open_context(recipe, run_dir, environment)
+    _ask_judge(context)
+    code: int = method.run(context)
     return code
+
+
+def _ask_judge(context: TuneContext) -> None:
+    """Ask the recipe's judge one question, before a model is loaded.
+
+    A judge that only measures at the end is asked in the first start alone: later ones have trained models to lose.
+
+    Raises:
+        EndpointError: it does not answer; on every rank.
+    """
+    recipe = context.recipe
+    if not endpoints_of(recipe) or (context.environment.incarnation and recipe.method not in REINFORCED):
+        return
+    from hpctrain.endpoint.probe import probe_at_start  # HTTP and TLS, which other recipes do without
+
+    def ask() -> None:
+        for line in probe_at_start(recipe, notify=lambda text: context.report.say(f"warning: {text}")):
+            context.report.say(line)
+
+    context.heartbeat.beat("init", detail="asking the judge")
+    context.ranks.on_first(ask)

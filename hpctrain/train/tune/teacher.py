@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain.data.read import rows as data_rows
+from hpctrain.data.read import validation_rows
 from hpctrain.endpoint.client import AskingStopped, Client
 from hpctrain.endpoint.kept import Kept, question_key
 from hpctrain.endpoint.wire import Answer
@@ -33,10 +34,12 @@ class Answered:
 
     Attributes:
         path: the rows to learn; "" where the asking was stopped.
+        validation_fraction: of them.
         stopped: why it was stopped, "" where it was not.
     """
 
     path: str = ""
+    validation_fraction: float = 0.0
     stopped: str = ""
 
 
@@ -52,10 +55,10 @@ def ask_teacher(context: TuneContext, teacher: Endpoint) -> Answered:
     return context.ranks.on_first(lambda: _ask(context, teacher))
 
 
-def with_rows(context: TuneContext, path: str) -> None:
-    """From here on the recipe's data is the teacher's answers."""
-    data = Data(source="files", paths=[path], format="prompt_completion", sequence_length=context.data.sequence_length,
-                validation_fraction=context.data.validation_fraction)
+def with_rows(context: TuneContext, answered: Answered) -> None:
+    """From here on the recipe's data is the teacher's answers; the same questions as before are kept out of training."""
+    data = Data(source="files", paths=[answered.path], format="prompt_completion",
+                sequence_length=context.data.sequence_length, validation_fraction=answered.validation_fraction)
     context.recipe = context.recipe.model_copy(update={"data": data})
 
 
@@ -74,9 +77,10 @@ def _ask(context: TuneContext, teacher: Endpoint) -> Answered:
         context.report.say(f"stopped while asking the teacher ({stop}): {still} of {len(missing)} answers are missing")
         return Answered(stopped=str(stop))
     rows = [row.values for row in found]
-    result = learned(rows, asked, (kept.get(key) or {} for key in keys))
+    held_out = validation_rows(len(rows), context.data.validation_fraction)
+    result = learned(rows, asked, (kept.get(key) or {} for key in keys), held_out=held_out)
     _tell(context, teacher, result, len(missing), len(found))
-    return Answered(path=str(_write(context.run_dir.cache, result)))
+    return Answered(str(_write(context.run_dir.cache, result)), result.validation_fraction)
 
 
 def _fetch(context: TuneContext, teacher: Endpoint, kept: Kept, missing: dict[str, Conversation]) -> None:

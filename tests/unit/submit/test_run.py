@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.errors import ControllerDownError, RecipeError, SlurmError, StorageError
+from hpctrain.errors import ControllerDownError, EndpointError, RecipeError, SlurmError, StorageError
 from hpctrain.ids import JobId
 from hpctrain.jobs.find import list_runs, read_run
 from hpctrain.jobs.reader import read_events
@@ -21,6 +21,8 @@ from hpctrain.submit.plan_model import Plan
 from hpctrain.submit.run import Prepared, Site, Submitted
 from hpctrain.testing.fake_clock import FakeClock
 from hpctrain.testing.fake_slurm import FakeSlurm
+from hpctrain.testing.openai_scripted import SCRIPTS
+from hpctrain.testing.openai_server import OpenAiServer
 from tests.unit.submit.builders import write_recipe
 
 
@@ -208,3 +210,27 @@ def test_unwritable_runs_directory_is_one_error(world: World) -> None:
     with pytest.raises(StorageError, match="runs"):
         service.submit(world.prepare(), world.settings, world.site, argument=world.recipe)
     assert world.jobs() == []
+
+
+def test_a_judge_that_does_not_answer_is_known_before_anything_is_queued(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a job nor a directory is left; where the judge answers the job is queued, and a note says so."""
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    recipe = Path(world.recipe)
+    base = recipe.read_text()
+
+    def judged(url: str) -> None:
+        recipe.write_text(f"{base}judge: {{url: '{url}', model: local, api_key_env: JUDGE_KEY, retries: 0}}\n"
+                          "evaluate: {suites: [{kind: judge}]}\n")
+
+    judged("http://127.0.0.1:9/v1")
+    with pytest.raises(EndpointError, match="nothing listens"):
+        world.submit()
+    assert ([], []) == (world.left(), world.jobs())
+
+    with OpenAiServer(lambda question: SCRIPTS["judge"](question.messages), key="secret") as server:
+        judged(server.url)
+        made = world.submit()
+    assert any("the judge local at" in note for note in made.prepared.notes)
+    assert 1 == len(world.jobs())

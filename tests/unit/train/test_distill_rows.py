@@ -50,13 +50,14 @@ def test_what_is_learned_has_the_form_of_what_was_given() -> None:
 
 
 def test_answers_that_are_cut_off_or_empty_are_not_learned() -> None:
-    """They are counted, and the others stay in the order of the questions."""
+    """They are counted; the others stay in order, and the same questions are kept out of training."""
     rows = [{"prompt": str(number)} for number in range(4)]
     answers = [{"text": "a", "finished": True}, {"text": "b and", "finished": False}, {"text": " "}, {"text": "d"}]
 
-    found = learned(rows, [[USER]] * 4, answers)
+    found = learned(rows, [[USER]] * 4, answers, held_out=2)
 
     assert (["a", "d"], 1, 1) == ([row["completion"] for row in found.rows], found.cut_off, found.empty)
+    assert (1, 0.5) == (found.held_out, found.validation_fraction)  # of the two that are kept out one has an answer
     assert found.rows == [json.loads(line) for line in found.text.splitlines()]
 
 
