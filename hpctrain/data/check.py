@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from hpctrain.data.files import HINT, BadRow, Row
@@ -12,7 +13,7 @@ from hpctrain.errors import MissingDependencyError, RecipeError
 from hpctrain.recipe.schema import Data, Recipe
 
 LOOK_AT = 1000
-"""Rows that are looked at before a submission, shared among the files."""
+"""Rows that are looked at before a submission, shared among the files; of more files the first so many, one row each."""
 LISTED = 20
 """Bad rows that are kept; the others are counted."""
 _NEED_FIELD = ("exact_match", "math", "code")
@@ -58,7 +59,7 @@ def needed_fields(recipe: Recipe) -> dict[str, str]:
 
 def check_all(
     data: Data, method: str = "", *, needed: Mapping[str, str] | None = None, progress: Callable[[int], None] | None = None,
-    per_file: int | None = None,
+    per_file: int | None = None, at_most: int | None = None,
 ) -> Outcome:
     """Look at every row.
 
@@ -67,13 +68,14 @@ def check_all(
         needed: from :func:`needed_fields`.
         progress: told the number of rows so far.
         per_file: look at the first so many of each file only.
+        at_most: look at no more than so many in all.
 
     Raises:
         RecipeError: a whole file is not what its name says, or the method cannot learn from the format.
         NotFoundError, MissingDependencyError: as :func:`hpctrain.data.read.rows`.
     """
     found = Outcome(resolve_format(data, method))
-    for item in scan(data, found.format, per_file=per_file):
+    for item in islice(scan(data, found.format, per_file=per_file), at_most):
         found.rows += 1
         if progress is not None:
             progress(found.rows)
@@ -108,7 +110,7 @@ def check_before_submission(recipe: Recipe) -> list[str]:
 
     per_file = max(1, LOOK_AT // max(1, len(source_files(data))))
     try:
-        found = check_all(data, recipe.method, needed=needed_fields(recipe), per_file=per_file)
+        found = check_all(data, recipe.method, needed=needed_fields(recipe), per_file=per_file, at_most=LOOK_AT)
     except MissingDependencyError as error:
         return [f"the data was not checked: {error.message}"]
     if found.problems:

@@ -40,7 +40,15 @@ def read_parquet(path: Path, *, column: str | None = None, skip: int = 0) -> Ite
                 hint="data.text_field names the column that holds the text",
             )
         number = 0
-        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=None if column is None else [column]):
+        batches = table.iter_batches(batch_size=_BATCH_ROWS, columns=None if column is None else [column])
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pyarrow.ArrowException, OSError) as error:
+                raise RecipeError(f"is damaged behind row {number}: {str(error).strip().splitlines()[0]}", where=str(path),
+                                  hint="copy or make it again") from None
+            if batch is None:
+                return
             for values in batch.to_pylist():
                 number += 1
                 if column is not None and not values[column]:

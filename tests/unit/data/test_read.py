@@ -74,6 +74,17 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="is no parquet file"):
         list(rows(Data(source="files", paths=[str(tmp_path / "b.parquet")]), "sft"))
 
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": [f"{number} " * 99 for number in range(5000)]}), tmp_path / "c.parquet")
+    broken = bytearray((tmp_path / "c.parquet").read_bytes())
+    broken[4 : len(broken) // 2] = b"\xff" * (len(broken) // 2 - 4)
+    (tmp_path / "c.parquet").write_bytes(broken)
+    with pytest.raises(RecipeError, match="is damaged behind row 0") as caught:
+        list(rows(Data(source="files", paths=[str(tmp_path / "c.parquet")]), "pretrain"))
+    assert caught.value.where == f"{tmp_path}/c.parquet"
+
 
 def test_plain_text_is_no_table(tmp_path: Path) -> None:
     """A text file where rows with keys are wanted says which files hold them."""
@@ -143,6 +154,7 @@ def test_all_bad_rows_are_counted(tmp_path: Path) -> None:
 
     assert (found.rows, found.bad_rows, found.format) == (4, 2, "chat")
     assert [bad.where[-2:] for bad in found.problems] == [":2", ":4"]
+    assert check_all(data, "sft", at_most=2).rows == 2
     assert found.longest == (7, f"{tmp_path}/a.jsonl:1")
 
 
