@@ -46,6 +46,8 @@ def run_branch(record: Mapping[str, Any], role: str = "") -> Branch:
     head += f"{run.get('name') or '(a run without a name)'}  {' · '.join(words)}"
     model = _section(record, "model") or _section(_section(record, "outputs"), "model")
     notes = [*_model_note(model), *_code_note(_section(record, "code"))]
+    if run.get("there") is False:
+        notes.append(f"its directory is not there: {run.get('directory')}")
     if record.get("cut"):
         notes.append("older runs are left out")
     return Branch(head, tuple(notes), tuple(_inputs(record)))

@@ -126,7 +126,8 @@ def _training(record: Mapping[str, Any], values: Mapping[str, Any]) -> list[tupl
         rows += [("adapter", f"{adapter.get('kind')}, rank {adapter.get('rank')}, alpha {adapter.get('alpha')}")]
     if cluster.get("nodes"):
         device = {"cuda": cluster.get("gpu_type") or "GPU", "cpu": "CPU"}.get(str(cluster.get("device")), "")
-        rows += [("machine", f"{cluster['nodes']} nodes x {cluster.get('ranks_per_node')} ranks {device}".strip())]
+        ranks = f" x {plural(int(cluster['ranks_per_node']), 'rank')}" if cluster.get("ranks_per_node") else ""
+        rows += [("machine", f"{plural(int(cluster['nodes']), 'node')}{ranks}, {device}".strip(", "))]
     starts = record.get("starts") or []
     rows += [("starts", f"{len(starts)} (continued from checkpoints)")] if len(starts) > 1 else []
     packages = _section(_section(record, "environment"), "packages")

@@ -50,6 +50,7 @@ def test_tree_of_a_copied_model(runs: Path, tmp_path: Path, capsys: pytest.Captu
     shutil.rmtree(runs / "dpo-1")
     code, out, _ = run(capsys, str(moved))
     assert code == 0 and out.startswith("model: dpo-1  dpo") and "base model: base-1  pretrain" in out
+    assert f"its directory is not there: {runs / 'dpo-1'}" in out and str(runs / "sft-1") not in out.split("\n\n")[0]
 
 
 def test_later_runs_are_named(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
