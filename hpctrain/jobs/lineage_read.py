@@ -23,7 +23,6 @@ from hpctrain.jobs.lineage_model import look_at
 from hpctrain.jobs.reader import read_events, read_plan
 
 _TAIL_BYTES = 256 * 1024
-_EVALUATION_BYTES = 256 * 1024
 _STATES = {
     "job.submitted": "submitted", "job.started": "started", "job.requeued": "requeued", "trainer.started": "training",
     "job.finished": "finished", "model.saved": "finished", "job.failed": "failed", "job.cancelled": "cancelled",
@@ -178,10 +177,18 @@ def _outputs(run: RunDir, recorded: Mapping[str, Any], events: Sequence[Event]) 
         found.pop("model", None)
     steps = [event.step for event in events if event.kind == "checkpoint.saved" and event.step is not None]
     found["checkpoints"] = {"newest_step": max(steps, default=None)}
-    with contextlib.suppress(OSError):
-        if run.evaluation.stat().st_size <= _EVALUATION_BYTES:
-            found["evaluation"] = read_json(run.evaluation)
-    return found
+    evaluation = _measured(run.evaluation)
+    return {**found, "evaluation": evaluation} if evaluation else found
+
+
+def _measured(path: Path) -> Record:
+    """The numbers of an evaluation, without the samples of what the model wrote."""
+    evaluation = read_json(path)
+    for model in evaluation.get("models") or []:
+        for suite in (model.get("suites") or []) if isinstance(model, dict) else []:
+            if isinstance(suite, dict):
+                suite.pop("samples", None)
+    return evaluation
 
 
 def _run(run: RunDir) -> Record:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hpctrain.checkpoint.ranks import Ranks
+from hpctrain.errors import StorageError
 from hpctrain.evaluate.at_end import evaluate_run
 from hpctrain.evaluate.codec import codec_of
 from hpctrain.evaluate.model_directory import inspect
@@ -22,6 +23,7 @@ from hpctrain.train import text, tokens
 from hpctrain.train.data import Samples
 from hpctrain.train.environment import EXIT_DONE, EXIT_STOPPED, RankEnvironment
 from hpctrain.train.heartbeat import Heartbeat
+from hpctrain.train.model_card import write_model_card
 from hpctrain.train.prepared import find_prepared, tokenizer_of
 from hpctrain.train.report import Reporter
 from hpctrain.train.rewards.batch import Batch
@@ -50,9 +52,19 @@ def evaluate_at_end(
     )
     if evaluate_run(recipe, run_dir, environment, helpers=lent,
                     tell=lambda kind, reason, evidence: report.event(kind, reason, evidence=evidence)):
+        if ranks.is_first:
+            _into_the_card(recipe, run_dir, report)
         return EXIT_DONE
     report.say("stopped on request in the evaluation; the model is saved, and the next start goes on with the evaluation")
     return EXIT_STOPPED
+
+
+def _into_the_card(recipe: Recipe, run_dir: RunDir, report: Reporter) -> None:
+    """The model is saved and measured: what its card lacks is no reason to fail."""
+    try:
+        write_model_card(run_dir.model, recipe, run_dir)
+    except StorageError as error:
+        report.say(f"warning: the model card lacks the evaluation: {error}")
 
 
 def lend(recipe: Recipe, run_dir: RunDir, ranks: Ranks, *, device: str = "", **voice: Any) -> Helpers:

@@ -66,6 +66,16 @@ def test_killed_run_ends_byte_equal(trainers: WarmRanks, tmp_path: Path, case: s
     assert final_weights(calm) == final_weights(stormy)
     assert curve(calm) == curve(stormy)
     assert_whole_model(calm, case)
+    assert_has_lineage(stormy)
+
+
+def assert_has_lineage(run: Path) -> None:
+    """The model has a card and a record: its data and base model by hash, and every start with its checkpoint."""
+    record = json.loads((run / "model" / "hpctrain_lineage.json").read_bytes())
+    inputs = {entry["role"]: entry for entry in record["inputs"]}
+    assert inputs["base model"]["sha256"] and inputs["data"]["sha256"] and record["outputs"]["model"]["sha256"]
+    assert [bool(start["restored"]) for start in record["starts"]] == [False, True]
+    assert f"# {run.name}\n" in (run / "model" / "README.md").read_text()
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ from hpctrain.checkpoint.torch_state import bare
 from hpctrain.files import make_private_dir, storage_errors, write_json_atomic
 from hpctrain.train.export import put_in_place, stored_as, sync_files
 from hpctrain.train.hugging_face import dtype_option
+from hpctrain.train.model_card import card_writer
 from hpctrain.train.tune.context import TuneContext
 from hpctrain.train.tune.model import ADAPTER_FILE, load_for_use
 from hpctrain.train.tune.tokenizer import save_tokenizer
@@ -53,6 +54,7 @@ def _write(context: TuneContext, save: Callable[[Path], None]) -> None:
         try:
             save(partial)
             save_tokenizer(context.tokenizer, partial, context.recipe)
+            card_writer(context.recipe, context.run_dir, context.heartbeat)(partial)
             sync_files(partial)
             put_in_place(partial, folder)
         finally:
