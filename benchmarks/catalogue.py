@@ -25,6 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,12 +216,14 @@ class Cell:
 def make_base(kind: str, folder: Path) -> int:
     """A model with random weights and the tokenizer of bytes, as a run leaves it."""
     import torch
-    from hpctrain.train.byte_tokenizer import byte_tokenizer
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from hpctrain.train.byte_tokenizer import byte_tokenizer
 
     torch.manual_seed(1)
     config = AutoConfig.for_model(kind, **{**TOY, **PARTS.get(kind, {})})
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    kind_of_model: Any = AutoModelForCausalLM
+    kind_of_model.from_config(config).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return 0
 
@@ -304,7 +307,7 @@ def main(arguments: list[str]) -> int:
             pairs = wanted("--short" in arguments, only, columns)
             for kind in dict.fromkeys(kind for kind, _ in pairs):
                 base = place / kind
-                if ended(forked(lambda kind=kind, base=base: make_base(kind, base), place / f"{kind}.log")):
+                if ended(forked(partial(make_base, kind, base), place / f"{kind}.log")):
                     print((place / f"{kind}.log").read_text()[-2000:], file=sys.stderr)
                     return 1
             for kind, method in pairs:

@@ -3,12 +3,11 @@
     python benchmarks/memory.py [--short] [--only WORD]
 
 Each case builds a published architecture at its full size under torch's FakeTensorMode, where tensors have a size and no
-memory, takes an optimizer step and then two passes with trl's own loss, and lets torch's MemTracker (FSDPMemTracker where
-the model is sharded, over a process group that only pretends) count the largest sum of bytes that were alive at once. The
-arithmetic is that of 'hpctrain validate', without the line for the runtime, which no tracker sees.
+memory, takes an optimizer step and then two passes with trl's own loss, and lets torch's MemTracker count the largest sum of
+bytes that were alive at once. The arithmetic is that of 'hpctrain validate', without the line for the runtime, which no
+tracker sees.
 
-What this does not see: the allocator's slack, kernels' workspaces, flash attention instead of PyTorch's. A GPU is needed for
-those; this says so and measures what a GPU is not needed for.
+What this does not see: sharded models, the allocator's slack, kernels' workspaces, flash attention instead of PyTorch's.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import gc
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,6 @@ class Case:
 
     Attributes:
         model: a name of recipes/families.toml.
-        ranks: above 1 the model is sharded over them with FSDP2.
         layers: fewer layers than the model has, so that a test is quick; None for all.
     """
 
@@ -49,7 +47,6 @@ class Case:
     tokens: int = 4096
     samples: int = 1
     again: bool = True
-    ranks: int = 1
     layers: int | None = None
     more: dict[str, Any] = field(default_factory=dict)
 
@@ -58,7 +55,7 @@ class Case:
         """The case in words."""
         how = f"{self.method} {self.adapter or 'full'}"
         kept = "recomputed" if self.again else "kept"
-        shape = f"{self.samples} x {self.tokens}, {kept}" + (f", {self.ranks} ranks" if self.ranks > 1 else "")
+        shape = f"{self.samples} x {self.tokens}, {kept}"
         return f"{self.model}{f' ({self.layers} layers)' if self.layers else ''}: {how}, {shape}"
 
     @property
@@ -77,10 +74,8 @@ class Case:
         return Recipe.model_validate({
             "version": 1, "name": "memory", "method": self.method, "model": {"path": "x"},
             "data": {"source": "docstring-questions", "sequence_length": self.tokens},
-            "training": {"steps": 2, "micro_batch_size": self.samples, "global_batch_size": 2 * self.samples * self.ranks,
-                         "activation_checkpointing": self.again,
-                         "parallelism": {"kind": "fsdp2" if self.ranks > 1 else "ddp"}},
-            "resources": {"ranks_per_node": self.ranks}, **({"adapter": adapter} if adapter else {}), **self.more,
+            "training": {"steps": 2, "micro_batch_size": self.samples, "global_batch_size": 2 * self.samples,
+                         "activation_checkpointing": self.again}, **({"adapter": adapter} if adapter else {}), **self.more,
         })
 
 
@@ -103,7 +98,6 @@ LONG = (
     Case("qwen3_4b", "dpo", tokens=2048),
     Case("qwen3_8b", "dpo", "lora", tokens=2048),
     Case("qwen3_4b", "reward", "lora", tokens=2048),
-    Case("qwen3_8b", ranks=8), Case("llama3_3_70b", adapter="lora", ranks=8), Case("mixtral_8x7b", adapter="lora", ranks=8),
 )
 
 
@@ -118,37 +112,27 @@ def counted_bytes(case: Case) -> int:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    if case.ranks > 1:
-        _pretend(case.ranks)
     with torch.device("meta"):
         built = _models(case)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
-        model, reference = _ready(case, *built)
+        model, reference = _ready(*built)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, foreach=False)
-        if case.ranks > 1:
-            from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
-
-            tracker: Any = FSDPMemTracker(model, optimizer)
-        else:
-            tracker = _whole_tracker()
-            for one in (model, reference):  # it would put hooks for gradients on what never has any
-                for parameter in one.parameters() if one is not None else ():
-                    if not parameter.requires_grad:
-                        nothing = torch.utils.hooks.RemovableHandle(OrderedDict())
-                        tracker._param_to_grad_hook_handles[parameter] = (nothing, nothing)
-            tracker.track_external(model, optimizer, *([reference] if reference is not None else []))
+        tracker = _whole_tracker()
+        for one in (model, reference):  # it would put hooks for gradients on what never has any
+            for parameter in one.parameters() if one is not None else ():
+                if not parameter.requires_grad:
+                    nothing = torch.utils.hooks.RemovableHandle(OrderedDict())
+                    tracker._param_to_grad_hook_handles[parameter] = (nothing, nothing)
+        tracker.track_external(model, optimizer, *([reference] if reference is not None else []))
         pairs = 2 if case.method in ("dpo", "reward") else 1
         with tracker:
             for parameter in trained:  # a step before: from the first on there is an optimizer's state
                 parameter.grad = torch.empty_like(parameter)
             optimizer.step()
             optimizer.zero_grad()
-            for last in (False, True):
-                if case.ranks > 1:
-                    _exchange(model, last)
-                shape = (case.samples * pairs, case.tokens)
-                _loss(case, model, reference, shape, tracker.reset_mod_stats).backward()
+            for _ in range(2):
+                _loss(case, model, reference, (case.samples * pairs, case.tokens)).backward()
         peak = tracker.get_tracker_snapshot("peak")
     found = max(sum(size for kind, size in kinds.items() if _is_total(kind)) for kinds in peak.values())
     del model, reference, optimizer, tracker, trained
@@ -198,9 +182,11 @@ def _models(case: Case) -> tuple[Any, Any]:
     if case.method != "reward":
         from trl.trainer.utils import add_fused_lm_head
 
+        from hpctrain.train.tune.model import name_backbone
+
         for one in (model, reference):
             if one is not None:
-                add_fused_lm_head(one, outputs=("log_probs", "entropy"))
+                add_fused_lm_head(name_backbone(one), outputs=("log_probs", "entropy"))
     if case.adapter:
         model = _adapted(case, model)
     if case.again:
@@ -210,8 +196,8 @@ def _models(case: Case) -> tuple[Any, Any]:
     return model.train(), reference
 
 
-def _ready(case: Case, model: Any, reference: Any) -> tuple[Any, Any]:
-    """The models with tensors that have a device and no memory, sharded where the case says so."""
+def _ready(model: Any, reference: Any) -> tuple[Any, Any]:
+    """The models with tensors that have a device and no memory."""
     import torch
 
     for one in (model, reference):
@@ -224,15 +210,6 @@ def _ready(case: Case, model: Any, reference: Any) -> tuple[Any, Any]:
                     module._parameters[name] = seen[id(value)]
             for name, value in module._buffers.items():
                 module._buffers[name] = None if value is None else torch.empty_like(value, device="cpu")
-    if case.ranks > 1:
-        from torch.distributed.device_mesh import init_device_mesh
-
-        from hpctrain.train.sharding import shard
-
-        mesh = init_device_mesh("cpu", (case.ranks,))
-        for one in (model, reference):
-            if one is not None:
-                shard(one, mesh, bf16=True)
     return model, reference
 
 
@@ -248,13 +225,12 @@ def _adapted(case: Case, model: Any) -> Any:
         use_dora=adapter.kind == "dora", task_type="SEQ_CLS" if case.method == "reward" else "CAUSAL_LM"))
 
 
-def _loss(case: Case, model: Any, reference: Any, shape: tuple[int, int], begin: Callable[[], None]) -> Any:
-    """The loss of one pass; ``begin`` is called before each forward pass, of which the tracker takes one at a time."""
+def _loss(case: Case, model: Any, reference: Any, shape: tuple[int, int]) -> Any:
+    """The loss of one pass."""
     import torch
 
-    begin()
     inputs = torch.zeros(shape, dtype=torch.long)
-    mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.ranks == 1)
+    mixed = torch.autocast("cpu", dtype=torch.bfloat16)
     if case.method == "reward":
         with mixed:
             better, worse = model(input_ids=inputs).logits.squeeze(-1).chunk(2)
@@ -269,29 +245,10 @@ def _loss(case: Case, model: Any, reference: Any, shape: tuple[int, int], begin:
             else:
                 with model.disable_adapter():
                     theirs = model(input_ids=inputs, labels=inputs, fused_lm_head=True)
-        begin()
         ours = model(input_ids=inputs, labels=inputs, fused_lm_head=True)
     margin = (ours.log_probs - theirs.log_probs).sum(-1)
     better, worse = margin.chunk(2)
     return -torch.nn.functional.logsigmoid(0.1 * (better - worse)).mean()
-
-
-def _pretend(ranks: int) -> None:
-    import torch.distributed as dist
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
-
-
-def _exchange(model: Any, enabled: bool) -> None:
-    from torch.distributed.fsdp import FSDPModule
-
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_requires_gradient_sync(enabled)
-            return
 
 
 def rows(cases: tuple[Case, ...]) -> Iterator[tuple[Case, int, int]]:

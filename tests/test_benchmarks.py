@@ -68,6 +68,16 @@ def test_health(tmp_path: Path) -> None:
     assert 1.0 < by_case["hpctrain, prolog.sh"] < by_case["hpctrain's checks, one process per check"]
 
 
+@pytest.mark.long
+def test_catalogue(tmp_path: Path) -> None:
+    """Each architecture of the catalogue, and each method, trains at toy width through a kill, and none fails."""
+    argv = [sys.executable, str(ROOT / "benchmarks" / "catalogue.py"), "--short"]
+    result = process.run(argv, timeout_s=290, cwd=str(tmp_path))
+
+    assert result.ok, result.stdout + result.stderr
+    assert " 0 failed;" in result.stdout
+
+
 def block(system: str, stall_s: float, durable_s: float, restores: dict[str, float]) -> dict[str, Any]:
     """What a worker measured, the same three times."""
     save = {"stall_s": stall_s, "complete_s": durable_s, "durable_s": durable_s, "levels_s": {}, "steps_s": [0.03],

@@ -67,9 +67,22 @@ def load_model(
     if four_bits:
         options |= {"quantization_config": _four_bits(context), "device_map": {"": context.place.device}}
     if context.mesh is None:
-        model = _load(source, options, reward=reward)
+        model = name_backbone(_load(source, options, reward=reward))
         return model if four_bits else model.to(context.place.device)
-    return _sharded(context, context.mesh, source, config, options, reward=reward)
+    return name_backbone(_sharded(context, context.mesh, source, config, options, reward=reward))
+
+
+def name_backbone(model: Any) -> Any:
+    """Fill in what trl asks a model for and transformers' text model of Llama 4 does not say under that name.
+
+    trl's losses start from ``base_model``, which there leads back to the whole, and balance ``config.num_experts``.
+    """
+    if model.base_model is model and hasattr(model, "model"):
+        model.base_model_prefix = "model"
+    experts = getattr(model.config, "num_local_experts", None)
+    if experts and not hasattr(model.config, "num_experts"):
+        model.config.num_experts = experts
+    return model
 
 
 def adapter_config(adapter: Adapter, *, reward: bool = False) -> Any:
