@@ -221,7 +221,8 @@ def _share(order: Order, helpers: Helpers, asked: _Asked) -> Share:
 
     data = order.recipe.data if order.recipe is not None else None
     task = Task(suite, asked.model, mine, text_field=data.text_field if data else "text", scorer=helpers.scorer,
-                weights=helpers.weights, judge=order.judge, first=asked.first, progress=progress, say=helpers.say)
+                weights=helpers.weights, judge=order.judge, first=asked.first, progress=progress, say=helpers.say,
+                ranks=ranks.world_size)
     try:
         progress(0, len(mine))
         if isinstance(kind, ByRow):

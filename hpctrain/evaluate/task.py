@@ -51,6 +51,7 @@ class Task:
         first: records of the model to compare with, by row; empty while that one is measured.
         progress: told of done rows; raises :class:`StoppedError` when the job is to stop.
         say: told sentences for people.
+        ranks: that measure this suite at once, and so ask its judge at once.
     """
 
     suite: Suite
@@ -63,6 +64,7 @@ class Task:
     first: Mapping[int, Record] | None = None
     progress: Progress = lambda _done, _of: None
     say: Callable[[str], None] = lambda _text: None
+    ranks: int = 1
 
 
 def of_row(row: SetRow, ask: Callable[..., T], *more: Any) -> T:

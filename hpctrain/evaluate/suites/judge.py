@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hpctrain.endpoint.client import Client
 from hpctrain.endpoint.judge import Marker
 from hpctrain.errors import RecipeError
 from hpctrain.evaluate.examples import prompt_of, prompt_text, tools_of
@@ -27,7 +28,7 @@ def measure(task: Task) -> list[Record]:
         {"row": row.number, "prompt": prompt_text(prompt), "answer": answer}
         for row, prompt, answer in zip(task.rows, prompts, answers, strict=True)
     ]
-    marker = Marker(task.judge, notify=task.say)
+    marker = Marker(task.judge, client=Client(task.judge, share=task.ranks, notify=task.say), notify=task.say)
     if not task.suite.pairwise:
         for record, mark in zip(records, marker.marks(prompts, answers, tick=task.progress), strict=True):
             record["mark"] = mark

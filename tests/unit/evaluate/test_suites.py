@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from hpctrain.checkpoint.ranks import Ranks
-from hpctrain.errors import HpctrainError, MissingDependencyError, NotFoundError, RecipeError
+from hpctrain.errors import EndpointError, HpctrainError, MissingDependencyError, NotFoundError, RecipeError
 from hpctrain.evaluate import run as runner
 from hpctrain.evaluate.language_model import LanguageModel, Place, load
 from hpctrain.evaluate.run import Helpers, Order, Subject, evaluate
-from hpctrain.evaluate.suites import accuracy, function, harness, perplexity, preference, reward
+from hpctrain.evaluate.suites import accuracy, function, harness, judge, perplexity, preference, reward
 from hpctrain.evaluate.task import SetRow, Task
-from hpctrain.recipe.schema_method import Suite
+from hpctrain.recipe.schema_method import Judge, Suite
+from hpctrain.testing.openai_scripted import SCRIPTS
+from hpctrain.testing.openai_server import OpenAiServer
 from tests.unit.evaluate import tiny
 
 CPU = Place(device="cpu", batch_size=4)
@@ -153,6 +155,39 @@ def test_broken_rows_are_named(uniform: LanguageModel) -> None:
     rows = [{"prompt": "q", "chosen": "a", "rejected": "b"}, {"prompt": "q"}]
     with pytest.raises(RecipeError, match=r"set.jsonl:2: this row has no 'chosen'"):
         preference.measure(_task(uniform, {"kind": "preference"}, rows))
+
+
+def _judge(server: OpenAiServer) -> Judge:
+    return Judge(url=server.url, model=server.name, api_key_env="EVALUATE_TEST_KEY", retries=0, timeout_s=10)
+
+
+def test_marks_of_a_judge(uniform: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge behind a real server marks answers, and compares them with another model's in both orders."""
+    monkeypatch.setenv("EVALUATE_TEST_KEY", "k")
+    rows = [{"prompt": "What is 2 + 3?"}, {"prompt": "What is 4 + 4?"}, {"prompt": "What is 1 + 1?"}]
+    model = Answering(uniform, {"What is 2 + 3?": "5", "What is 4 + 4?": "8", "What is 1 + 1?": "3"})
+    with OpenAiServer(lambda question: SCRIPTS["judge"](question.messages), key="k") as server:
+        marked = judge.measure(_task(model, {"kind": "judge"}, rows, judge=_judge(server)))
+        first = {0: {"answer": "4"}, 1: {"answer": "8"}, 2: {"answer": "2"}}
+        compared = judge.measure(_task(model, {"kind": "judge", "pairwise": True}, rows, judge=_judge(server), first=first))
+
+    assert [1.0, 1.0, 0.0] == [record["mark"] for record in marked]
+    assert {"mark": pytest.approx(2 / 3)} == _values(judge.summarise(marked))
+    assert [1.0, 0.5, 0.0] == [record["win"] for record in compared]
+    assert {"win_rate": 0.5} == _values(judge.summarise(compared))
+
+
+def test_a_judge_that_is_down(uniform: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge that does not answer is one error after its tries, and so is one that nobody has named."""
+    monkeypatch.setenv("EVALUATE_TEST_KEY", "k")
+    model = Answering(uniform, {"a": "b"})
+    with OpenAiServer(lambda _question: "", key="k") as server:
+        gone = _judge(server)
+
+    with pytest.raises(EndpointError):
+        judge.measure(_task(model, {"kind": "judge"}, [{"prompt": "a"}], judge=gone))
+    with pytest.raises(RecipeError, match="there is no judge"):
+        judge.measure(_task(model, {"kind": "judge"}, [{"prompt": "a"}]))
 
 
 METRICS = """
