@@ -79,6 +79,7 @@ def test_nobody_else_steers_a_run(run: Run, bob: Person) -> None:
     assert (run.state(), run.incarnation()) == ("RUNNING", incarnation)
 
 
+@pytest.mark.long
 def test_slurm_restarts_under_load(run: Run, docker_cluster: DockerCluster, bob: Person) -> None:
     """Slurmctld and slurmdbd die while jobs are submitted: the run trains on, and the accounting has all of the jobs."""
     before, incarnation = run.step(), run.incarnation()
@@ -107,6 +108,7 @@ def test_slurm_restarts_under_load(run: Run, docker_cluster: DockerCluster, bob:
     until(lambda: accounted() == 16, "the accounting of 16 jobs", lambda: str(accounted()))
 
 
+@pytest.mark.long
 def test_drills_reach_other_hosts(run: Run) -> None:
     """Alice breaks her own run from the login node: what is struck is on a node, and comes back on the promised rung."""
     for kind, rung in (("kill-rank", "R1"), ("kill-keeper", ""), ("time-limit", "R3")):
@@ -116,6 +118,7 @@ def test_drills_reach_other_hosts(run: Run) -> None:
         assert (drill["rung"] or "") == rung, drill
 
 
+@pytest.mark.long
 def test_a_cut_network(run: Run, docker_cluster: DockerCluster) -> None:
     """A node that nobody reaches any more loses its place to the spare; what still runs there ends and disturbs nothing."""
     incarnation, cut = run.incarnation(), run.nodes()[1]
@@ -136,6 +139,7 @@ def test_a_cut_network(run: Run, docker_cluster: DockerCluster) -> None:
           f"{cut} in service", run.told)
 
 
+@pytest.mark.long
 def test_the_batch_host_is_lost(run: Run, docker_cluster: DockerCluster) -> None:
     """Slurm does not notice it; an agent of another node has the job queued again, and no durable step is done twice."""
     incarnation, before = run.incarnation(), run.slurm()
