@@ -59,7 +59,7 @@ def test_a_suite_that_fails_costs_nothing_of_the_training(trainers: WarmRanks, t
 
 @pytest.mark.slow
 def test_a_tuned_adapter_is_measured_before_and_after(trainers: WarmRanks, tmp_path: Path) -> None:
-    """A run with an adapter is measured on its own held-out pairs, and started once more it does not measure the model before anew."""
+    """A run with an adapter is measured on its own held-out pairs; a second start does not measure the model before anew."""
     pytest.importorskip("trl")
     run = tmp_path / "run"
     evaluate = {"suites": [{"kind": "preference"}, {"kind": "perplexity", "paths": [str(tmp_path / "text.txt")]}]}
