@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import NotFoundError
+from hpctrain.jobs.lineage import MODEL_FILE
 from hpctrain.recipe.load import local_model_config
 
 CONFIG, ADAPTER, BYTES = "config.json", "adapter_config.json", "hpctrain_tokenizer.json"
@@ -113,11 +114,13 @@ def _dict(value: Any) -> dict[str, Any]:
 def _identity(folder: Path, base: str) -> str:
     """Names, sizes and a sample of the contents: it only spares measuring again what was measured a moment ago.
 
-    Not times: a run that was stopped in its evaluation saves the same model once more before it goes on.
+    Not times, and not our record of where the model comes from, which holds some: a run that was stopped in its evaluation
+    saves the same model once more before it goes on.
     """
     digest = hashlib.sha256(base.encode())
     suffixes = (".json", ".safetensors", ".bin", ".pt", ".model", ".jinja")
-    for file in sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in suffixes):
+    files = (file for file in folder.iterdir() if file.is_file() and file.suffix in suffixes and file.name != MODEL_FILE)
+    for file in sorted(files):
         digest.update(json.dumps([file.name, file.stat().st_size]).encode())
         with file.open("rb") as handle:
             for place in range(0, file.stat().st_size, max(_SAMPLE_BYTES, file.stat().st_size // _SAMPLES)):
