@@ -1,25 +1,20 @@
 """What data a run was trained on: stamps that are cheap, and hashes of the contents (adapter over the file system).
 
 *Stamps* (path, size, time of the last change) say whether a file may have changed. *Hashes* say what it holds, wherever it
-lies; they are kept beside the stamps in a small file, so that a set is read for its hash only once.
+lies; :mod:`hpctrain.hashing` keeps them, so that a set is read for its hash only once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hpctrain.data.files import find_files
-from hpctrain.errors import HpctrainError, NotFoundError
-from hpctrain.files import make_private_dir, write_json_atomic
+from hpctrain.errors import NotFoundError
+from hpctrain.hashing import HashCache, Progress
 from hpctrain.recipe.schema import Data
-
-_BLOCK = 1 << 20
-Progress = Callable[[int], None]
 
 
 def source_files(data: Data) -> list[Path]:
@@ -57,7 +52,7 @@ def data_hashes(data: Data, *, known: Path | None = None, progress: Progress | N
     """What the data is, by its contents: the record of a run's lineage, and the key of what is prepared from it.
 
     Args:
-        known: directory in which hashes are kept with their stamps; None reads everything each time.
+        known: directory in which hashes are kept, see :class:`hpctrain.hashing.HashCache`; None reads everything each time.
         progress: told of bytes that were read.
 
     Returns:
@@ -85,29 +80,15 @@ def data_hashes(data: Data, *, known: Path | None = None, progress: Progress | N
 
 
 def file_hash(path: Path, *, known: Path | None = None, progress: Progress | None = None) -> str:
-    """SHA-256 of a file's contents; read only if no hash is kept for its present stamp.
+    """SHA-256 of a file's contents; read only if ``known`` has none for the file as it is.
 
     Raises:
         NotFoundError: it cannot be read.
     """
-    kept = known / f"{_digest(stamp(path))[:32]}.json" if known is not None else None
-    if kept is not None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(kept.read_bytes())
-            if record["stamp"] == stamp(path):
-                return str(record["sha256"])
-    before = stamp(path)
-    digest = hashlib.sha256()
-    for block in _blocks(path):
-        digest.update(block)
-        if progress is not None:
-            progress(len(block))
-    if kept is not None and stamp(path) == before:
-        # Without it the next reader reads again; that is no reason to fail.
-        with contextlib.suppress(HpctrainError):
-            make_private_dir(kept.parent)
-            write_json_atomic(kept, {"stamp": before, "sha256": digest.hexdigest()}, durable=False)
-    return digest.hexdigest()
+    try:
+        return HashCache(known).hash(path, progress)
+    except OSError as error:
+        raise NotFoundError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
 
 
 def stamp(path: Path) -> list[Any]:
@@ -121,15 +102,6 @@ def stamp(path: Path) -> list[Any]:
     except OSError as error:
         raise NotFoundError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                yield block
-    except OSError as error:
-        raise NotFoundError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
 
 
 def _choices(data: Data) -> list[Any]:

@@ -17,6 +17,7 @@ from typing import Any
 from hpctrain.data.identity import data_hashes
 from hpctrain.errors import RecipeError
 from hpctrain.files import make_private_dir, write_json_atomic
+from hpctrain.hashing import CACHE_DIR
 from hpctrain.recipe.schema import Recipe
 from hpctrain.train import text, tokens
 from hpctrain.train.tokenizers import Tokenizer, build_tokenizer
@@ -72,7 +73,7 @@ def prepare_text(
         )
     folder = make_private_dir(runs_dir / FOLDER)
     tokenizer = tokenizer_of(recipe)
-    hashes = data_hashes(recipe.data, known=folder / "hashes", progress=reading)
+    hashes = data_hashes(recipe.data, known=runs_dir / CACHE_DIR, progress=reading)
     stamps = text.identity(recipe.data)
     content = tokens.fingerprint(["contents", hashes["sha256"]] if hashes["sha256"] else stamps, tokenizer)
     data = recipe.data

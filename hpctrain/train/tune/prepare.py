@@ -11,6 +11,7 @@ from typing import Any
 from hpctrain.data.identity import data_hashes
 from hpctrain.errors import RecipeError
 from hpctrain.files import make_private_dir, write_json_atomic
+from hpctrain.hashing import CACHE_DIR
 from hpctrain.recipe.check_data import PREPARED
 from hpctrain.recipe.schema import Recipe
 from hpctrain.train.prepared import FOLDER
@@ -65,7 +66,7 @@ def prepare_rows(recipe: Recipe, runs_dir: Path, progress: Callable[[int], None]
     data, method = recipe.data, recipe.method or ""
     assert data is not None  # noqa: S101 - encoding_of has seen to it
     shared = make_private_dir(runs_dir / FOLDER)
-    hashes = data_hashes(data, known=shared / "hashes")
+    hashes = data_hashes(data, known=runs_dir / CACHE_DIR)
     key = rows_key(method, data, tokenizer, encoding)
     # What is on the hub is not here to be hashed: then its name counts, as for a run.
     content = (rows_key(method, data, tokenizer, encoding, contents=hashes["sha256"]) if hashes["sha256"] else key)[:16]
