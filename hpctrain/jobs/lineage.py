@@ -9,7 +9,7 @@ the chain is whole although a run of it was deleted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,19 +52,19 @@ def wanted(values: Mapping[str, Any]) -> list[Wanted]:
         values: ``Recipe.model_dump(mode="json")``, of this version or another.
     """
     found = []
-    model, method = _section(values, "model"), values.get("method")
+    model, method = section(values, "model"), values.get("method")
     if model.get("path"):
         found.append(Wanted("architecture" if method == "pretrain" else BASE, str(model["path"])))
-    tokenizer = _section(values, "tokenizer").get("path")
+    tokenizer = section(values, "tokenizer").get("path")
     if tokenizer and tokenizer != model.get("path"):
         found.append(Wanted("tokenizer", str(tokenizer)))
     rewards = values.get("rewards")
     given = [reward for reward in rewards if isinstance(reward, Mapping)] if isinstance(rewards, list) else []
     found += [Wanted("reward model", str(reward["path"])) for reward in given if reward.get("path")]
-    teacher = _section(values, "teacher")
+    teacher = section(values, "teacher")
     if teacher.get("path"):
         found.append(Wanted("teacher", str(teacher["path"])))
-    for role, served in (("teacher", _section(teacher, "endpoint")), ("judge", _section(values, "judge"))):
+    for role, served in (("teacher", section(teacher, "endpoint")), ("judge", section(values, "judge"))):
         if served.get("url"):
             found.append(Wanted(role, endpoint=without_user(str(served["url"])), model=str(served.get("model") or "")))
     return found
@@ -83,11 +83,11 @@ def without_user(url: str) -> str:
 def brief(record: Mapping[str, Any], depth: int = MAX_DEPTH) -> Record:
     """What the record of a run keeps of the runs before it: all but the long lists."""
     kept: Record = {key: record[key] for key in ("id", "run", "state", "metrics") if key in record}
-    recipe = _section(record, "recipe")
+    recipe = section(record, "recipe")
     kept["recipe"] = {key: recipe[key] for key in ("name", "method", "sha256", "resolved_sha256") if key in recipe}
-    code = _section(record, "code")
+    code = section(record, "code")
     kept["code"] = {key: code[key] for key in ("version", "how", "commit", "dirty") if key in code}
-    kept["model"] = {key: value for key, value in _section(_section(record, "outputs"), "model").items() if key != "files"}
+    kept["model"] = {key: value for key, value in section(section(record, "outputs"), "model").items() if key != "files"}
     inputs = [entry for entry in record.get("inputs") or [] if isinstance(entry, Mapping)]
     kept["inputs"] = [_brief_input(entry, depth - 1) for entry in inputs] if depth > 0 else []
     if depth <= 0 and inputs:
@@ -119,11 +119,12 @@ def ancestors(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
             yield from ancestors(below)
 
 
-def models_in(inputs: Iterable[Any]) -> list[Mapping[str, Any]]:
-    """The inputs that are models, and not data."""
-    return [entry for entry in inputs if isinstance(entry, Mapping) and entry.get("role") != DATA]
-
-
-def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A part of a record; empty where it is missing or no mapping."""
     found = values.get(key)
     return found if isinstance(found, Mapping) else {}
+
+
+def mapping(value: object) -> Record:
+    """The value, or an empty record where it is none."""
+    return value if isinstance(value, dict) else {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpctrain.hashing import HashCache, Hashed, Progress, hash_files, hash_text, together
+from hpctrain.hashing import HashCache, Progress, hash_files, hash_text, together
 from hpctrain.jobs.lineage import DATA, MAX_FILES, Record
 from hpctrain.jobs.lineage_model import hub_snapshot
 from hpctrain.recipe.files import data_files
@@ -71,20 +71,13 @@ def _hashed(files: list[Path], cache: HashCache, read: bool, progress: Progress 
     base = Path(os.path.commonpath([file.parent for file in files]))
     names = [str(file.relative_to(base)) for file in files]
     try:
-        facts["size_bytes"] = sum(file.stat().st_size for file in files)
+        looks = [file.stat() for file in files]
+        facts["size_bytes"] = sum(status.st_size for status in looks)
         if facts["size_bytes"] > READ_AT_MOST_BYTES:
-            stamps = sorted(zip(names, (file.stat() for file in files), strict=True), key=_by_name)
+            stamps = sorted(zip(names, looks, strict=True), key=lambda stamp: stamp[0])
             text = "".join(f"{status.st_size} {status.st_mtime_ns} {name}\n" for name, status in stamps)
             return {**facts, "sha256": hash_text(text), "of": "names, sizes and times"}
         hashed = hash_files(base, names, cache, read=read, progress=progress)
     except OSError:
         return facts  # taken away meanwhile; the trainer itself will say so
-    return {**facts, "sha256": together(hashed), "files": [_plain(file) for file in hashed[:MAX_FILES]]}
-
-
-def _by_name(stamp: tuple[str, os.stat_result]) -> str:
-    return stamp[0]
-
-
-def _plain(file: Hashed) -> dict[str, Any]:
-    return file.to_json()
+    return {**facts, "sha256": together(hashed), "files": [file.to_json() for file in hashed[:MAX_FILES]]}

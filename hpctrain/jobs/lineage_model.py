@@ -36,13 +36,13 @@ def look_at(
     if not folder.is_dir():
         snapshot, revision = hub_snapshot(wanted.path)
         if folder.is_absolute() or (snapshot is None and not _is_hub_id(wanted.path)):
-            return {**entry, "kind": "missing", "state": "", **_hashes([])}
+            return {**entry, "kind": "missing", "state": "", **facts_of([])}
         entry |= {"kind": "hub", "name": wanted.path, "revision": revision}
         if snapshot is None:
-            return {**entry, "state": "", **_hashes([])}
+            return {**entry, "state": "", **facts_of([])}
         folder = snapshot
     hashed = weights(folder, cache, read=read, progress=progress)
-    entry |= _hashes(hashed)
+    entry |= facts_of(hashed)
     record = made_by(folder, read_run)
     if record is None:
         return {**entry, "state": ""}
@@ -99,7 +99,8 @@ def _is_hub_id(name: str) -> bool:
     return 1 <= len(parts) <= 2 and all(part and part not in (".", "..") and not part.startswith("~") for part in parts)
 
 
-def _hashes(files: list[Hashed]) -> Record:
+def facts_of(files: list[Hashed]) -> Record:
+    """What a record says of a model's weights."""
     return {
         "sha256": together(files), "size_bytes": sum(file.size_bytes for file in files), "file_count": len(files),
         "files": [file.to_json() for file in files[:MAX_FILES]],

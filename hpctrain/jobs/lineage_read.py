@@ -17,7 +17,7 @@ from hpctrain.hashing import CACHE_DIR, HashCache
 from hpctrain.jobs.event import Event
 from hpctrain.jobs.find import read_run
 from hpctrain.jobs.layout import RunDir
-from hpctrain.jobs.lineage import MODEL_FILE, SCHEMA_VERSION, Record, is_weights, wanted
+from hpctrain.jobs.lineage import MODEL_FILE, SCHEMA_VERSION, Record, is_weights, mapping, wanted
 from hpctrain.jobs.lineage_data import look_at_data
 from hpctrain.jobs.lineage_model import look_at
 from hpctrain.jobs.reader import read_events, read_plan
@@ -49,10 +49,10 @@ def read_record(folder: Path, below: frozenset[Path] = frozenset()) -> Record | 
     if found is None and not recorded and not run.resolved_json.is_file():
         return None
     record: Record = {"schema_version": SCHEMA_VERSION, "recorded": bool(recorded), **recorded}
-    record["run"] = {**_run(run), **_mapping(recorded.get("run")), **_job(run)}
+    record["run"] = {**_run(run), **mapping(recorded.get("run")), **_job(run)}
     record.setdefault("id", run_id(run.name, str(record["run"].get("submitted_time") or "")))
-    values = _mapping(_mapping(recorded.get("recipe")).get("values")) or read_json(run.resolved_json)
-    record["recipe"] = {**recipe_facts(run, values), **_mapping(recorded.get("recipe"))}
+    values = mapping(mapping(recorded.get("recipe")).get("values")) or read_json(run.resolved_json)
+    record["recipe"] = {**recipe_facts(run, values), **mapping(recorded.get("recipe"))}
     if "cluster" not in record:
         record["cluster"] = cluster_facts(read_plan(run), found.cluster if found else "")
     if "inputs" not in record:
@@ -60,8 +60,8 @@ def read_record(folder: Path, below: frozenset[Path] = frozenset()) -> Record | 
     events = read_events(run)
     record["state"] = state(events)
     record["starts"] = starts(events)
-    record["metrics"] = last_metrics(run.metrics) or _mapping(recorded.get("metrics"))
-    record["outputs"] = _outputs(run, _mapping(recorded.get("outputs")), events)
+    record["metrics"] = last_metrics(run.metrics) or mapping(recorded.get("metrics"))
+    record["outputs"] = _outputs(run, mapping(recorded.get("outputs")), events)
     return record
 
 
@@ -83,7 +83,7 @@ def inputs(
     """
     read_below = partial(read_record, below=below)
     found = [look_at(one, cache, read_below, read=read) for one in wanted(values)]
-    data = _mapping(values.get("data"))
+    data = mapping(values.get("data"))
     return [*found, look_at_data(data, cache, read=read, made_sha256=made_sha256)] if data else found
 
 
@@ -102,7 +102,7 @@ def recipe_facts(run: RunDir, values: Mapping[str, Any]) -> Record:
 
 def cluster_facts(plan: Mapping[str, Any], name: str) -> Record:
     """What the run was given, by its plan."""
-    slurm, container = _mapping(plan.get("slurm")), _mapping(plan.get("container"))
+    slurm, container = mapping(plan.get("slurm")), mapping(plan.get("container"))
     return {
         "name": name, "partition": slurm.get("partition"), "nodes": plan.get("nodes"), "spares": plan.get("spares"),
         "ranks_per_node": plan.get("ranks_per_node"), "device": plan.get("device"),
@@ -130,7 +130,7 @@ def starts(events: Sequence[Event]) -> list[Record]:
             rewind = event.reason
         elif event.kind == "checkpoint.restored":
             restored = {"step": event.step, "checkpoint": str(event.evidence.get("checkpoint") or ""),
-                        "tiers": sorted(_mapping(event.evidence.get("tiers")))}
+                        "tiers": sorted(mapping(event.evidence.get("tiers")))}
         elif event.kind == "trainer.started":
             found.append({"time": event.time, "node": event.node, "step": event.step or 0, "restored": restored,
                           "rewind": rewind})
@@ -225,7 +225,3 @@ def _hash(path: Path) -> str:
     with contextlib.suppress(OSError):
         return hashlib.sha256(path.read_bytes()).hexdigest()
     return ""
-
-
-def _mapping(value: object) -> Record:
-    return value if isinstance(value, dict) else {}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpctrain.jobs.lineage import DATA
+from hpctrain.jobs.lineage import DATA, section
 from hpctrain.jobs.text import loss, plural, stamp
 from hpctrain.recipe.units import format_bytes
 
@@ -40,12 +40,12 @@ def run_branch(record: Mapping[str, Any], role: str = "") -> Branch:
         record: whole, or brief as an input holds it.
         role: what the run above uses it as.
     """
-    run, recipe = _section(record, "run"), _section(record, "recipe")
+    run, recipe = section(record, "run"), section(record, "recipe")
     words = [str(recipe.get("method") or "command"), *_progress(record)]
     head = f"{role}: " if role else ""
     head += f"{run.get('name') or '(a run without a name)'}  {' · '.join(words)}"
-    model = _section(record, "model") or _section(_section(record, "outputs"), "model")
-    notes = [*_model_note(model), *_code_note(_section(record, "code"))]
+    model = section(record, "model") or section(section(record, "outputs"), "model")
+    notes = [*_model_note(model), *_code_note(section(record, "code"))]
     if run.get("there") is False:
         notes.append(f"its directory is not there: {run.get('directory')}")
     if record.get("cut"):
@@ -72,7 +72,7 @@ def model_branch(entry: Mapping[str, Any]) -> Branch:
 
 def details(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(label, text) of what the tree has no room for: recipe, code, cluster, environment, starts, results."""
-    recipe, run, cluster = _section(record, "recipe"), _section(record, "run"), _section(record, "cluster")
+    recipe, run, cluster = section(record, "recipe"), section(record, "run"), section(record, "cluster")
     rows = [("Run", str(run.get("directory") or run.get("name") or ""))]
     if run.get("job_id"):
         on = f" on cluster {cluster['name']}" if cluster.get("name") else ""
@@ -83,9 +83,9 @@ def details(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += _code_rows(record)
     shape = _shape(cluster)
     rows += [("Cluster", shape)] if shape else []
-    rows += _environment_rows(_section(record, "environment"))
+    rows += _environment_rows(section(record, "environment"))
     rows += _start_rows(record.get("starts"))
-    rows += [("Results", ", ".join(_results(_section(record, "metrics"))) or "none yet")]
+    rows += [("Results", ", ".join(_results(section(record, "metrics"))) or "none yet")]
     return [(label, text) for label, text in rows if text]
 
 
@@ -106,7 +106,7 @@ def _inputs(record: Mapping[str, Any]) -> Iterator[Branch]:
 
 
 def _progress(record: Mapping[str, Any]) -> list[str]:
-    metrics = _section(record, "metrics")
+    metrics = section(record, "metrics")
     words = [str(record["state"])] if record.get("state") else []
     if isinstance(metrics.get("step"), (int, float)):
         words.append(f"step {metrics['step']:.0f}")
@@ -134,7 +134,7 @@ def _weights_note(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _checkpoint_note(entry: Mapping[str, Any]) -> list[str]:
-    checkpoint = _section(entry, "checkpoint")
+    checkpoint = section(entry, "checkpoint")
     return [f"exported from the checkpoint of step {checkpoint['step']}"] if "step" in checkpoint else []
 
 
@@ -160,12 +160,12 @@ def _commit(code: Mapping[str, Any]) -> str:
 
 
 def _code_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    code, own = _section(record, "code"), _section(record, "workdir")
+    code, own = section(record, "code"), section(record, "workdir")
     how = {"checkout": "from a checkout", "installed": "installed"}.get(str(code.get("how")), "")
     rows = [("Code", f"hpctrain {code.get('version')} {how}{_commit(code)}")] if code else []
     if own:
         rows.append(("", f"the recipe lies in {own.get('root')}{_commit(own)}"))
-    earlier = _section(record, "earlier")
+    earlier = section(record, "earlier")
     for key, word in (("code", "code"), ("environment", "environment")):
         if earlier.get(key):
             times = plural(len(earlier[key]), "time")
@@ -184,7 +184,7 @@ def _shape(cluster: Mapping[str, Any]) -> str:
 
 
 def _environment_rows(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    packages = _section(environment, "packages")
+    packages = section(environment, "packages")
     if not environment:
         return []
     main = [f"{name} {packages[name]}" for name in ("torch", "transformers", "trl", "peft", "datasets") if name in packages]
@@ -195,7 +195,7 @@ def _start_rows(starts: object) -> list[tuple[str, str]]:
     found: Sequence[Any] = starts if isinstance(starts, Sequence) else ()
     rows = []
     for number, start in enumerate(start for start in found if isinstance(start, Mapping)):
-        restored = _section(start, "restored")
+        restored = section(start, "restored")
         origin = "from the beginning"
         if restored:
             tiers = " and ".join(restored.get("tiers") or [])
@@ -213,8 +213,3 @@ def _hash(before: str, value: object) -> str:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
-
-
-def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = values.get(key)
-    return found if isinstance(found, Mapping) else {}

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.files import write_json_atomic
-from hpctrain.hashing import Progress, together
+from hpctrain.hashing import Progress
 from hpctrain.jobs.layout import RunDir
-from hpctrain.jobs.lineage import MAX_FILES, MODEL_FILE, SCHEMA_VERSION, Record
+from hpctrain.jobs.lineage import MODEL_FILE, SCHEMA_VERSION, Record, mapping
 from hpctrain.jobs.lineage_code import checkout, code_version
 from hpctrain.jobs.lineage_environment import environment
-from hpctrain.jobs.lineage_model import weights
+from hpctrain.jobs.lineage_model import facts_of, weights
 from hpctrain.jobs.lineage_read import (
     cache_of,
     cluster_facts,
@@ -73,8 +73,10 @@ def gather(
     record.setdefault("id", run_id(run.name, str(time_s)))
     record.setdefault("created_time", time_s)
     record["run"] = {"name": run.name, "directory": str(run.path)}
-    record.setdefault("recipe", recipe_facts(run, values))
-    record.setdefault("workdir", _workdir(values))
+    if "recipe" not in record:
+        record["recipe"] = recipe_facts(run, values)
+    if "workdir" not in record:  # git is asked once, when the run was submitted
+        record["workdir"] = _workdir(values)
     _renew(record, "code", code_version(), time_s)
     _renew(record, "environment", {**environment(), **(facts or {})}, time_s)
     record["inputs"] = inputs(values, cache_of(run), read=True, made_sha256=made_sha256)
@@ -100,10 +102,7 @@ def model_saved(
         StorageError: a record cannot be written.
     """
     hashed = weights(folder, cache_of(run), progress=progress)
-    model: Record = {
-        "sha256": together(hashed), "size_bytes": sum(file.size_bytes for file in hashed), "file_count": len(hashed),
-        "files": [file.to_json() for file in hashed[:MAX_FILES]], "saved_time": time_s,
-    }
+    model: Record = {**facts_of(hashed), "saved_time": time_s}
     record = read_record(run.path) or {"schema_version": SCHEMA_VERSION, "run": {"name": run.name}, "inputs": []}
     if checkpoint is not None:
         model["checkpoint"] = dict(checkpoint)
@@ -114,7 +113,7 @@ def model_saved(
         if kept:
             kept["outputs"], kept["metrics"] = {"model": model}, record.get("metrics") or {}
             write_json_atomic(run.lineage, kept, durable=False)
-    record["outputs"] = {**_mapping(record.get("outputs")), "model": model}
+    record["outputs"] = {**mapping(record.get("outputs")), "model": model}
     write_json_atomic(folder / MODEL_FILE, record, durable=False)
     return record
 
@@ -129,9 +128,5 @@ def _renew(record: Record, key: str, value: Record, time_s: float) -> None:
     before = record.get(key)
     record[key] = value
     if before and before != value:
-        earlier = _mapping(record.get("earlier"))
+        earlier = mapping(record.get("earlier"))
         record["earlier"] = {**earlier, key: [*(earlier.get(key) or []), {"until": time_s, **before}][-_EARLIER_AT_MOST:]}
-
-
-def _mapping(value: object) -> Record:
-    return value if isinstance(value, dict) else {}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpctrain.jobs.lineage import DATA, parent
+from hpctrain.jobs.lineage import DATA, parent, section
 
 LONGEST_VALUE = 500
 """Characters of a parameter or tag; servers of MLflow 2 take no more."""
@@ -43,13 +43,13 @@ def tags(record: Mapping[str, Any], parent_run_id: str = "") -> dict[str, str]:
     Args:
         parent_run_id: MLflow's id of the run whose model this one starts from; MLflow then shows this one below it.
     """
-    run, code, recipe = _section(record, "run"), _section(record, "code"), _section(record, "recipe")
-    model, metrics = _section(_section(record, "outputs"), "model"), _section(record, "environment")
+    run, code, recipe = section(record, "run"), section(record, "code"), section(record, "recipe")
+    model, metrics = section(section(record, "outputs"), "model"), section(record, "environment")
     found: dict[str, Any] = {
         "mlflow.runName": run.get("name"), "mlflow.user": run.get("user"), "mlflow.parentRunId": parent_run_id,
         "mlflow.source.name": recipe.get("source") or recipe.get("name"), "mlflow.source.git.commit": code.get("commit"),
         "mlflow.note.content": recipe.get("description"), "hpctrain.id": record.get("id"), "hpctrain.run": run.get("name"),
-        "hpctrain.job": run.get("job_id"), "hpctrain.cluster": _section(record, "cluster").get("name"),
+        "hpctrain.job": run.get("job_id"), "hpctrain.cluster": section(record, "cluster").get("name"),
         "hpctrain.version": code.get("version"), "hpctrain.code_changed": code.get("dirty"),
         "hpctrain.recipe_sha256": recipe.get("resolved_sha256"), "hpctrain.model_sha256": model.get("sha256"),
         "hpctrain.state": record.get("state"), "hpctrain.starts": len(record.get("starts") or []) or None,
@@ -63,7 +63,7 @@ def tags(record: Mapping[str, Any], parent_run_id: str = "") -> dict[str, str]:
     base = parent(record)
     if base is not None:
         found["hpctrain.parent_run"] = base.get("name")
-        found["hpctrain.parent_checkpoint"] = _section(base, "checkpoint").get("name")
+        found["hpctrain.parent_checkpoint"] = section(base, "checkpoint").get("name")
     return {_name(key): _cut(value) for key, value in found.items() if value not in (None, "")}
 
 
@@ -128,8 +128,3 @@ def _name(key: str) -> str:
 def _cut(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
-
-
-def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = values.get(key)
-    return found if isinstance(found, Mapping) else {}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from hpctrain.jobs.lineage import BASE, DATA, MODEL_FILE
+from hpctrain.jobs.lineage import BASE, DATA, MODEL_FILE, section
 from hpctrain.jobs.text import count, loss, plural
 from hpctrain.recipe.units import format_bytes
 
@@ -32,15 +32,15 @@ def render(record: Mapping[str, Any], config: Mapping[str, Any], *, is_adapter: 
         is_adapter: it is a peft adapter, to be laid over its base model.
         has_tokenizer: transformers can load a tokenizer from beside it.
     """
-    values = _section(_section(record, "recipe"), "values")
-    name = str(_section(record, "run").get("name") or values.get("name") or "model")
+    values = section(section(record, "recipe"), "values")
+    name = str(section(record, "run").get("name") or values.get("name") or "model")
     parts = [
         _front(record, values, config, is_adapter), [f"# {name}", "", *_summary(record, values, config, is_adapter)],
         ["## How to use it", "", *_usage(values, is_adapter, has_tokenizer)], _section_of("Results", _results(record)),
         _section_of("Training", _table(_training(record, values))), _section_of("Data", list(_data(record))),
         _section_of("Where it comes from", list(_chain(record, 0))), _section_of("How to make it again", _again(record)),
         _section_of("Files", _files(record)),
-        ["---", "", f"Written by hpctrain {_section(record, 'code').get('version') or ''} from the run's record; all of it, "
+        ["---", "", f"Written by hpctrain {section(record, 'code').get('version') or ''} from the run's record; all of it, "
          f"with the paths of the machine it was made on, is in `{MODEL_FILE}` beside this file."],
     ]
     return "\n".join("\n".join(part) + "\n" for part in parts if part)
@@ -48,7 +48,7 @@ def render(record: Mapping[str, Any], config: Mapping[str, Any], *, is_adapter: 
 
 def _front(record: Mapping[str, Any], values: Mapping[str, Any], config: Mapping[str, Any], is_adapter: bool) -> list[str]:
     method = str(values.get("method") or "")
-    tags = ["hpctrain", method, *([str(_section(values, "adapter").get("kind"))] if is_adapter else []),
+    tags = ["hpctrain", method, *([str(section(values, "adapter").get("kind"))] if is_adapter else []),
             str(config.get("model_type") or "")]
     hub = [str(entry["name"]) for entry in _inputs(record) if entry.get("role") == BASE and entry.get("kind") == "hub"]
     sets = [str(entry["name"]) for entry in _inputs(record) if entry.get("kind") == "data set" and entry.get("revision")]
@@ -63,11 +63,11 @@ def _front(record: Mapping[str, Any], values: Mapping[str, Any], config: Mapping
 
 def _summary(record: Mapping[str, Any], values: Mapping[str, Any], config: Mapping[str, Any], is_adapter: bool) -> list[str]:
     kind = str(config.get("model_type") or "")
-    what = f"An adapter ({_section(values, 'adapter').get('kind')})" if is_adapter else " ".join(f"A {kind} model".split())
+    what = f"An adapter ({section(values, 'adapter').get('kind')})" if is_adapter else " ".join(f"A {kind} model".split())
     base = next((entry for entry in _inputs(record) if entry.get("role") == BASE), None)
     on = f", starting from {_bare(base)}" if base is not None else ""
     how = _METHODS.get(str(values.get("method")), "trained")
-    checkpoint = _section(_section(_section(record, "outputs"), "model"), "checkpoint")
+    checkpoint = section(section(section(record, "outputs"), "model"), "checkpoint")
     taken = f" These are the weights of step {checkpoint['step']}." if "step" in checkpoint else ""
     said = [str(values["description"]), ""] if values.get("description") else []
     return [*said, f"{what}, {how}{on}.{taken}"]
@@ -86,13 +86,13 @@ def _usage(values: Mapping[str, Any], is_adapter: bool, has_tokenizer: bool) -> 
 
 
 def _results(record: Mapping[str, Any]) -> list[str]:
-    metrics = _section(record, "metrics")
+    metrics = section(record, "metrics")
     names = {"loss": "training loss", "validation_loss": "validation loss", "reward": "reward", "accuracy": "accuracy",
              "rewards/accuracies": "preference accuracy"}
     rows = [(names[key], loss(float(metrics[key]))) for key in names if isinstance(metrics.get(key), (int, float))]
     at = f"At step {metrics['step']:.0f}:" if isinstance(metrics.get("step"), (int, float)) else ""
     lines = [at, "", *_table(rows)] if rows else []
-    table = _evaluation(_section(_section(record, "outputs"), "evaluation"))
+    table = _evaluation(section(section(record, "outputs"), "evaluation"))
     return [*lines, *(["", "Evaluation:", "", *table] if table else [])]
 
 
@@ -112,15 +112,15 @@ def _evaluation(evaluation: Mapping[str, Any]) -> list[str]:
     return [f"| {' | '.join(['suite', 'measure', *columns])} |", "|---" * (2 + len(columns)) + "|", *rows]
 
 def _training(record: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    training, data, adapter = _section(values, "training"), _section(values, "data"), _section(values, "adapter")
-    optimizer, metrics, cluster = _section(training, "optimizer"), _section(record, "metrics"), _section(record, "cluster")
+    training, data, adapter = section(values, "training"), section(values, "data"), section(values, "adapter")
+    optimizer, metrics, cluster = section(training, "optimizer"), section(record, "metrics"), section(record, "cluster")
     rows: list[tuple[str, object]] = [
         ("method", values.get("method")), ("steps", metrics.get("step") or training.get("steps")),
         ("tokens", count(float(metrics["tokens"])) if isinstance(metrics.get("tokens"), (int, float)) else None),
         ("samples per step", training.get("global_batch_size")), ("tokens per sample", data.get("sequence_length")),
         ("optimizer", optimizer.get("kind")), ("learning rate", optimizer.get("learning_rate")),
-        ("schedule", _section(training, "schedule").get("kind")), ("precision", training.get("precision")),
-        ("parallelism", _section(training, "parallelism").get("kind")), ("seed", training.get("seed")),
+        ("schedule", section(training, "schedule").get("kind")), ("precision", training.get("precision")),
+        ("parallelism", section(training, "parallelism").get("kind")), ("seed", training.get("seed")),
     ]
     if adapter:
         rows += [("adapter", f"{adapter.get('kind')}, rank {adapter.get('rank')}, alpha {adapter.get('alpha')}")]
@@ -130,7 +130,7 @@ def _training(record: Mapping[str, Any], values: Mapping[str, Any]) -> list[tupl
         rows += [("machine", f"{plural(int(cluster['nodes']), 'node')}{ranks}, {device}".strip(", "))]
     starts = record.get("starts") or []
     rows += [("starts", f"{len(starts)} (continued from checkpoints)")] if len(starts) > 1 else []
-    packages = _section(_section(record, "environment"), "packages")
+    packages = section(section(record, "environment"), "packages")
     rows += [(name, packages.get(name)) for name in ("torch", "transformers", "trl", "peft")]
     return [(label, str(value)) for label, value in rows if value not in (None, "")]
 
@@ -144,12 +144,12 @@ def _data(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _chain(record: Mapping[str, Any], depth: int) -> Iterator[str]:
     """The run and everything it stands on, as a nested list."""
-    name, method = _section(record, "run").get("name"), _section(record, "recipe").get("method")
+    name, method = section(record, "run").get("name"), section(record, "recipe").get("method")
     if not depth:
         yield f"- **{name}** ({method or 'command'})"
     for entry in _inputs(record):
-        below = _section(entry, "record")
-        said = f" ({_section(below, 'recipe').get('method') or 'command'})" if below else ""
+        below = section(entry, "record")
+        said = f" ({section(below, 'recipe').get('method') or 'command'})" if below else ""
         changed = ", changed after that run had saved it" if entry.get("state") == "changed" else ""
         yield f"{'  ' * (depth + 1)}- {entry.get('role')}: {_bare(entry)}{said}{changed}"
         if below:
@@ -157,7 +157,7 @@ def _chain(record: Mapping[str, Any], depth: int) -> Iterator[str]:
 
 
 def _again(record: Mapping[str, Any]) -> list[str]:
-    code, recipe = _section(record, "code"), _section(record, "recipe")
+    code, recipe = section(record, "code"), section(record, "recipe")
     if not code:
         return []
     where = f"commit `{code['commit']}`" if code.get("commit") else f"version {code.get('version')}"
@@ -169,7 +169,7 @@ def _again(record: Mapping[str, Any]) -> list[str]:
 
 
 def _files(record: Mapping[str, Any]) -> list[str]:
-    model = _section(_section(record, "outputs"), "model")
+    model = section(section(record, "outputs"), "model")
     rows = [(str(file.get("name")), format_bytes(int(file.get("size_bytes") or 0)), f"`{file.get('sha256')}`")
             for file in model.get("files") or [] if isinstance(file, Mapping)]
     return ["| file | size | SHA-256 |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)] if rows else []
@@ -199,8 +199,3 @@ def _value(value: object) -> str:
 
 def _inputs(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [entry for entry in record.get("inputs") or [] if isinstance(entry, Mapping)]
-
-
-def _section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = values.get(key)
-    return found if isinstance(found, Mapping) else {}
