@@ -214,15 +214,14 @@ def _ready(model: Any, reference: Any) -> tuple[Any, Any]:
 
 
 def _adapted(case: Case, model: Any) -> Any:
-    from peft import LoraConfig, get_peft_model
+    """With the adapter as the trainer makes it."""
+    from peft import get_peft_model
+
+    from hpctrain.train.tune.model import adapter_config
 
     adapter = case.recipe.adapter
     assert adapter is not None
-    names = adapter.target_modules
-    return get_peft_model(model, LoraConfig(
-        r=adapter.rank, lora_alpha=round(adapter.alpha), bias="none",
-        target_modules=names if isinstance(names, str) else list(names),
-        use_dora=adapter.kind == "dora", task_type="SEQ_CLS" if case.method == "reward" else "CAUSAL_LM"))
+    return get_peft_model(model, adapter_config(adapter, reward=case.method == "reward"))
 
 
 def _loss(case: Case, model: Any, reference: Any, shape: tuple[int, int]) -> Any:

@@ -10,13 +10,13 @@ from typing import Any
 from hpctrain.data.files import HINT, BadRow, Row
 from hpctrain.data.read import resolve_format, scan, validation_rows
 from hpctrain.errors import MissingDependencyError, RecipeError
+from hpctrain.recipe.rewards import NEEDS_FIELD
 from hpctrain.recipe.schema import Data, Recipe
 
 LOOK_AT = 1000
 """Rows that are looked at before a submission, shared among the files; of more files the first so many, one row each."""
 LISTED = 20
 """Bad rows that are kept; the others are counted."""
-_NEED_FIELD = ("exact_match", "math", "code")
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Outcome:
 
 def needed_fields(recipe: Recipe) -> dict[str, str]:
     """Keys that every row must have beside its format's, and what needs them."""
-    comparing = [reward for reward in recipe.rewards if reward.kind in _NEED_FIELD]
+    comparing = [reward for reward in recipe.rewards if reward.kind in NEEDS_FIELD]
     return {reward.field: f"reward '{reward.name or reward.kind}'" for reward in comparing}
 
 

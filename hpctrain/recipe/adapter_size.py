@@ -37,6 +37,11 @@ def adapter_parameters(shape: Shape, adapter: Adapter) -> int:
     return sum(item.count * (adapter.rank * item.inputs + per_output * item.outputs) for item in layers)
 
 
+def trained_parameters(shape: Shape, adapter: Adapter | None) -> int:
+    """Parameters that have gradients: the adapter's, or all."""
+    return shape.parameters if adapter is None else adapter_parameters(shape, adapter)
+
+
 def four_bit_bytes(shape: Shape) -> int:
     """The frozen weights where linear layers are in four bits and everything else (embeddings, norms, experts that are
     one tensor) is in bfloat16.

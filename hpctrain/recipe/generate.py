@@ -53,7 +53,7 @@ def wish_for(method: Method, variant: Variant, model: Model, gpus: Gpus, nodes: 
 def other_configs(values: Mapping[str, Any], tables: Tables) -> dict[str, Mapping[str, Any]]:
     """Architectures of the further models that a recipe names and the table knows, by path."""
     path = str((values.get("teacher") or {}).get("path") or "")
-    found = next((model for model in tables.models.values() if path and path in (model.hub, model.base)), None)
+    found = tables.model_of(path)
     return {path: found.config} if found else {}
 
 

@@ -15,10 +15,11 @@ from typing import Any
 from hpctrain.errors import RecipeError
 from hpctrain.recipe.compose import ORDER, yaml_lines
 from hpctrain.recipe.import_llmft import from_llmft
-from hpctrain.recipe.import_reader import Reader, dotted_key
+from hpctrain.recipe.import_reader import Reader
 from hpctrain.recipe.import_verl import from_verl
 from hpctrain.recipe.node import Node
 from hpctrain.recipe.parse import parse_document
+from hpctrain.recipe.problem import dotted
 
 KINDS: Mapping[str, Callable[[Reader], dict[str, Any]]] = {"llm_finetuning_aws": from_llmft, "verl": from_verl}
 
@@ -83,7 +84,7 @@ def import_recipe(text: str, label: str) -> Imported:
     ordered = {key: values[key] for key in ORDER if values.get(key) not in ({}, None)}
     heading = f"# Imported from {label.rsplit('/', 1)[-1]}, a SageMaker HyperPod recipe."
     body = "\n".join(yaml_lines(ordered, reader.comments))
-    left = tuple(LeftOut(dotted_key(path), node.origin, reason) for path, node, reason in reader.left_out())
+    left = tuple(LeftOut(dotted(path), node.origin, reason) for path, node, reason in reader.left_out())
     return Imported(f"{heading}\n\n{body}\n", ordered, tuple(sorted(reader.carried)), left, tuple(reader.notes))
 
 

@@ -129,14 +129,6 @@ class Reader:
         return NO_COUNTERPART
 
 
-def dotted_key(path: Path) -> str:
-    """``a.b[0].c``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
-
-
 def run_name(value: Any) -> str:
     """A name that a run of ours may have."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(value or "imported")).strip("-._")

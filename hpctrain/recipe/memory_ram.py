@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpctrain.recipe.adapter_size import adapter_parameters
+from hpctrain.recipe.adapter_size import trained_parameters
 from hpctrain.recipe.arithmetic import ranks_per_node, world_size
 from hpctrain.recipe.check_checkpoint import peer_wanted, ram_wanted
 from hpctrain.recipe.facts import ClusterFacts
@@ -64,7 +64,7 @@ def ram_use(recipe: Recipe, shape: Shape, facts: ClusterFacts | None = None, ran
     per_parameter = 4 + (8 if optimizer.kind == "adamw" else 4 if optimizer.momentum else 0)
     ranks, world = ranks_per_node(recipe.resources), world_size(recipe.resources)
     # Frozen weights are not saved.
-    trained = adapter_parameters(shape, recipe.adapter) if recipe.adapter else shape.parameters
+    trained = trained_parameters(shape, recipe.adapter)
     share = -(-trained * per_parameter // world)
     own, others = SLOTS + recipe.checkpoint.ram.history, SLOTS if peer_wanted(recipe) else 0
     slots = f"({own} own + {others} of a peer) slots" if others else f"{own} slots"

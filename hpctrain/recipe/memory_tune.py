@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from hpctrain.recipe.adapter_size import adapted, adapter_parameters, four_bit_bytes
+from hpctrain.recipe.adapter_size import adapted, four_bit_bytes, trained_parameters
 from hpctrain.recipe.arithmetic import gradient_accumulation, shard_group_size, world_size
 from hpctrain.recipe.memory_items import (
     Item,
@@ -70,25 +70,16 @@ def _weights(recipe: Recipe, shape: Shape, compute: int) -> Iterator[Item]:
     shards, adapter = shard_group_size(recipe), recipe.adapter
     sharded = recipe.training.parallelism.kind != "ddp"
     accumulates = sharded and gradient_accumulation(recipe) > 1
-    if adapter is None:
-        yield state_item(recipe, shape.parameters, shards)
-        if sharded:
-            yield gathered_item(shape, compute)
-        elif several_ranks(recipe):
-            yield Item("working copies", f"{shape.parameters:,} x 4 B (buckets)", shape.parameters * 4)
-        if accumulates:
-            yield Item("whole gradients", f"{shape.parameters:,} x 4 B (gradient accumulation)", shape.parameters * 4)
-        return
-    trained = adapter_parameters(shape, adapter)
-    if adapter.kind == "qlora":
+    trained = trained_parameters(shape, adapter)
+    if adapter is not None and adapter.kind == "qlora":
         size = four_bit_bytes(shape)
         yield Item("frozen weights", f"linear layers x 0.52 B, the rest x 2 B / {ranks_text(shards)}", -(-size // shards))
-    else:
+    elif adapter is not None:
         sums = f"{shape.parameters:,} x {compute} B / {ranks_text(shards)}"
         yield Item("frozen weights", sums, -(-shape.parameters * compute // shards))
-    yield state_item(recipe, trained, shards, "adapter")
+    yield state_item(recipe, trained, shards, "weights" if adapter is None else "adapter")
     if sharded:
-        yield gathered_item(shape, compute, trained=False)
+        yield gathered_item(shape, compute, trained=adapter is None)
     elif several_ranks(recipe):
         yield Item("working copies", f"{trained:,} x 4 B (buckets)", trained * 4)
     if accumulates:

@@ -38,7 +38,6 @@ class Shape:
         embedding_parameters: everything outside the layers.
         inner: width of the MLP that one token is computed through (of all its experts together).
         routed: experts that one token is computed through, 0 for none.
-        tied: the output matrix is the input embedding.
         linears: what an adapter can be attached to.
         experts: what peft's "all-linear" attaches adapters to besides: experts and their router, one by one.
         norms: norms of the hidden size per layer.
@@ -60,7 +59,6 @@ class Shape:
     gated: bool
     max_positions: int | None
     routed: int = 0
-    tied: bool = False
     linears: tuple[Linear, ...] = ()
     norms: int = 2
     head_norms: bool = False
@@ -146,7 +144,7 @@ def _shape(kind: str, family: Family, numbers: _Numbers) -> Shape:
     return Shape(
         kind, outside + rest + mlp.parameters, outside + rest + mlp.active, (rest + mlp.parameters) // layers, outside,
         hidden, layers, heads, heads if family.latent else kv_heads, head_dim, mlp.inner, vocab, family.gated,
-        numbers.get("max_position_embeddings", 0) or None, mlp.routed, tied,
+        numbers.get("max_position_embeddings", 0) or None, mlp.routed,
         tuple(Linear(item.name, item.inputs, item.outputs, layers) for item in attention.linears) + tuple(mlp.linears()),
         family.layer_norms, family.head_norms, tuple(mlp.experts()),
     )

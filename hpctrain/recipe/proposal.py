@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import NotFoundError, RecipeError
@@ -13,10 +14,9 @@ from hpctrain.recipe.layout import Try, explain
 from hpctrain.recipe.model_size import Shape, shape_of
 from hpctrain.recipe.resolve import config_of
 from hpctrain.recipe.suggest import nearest
-from hpctrain.recipe.tables import Gpus, Method, Model, Variant, tables
+from hpctrain.recipe.tables import Gpus, Method, Model, Variant, known_model, tables
 from hpctrain.recipe.units import format_bytes, several
 
-ADAPTERS = ("auto", "full", "lora", "dora", "qlora")
 _ORDER = ("full", "lora", "qlora")
 """What ``auto`` tries: everything first, then less and less."""
 
@@ -54,7 +54,8 @@ def suggest(
     Args:
         model: a name of the catalogue, a hub id, or a directory with a ``config.json``.
         gpus: over all nodes.
-        adapter: one of :data:`ADAPTERS`; ``auto`` trains all weights where that fits, else LoRA, else QLoRA.
+        adapter: ``auto``, ``full``, ``lora``, ``dora`` or ``qlora``; ``auto`` trains all weights where that fits, else LoRA, then
+            QLoRA.
         sequence_length: tokens per sample; default: the method's.
 
     Raises:
@@ -99,23 +100,22 @@ def _method(name: str) -> Method:
 
 def _model(name: str) -> Model:
     known = tables().models
-    for model in known.values():
-        if name in (model.name, model.hub, model.base):
-            return model
-    config, _ = config_of(str(load_path(name)))
+    found = known.get(name) or known_model(name)
+    if found is not None:
+        return found
+    path = _path(name)
+    config, _ = config_of(path)
     shape = shape_of(config) if config else "it is not in the catalogue, and no such directory holds a config.json"
     if config and isinstance(shape, Shape):
         short = name.rstrip("/").rsplit("/", 1)[-1].lower()
-        return Model(_word(short), "", name, str(load_path(name)), shape.parameters, config)
+        return Model(_word(short), "", name, path, shape.parameters, config)
     near = nearest(name.rsplit("/", 1)[-1].lower().replace("-", "_").replace(".", "_"), known)
     raise NotFoundError(f"nothing is known of the model {name!r}: {shape}", hint=(
         f"did you mean '{near}'? " if near else "") + "give a hub id of the catalogue or a directory with a config.json")
 
 
-def load_path(name: str) -> str:
+def _path(name: str) -> str:
     """A directory as an absolute path, a hub id as it is."""
-    from pathlib import Path
-
     path = Path(name).expanduser()
     return str(path.absolute()) if (path / "config.json").is_file() else name
 

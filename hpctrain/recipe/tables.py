@@ -95,6 +95,10 @@ class Tables:
     methods: Mapping[str, Method]
     gpus: Mapping[str, Gpus]
 
+    def model_of(self, path: str) -> Model | None:
+        """The model of a hub id, or of its base; None for one that is not in the table."""
+        return next((model for model in self.models.values() if path and path in (model.hub, model.base)), None)
+
 
 @functools.cache
 def tables() -> Tables:
@@ -127,7 +131,7 @@ def read_tables(families: Path, methods: Path) -> Tables:
 
 def known_model(path: str) -> Model | None:
     """The model of a hub id, or of its base; None for one that is not in the table."""
-    return next((model for model in tables().models.values() if path and path in (model.hub, model.base)), None)
+    return tables().model_of(path)
 
 
 def _model(item: Mapping[str, Any]) -> Model:
