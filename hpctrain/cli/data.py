@@ -102,8 +102,8 @@ def preview(  # noqa: PLR0917 - click passes every option by name
     from hpctrain.data.show import lines_of_row
 
     target = _target(source, sets, format_)
-    shown = list(islice(rows(target.data, target.method), skip, skip + count))
     kind = resolve_format(target.data, target.method)
+    shown = list(islice(rows(target.data.model_copy(update={"format": kind}), target.method), skip, skip + count))
     if tokens:
         _show_tokens(target, shown, output)
         return

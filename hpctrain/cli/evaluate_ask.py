@@ -178,7 +178,7 @@ def _local(suite: Suite) -> Suite:
 
 
 def _judge(options: Mapping[str, Any], recipe: Recipe | None) -> Judge | None:
-    from hpctrain.recipe.schema_method import Judge
+    from hpctrain.recipe.suites import read_judge
 
     own = recipe.judge if recipe is not None else None
     changes = {"url": options["judge"], "model": options["judge_model"], "api_key_env": options["judge_key_env"],
@@ -189,7 +189,4 @@ def _judge(options: Mapping[str, Any], recipe: Recipe | None) -> Judge | None:
     values = {**(own.model_dump() if own is not None else {}), **given}
     if "url" not in values or "model" not in values:
         raise UsageError("a judge needs --judge URL and --judge-model NAME")
-    try:
-        return Judge.model_validate(values)
-    except ValueError as error:
-        raise UsageError(f"the judge: {str(error).splitlines()[-1].strip()}") from None
+    return read_judge(values)

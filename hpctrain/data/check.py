@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -58,15 +58,14 @@ def needed_fields(recipe: Recipe) -> dict[str, str]:
 
 
 def check_all(
-    data: Data, method: str = "", *, needed: Mapping[str, str] | None = None, progress: Callable[[int], None] | None = None,
-    per_file: int | None = None, at_most: int | None = None,
+    data: Data, method: str = "", *, needed: Mapping[str, str] | None = None, per_file: int | None = None,
+    at_most: int | None = None,
 ) -> Outcome:
     """Look at every row.
 
     Args:
         method: what it is for; "" for any.
         needed: from :func:`needed_fields`.
-        progress: told the number of rows so far.
         per_file: look at the first so many of each file only.
         at_most: look at no more than so many in all.
 
@@ -77,8 +76,6 @@ def check_all(
     found = Outcome(resolve_format(data, method))
     for item in islice(scan(data, found.format, per_file=per_file), at_most):
         found.rows += 1
-        if progress is not None:
-            progress(found.rows)
         bad = item if isinstance(item, BadRow) else _lacking(item, needed or {})
         if bad is not None:
             found.bad_rows += 1

@@ -17,6 +17,7 @@ from hpctrain.endpoint.wire import shown
 from hpctrain.errors import EndpointError
 from hpctrain.recipe.check_endpoint import EndpointUse, endpoints_of
 from hpctrain.recipe.endpoint_url import is_loopback
+from hpctrain.recipe.problem import dotted
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.schema_method import Endpoint
 
@@ -65,7 +66,7 @@ def probe(use: EndpointUse, *, env: Mapping[str, str] | None = None, exchange: P
                 raise EndpointError(f"its reply holds no mark: {shown(reply) or 'an empty text'}", where=judge.url, hint=(
                     "use a model that follows instructions, or raise judge.max_new_tokens if its replies are cut off"))
     except EndpointError as error:
-        place = ".".join(str(part) for part in use.path)
+        place = dotted(use.path)
         raise EndpointError(error.message, where=f"{place}: {error.where}", hint=error.advice) from None
     return Probed(use, time.monotonic() - started)
 
@@ -92,7 +93,7 @@ def probe_at_submission(
             try:
                 told.append(probe(_hurried(use), env=env, exchange=exchange, notify=notify).text())
             except EndpointError as error:
-                place = ".".join(str(part) for part in use.path)
+                place = dotted(use.path)
                 error.advice = f"{error.advice or 'start the server'}; {place}.check: start asks only when training starts"
                 raise
     return told

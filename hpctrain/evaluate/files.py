@@ -13,7 +13,7 @@ from typing import Any
 from hpctrain.errors import NotFoundError
 from hpctrain.evaluate.page import render
 from hpctrain.evaluate.results import Evaluation
-from hpctrain.files import make_private_dir, write_atomic, write_json_atomic
+from hpctrain.files import make_private_dir, read_jsonl, write_atomic, write_json_atomic
 
 JSON, HTML, RECORDS = "evaluation.json", "evaluation.html", "evaluation"
 
@@ -64,8 +64,7 @@ def write_records(folder: Path, label: str, suite: str, records: Iterable[Mappin
 def read_records(folder: Path, label: str, suite: str) -> dict[int, dict[str, Any]]:
     """Records by row; empty where there are none that can be read."""
     try:
-        lines = _records(folder, label, suite).read_text(encoding="utf-8").splitlines()
-        return {int(record["row"]): record for record in map(json.loads, lines)}
+        return {int(record["row"]): record for record in read_jsonl(_records(folder, label, suite))}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

@@ -17,12 +17,10 @@ class ByRow:
     Attributes:
         measure: this rank's rows to records.
         summarise: the records of all ranks, in the order of their rows, to measures.
-        needs_first: it compares with the records of the first model.
     """
 
     measure: Callable[[Task], list[Record]]
     summarise: Callable[[Sequence[Record]], list[Measure]]
-    needs_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +33,9 @@ class Whole:
 KINDS: Mapping[str, ByRow | Whole] = {
     "perplexity": ByRow(perplexity.measure, perplexity.summarise),
     "accuracy": ByRow(accuracy.measure, accuracy.summarise),
-    "preference": ByRow(preference.measure, preference.summarise, needs_first=True),
+    "preference": ByRow(preference.measure, preference.summarise),
     "reward": ByRow(reward.measure, reward.summarise),
-    "judge": ByRow(judge.measure, judge.summarise, needs_first=True),
+    "judge": ByRow(judge.measure, judge.summarise),
     "harness": Whole(harness.measure_whole),
     "function": Whole(function.measure_whole),
 }

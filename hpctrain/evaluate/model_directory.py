@@ -30,7 +30,6 @@ class ModelDirectory:
         is_reward: it marks answers (a sequence classifier with one label) instead of writing them.
         has_tokenizer: transformers finds a tokenizer in it.
         has_bytes: our byte tokenizer is described in it.
-        identity: changes when a file of it does.
     """
 
     path: str
@@ -39,7 +38,11 @@ class ModelDirectory:
     is_reward: bool
     has_tokenizer: bool
     has_bytes: bool
-    identity: str
+
+    @property
+    def identity(self) -> str:
+        """Changes when a file of it does; reads samples of its files."""
+        return _identity(Path(self.path), self.base)
 
 
 def inspect(path: str | Path) -> ModelDirectory:
@@ -67,7 +70,7 @@ def inspect(path: str | Path) -> ModelDirectory:
         reward = any("SequenceClassification" in str(name) for name in names)
     known = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     return ModelDirectory(str(folder), adapter, base, reward, any((folder / name).is_file() for name in known),
-                          (folder / BYTES).is_file(), _identity(folder, base))
+                          (folder / BYTES).is_file())
 
 
 def _require_weights(folder: Path) -> None:

@@ -17,7 +17,7 @@ from hpctrain import __version__
 from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.errors import HpctrainError
 from hpctrain.evaluate import files
-from hpctrain.evaluate.keys import result_key
+from hpctrain.evaluate.keys import identity_of, result_key
 from hpctrain.evaluate.kinds import KINDS, ByRow
 from hpctrain.evaluate.language_model import LanguageModel, Place, free_memory, load
 from hpctrain.evaluate.measures import Measure
@@ -174,14 +174,15 @@ def _plan(order: Order, sets: Mapping[str, Rows]) -> tuple[Evaluation, dict[tupl
     before = files.read(order.folder) if order.folder is not None else None
     known = {one.key: (one, model.parameters) for model in (before.models if before is not None else ())
              for one in model.suites if one.key and not one.problem}
+    identities = {subject.path: identity_of(subject.path) for subject in order.subjects}
     models, keys = [], {}
     for subject in order.subjects:
         found = []
         for suite in order.suites:
             rows, name = sets[name_of(suite)], name_of(suite)
             keys[subject.label, name] = key = "" if isinstance(rows, HpctrainError) else result_key(
-                suite, rows, subject.path, order.subjects[0].path, place=order.place, recipe=order.recipe, judge=order.judge,
-                chat_template=order.chat_template)
+                suite, rows, identities[subject.path], identities[order.subjects[0].path], place=order.place,
+                recipe=order.recipe, judge=order.judge, chat_template=order.chat_template)
             if key in known:
                 found.append(known[key])
         models.append(ModelResult(subject.label, subject.path, max((size for _, size in found), default=0),

@@ -54,8 +54,7 @@ def suggest(
     Args:
         model: a name of the catalogue, a hub id, or a directory with a ``config.json``.
         gpus: over all nodes.
-        adapter: ``auto``, ``full``, ``lora``, ``dora`` or ``qlora``; ``auto`` trains all weights where that fits, else LoRA, then
-            QLoRA.
+        adapter: ``full``, ``lora``, ``dora``, ``qlora``, or ``auto``: all weights where that fits, else LoRA, else QLoRA.
         sequence_length: tokens per sample; default: the method's.
 
     Raises:

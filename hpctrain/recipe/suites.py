@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from hpctrain.errors import UsageError
 from hpctrain.recipe.schema import Recipe
-from hpctrain.recipe.schema_method import REINFORCED, Suite
+from hpctrain.recipe.schema_method import REINFORCED, Judge, Suite
 
 KINDS: tuple[str, ...] = get_args(Suite.model_fields["kind"].annotation)
 _LISTS = ("paths", "tasks")
@@ -73,12 +73,28 @@ def _suite(values: dict[str, Any], text: str) -> Suite:
     try:
         suite = Suite.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"--suite {text}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+        raise UsageError(f"--suite {text}: {_first(error)}") from None
     problem = suite_problem(suite)
     if problem:
         raise UsageError(f"--suite {text}: {problem}")
     return suite
+
+
+def read_judge(values: Mapping[str, Any]) -> Judge:
+    """A judge from options.
+
+    Raises:
+        UsageError: it is none; names the value that is wrong.
+    """
+    try:
+        return Judge.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"the judge: {_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def suite_problem(suite: Suite) -> str:

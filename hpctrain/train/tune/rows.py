@@ -11,8 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hpctrain.data.read import rows, validation_rows
-from hpctrain.errors import RecipeError
+from hpctrain.data.read import split
 from hpctrain.files import make_private_dir
 from hpctrain.recipe.units import several
 from hpctrain.train.open_data import stage_folder
@@ -63,16 +62,13 @@ def keep_rows(context: TuneContext) -> None:
     from datasets import Dataset
 
     context.heartbeat.beat("data")
-    found = [row.values for row in rows(context.data, context.recipe.method or "")]
-    if not found:
-        raise RecipeError("the data holds no rows", where="data")
-    training = len(found) - validation_rows(len(found), context.data.validation_fraction)
-    context.train_rows = Dataset.from_list(found[:training])
-    context.eval_rows = Dataset.from_list(found[training:]) if found[training:] else None
-    text = json.dumps(found, sort_keys=True, default=str)
+    training, held_out = split(context.data, context.recipe.method or "")
+    context.train_rows = Dataset.from_list(training)
+    context.eval_rows = Dataset.from_list(held_out) if held_out else None
+    text = json.dumps([*training, *held_out], sort_keys=True, default=str)
     context.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    evidence = {"training": training, "validation": len(found) - training}
-    context.report.event("data.prepared", f"{several(training, 'row')} to train on, {len(found) - training} to measure on",
+    evidence = {"training": len(training), "validation": len(held_out)}
+    context.report.event("data.prepared", f"{several(len(training), 'row')} to train on, {len(held_out)} to measure on",
                          evidence=evidence)
 
 
