@@ -209,3 +209,8 @@ class StopRequested(HpctrainError):  # noqa: N818 - a wish of the user, not a mi
     """The user pressed Ctrl-C."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

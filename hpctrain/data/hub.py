@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpctrain.errors import MissingDependencyError, NotFoundError, RecipeError
+from hpctrain.errors import MissingDependencyError, NotFoundError, RecipeError, first_line
 from hpctrain.recipe.schema import Data
 
 
@@ -50,7 +50,7 @@ def _load(data: Data, *, streaming: bool) -> Any:
     except RecipeError:
         raise
     except Exception as error:  # noqa: BLE001 - datasets raises dozens of classes; all mean that it could not be loaded
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise NotFoundError(f"cannot load the data set {data.name!r}: {first}", where="data.name") from None
 
 

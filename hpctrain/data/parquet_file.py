@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpctrain.errors import MissingDependencyError, RecipeError
+from hpctrain.errors import MissingDependencyError, RecipeError, first_line
 
 _BATCH_ROWS = 1024
 
@@ -30,7 +30,7 @@ def read_parquet(path: Path, *, column: str | None = None, skip: int = 0) -> Ite
     try:
         table = pq.ParquetFile(path)
     except pyarrow.ArrowException as error:
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         raise RecipeError(f"is no parquet file: {first}", where=str(path), hint="copy or make it again") from None
     with table:
         names = table.schema_arrow.names
@@ -45,7 +45,7 @@ def read_parquet(path: Path, *, column: str | None = None, skip: int = 0) -> Ite
             try:
                 batch = next(batches, None)
             except (pyarrow.ArrowException, OSError) as error:
-                raise RecipeError(f"is damaged behind row {number}: {str(error).strip().splitlines()[0]}", where=str(path),
+                raise RecipeError(f"is damaged behind row {number}: {first_line(error)}", where=str(path),
                                   hint="copy or make it again") from None
             if batch is None:
                 return

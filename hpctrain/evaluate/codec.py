@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from hpctrain.errors import RecipeError
+from hpctrain.errors import RecipeError, first_line
 from hpctrain.evaluate.batching import common_prefix
 from hpctrain.evaluate.examples import Messages, Pair, Prompt
-from hpctrain.evaluate.hugging_face import first_line, load_tokenizer
+from hpctrain.evaluate.hugging_face import load_tokenizer
 from hpctrain.evaluate.model_directory import ModelDirectory
 
 Tools = list[dict[str, Any]] | None

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hpctrain.errors import HpctrainError, MissingDependencyError, NotFoundError
+from hpctrain.errors import HpctrainError, MissingDependencyError, NotFoundError, first_line
 from hpctrain.evaluate.model_directory import ModelDirectory
 
 
@@ -65,11 +65,6 @@ def greedy(*, max_new_tokens: int, ends: Sequence[int], padding: int) -> Any:
     settings: Any = transformers.GenerationConfig  # untyped
     return settings(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=list(ends),
                     pad_token_id=padding)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _whole(path: str, directory: ModelDirectory, options: dict[str, Any]) -> Any:

@@ -146,7 +146,7 @@ def last_metrics(path: Path, step: int | None = None) -> Record:
     """
     record: Record = {}
     for line in reversed(_tail(path)):
-        point = _parsed(line)
+        point = parsed(line)
         if "step" not in point or (step is not None and point["step"] > step):
             continue
         if not record:
@@ -210,7 +210,8 @@ def _tail(path: Path) -> list[bytes]:
     return []
 
 
-def _parsed(line: bytes) -> Record:
+def parsed(line: bytes) -> Record:
+    """One line of metrics; empty where it is torn."""
     with contextlib.suppress(ValueError):
         value = json.loads(line)
         return value if isinstance(value, dict) else {}

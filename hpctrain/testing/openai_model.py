@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hpctrain.errors import NotFoundError
+from hpctrain.errors import NotFoundError, first_line
 from hpctrain.testing.openai_question import Question, RefusedError, Said
 
 LARGEST_BATCH = 16
@@ -49,7 +49,7 @@ class LocalModel:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
             self._model: Any = AutoModelForCausalLM.from_pretrained(str(folder))
         except Exception as error:  # noqa: BLE001 - transformers raises many classes for "not a model"
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            first = first_line(error)
             raise NotFoundError(f"cannot be loaded: {first}", where=str(folder)) from None
         self._model.eval()  # type: ignore[no-untyped-call,unused-ignore]
         self._positions = int(getattr(self._model.config, "max_position_embeddings", 0) or 0)

@@ -17,7 +17,7 @@ from hpctrain.checkpoint.manifest import Manifest
 from hpctrain.checkpoint.store import Reader
 from hpctrain.checkpoint.weight_files import WeightFile, model_shapes, plan_files
 from hpctrain.checkpoint.weights import sync_file, write_weights
-from hpctrain.errors import CheckpointError, NotFoundError, RecipeError
+from hpctrain.errors import CheckpointError, NotFoundError, RecipeError, first_line
 from hpctrain.files import PRIVATE_FILE, make_private_dir, storage_errors, sync_dir
 from hpctrain.jobs.layout import RunDir
 from hpctrain.recipe.schema import Model, Recipe
@@ -105,7 +105,7 @@ def dress_from_folder(folder: Path) -> Dress:
     try:
         config = AutoConfig.from_pretrained(folder)
     except Exception as error:  # noqa: BLE001 - transformers raises many classes for "not there"
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise NotFoundError(f"no configuration of a model: {first}", where=str(folder)) from None
 
     def save_rest(target: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from hpctrain.checkpoint.ranks import Ranks
+from hpctrain.checkpoint.weights import sync_file
 from hpctrain.files import make_private_dir, storage_errors, sync_dir
 from hpctrain.train.hugging_face import dtype_option
 from hpctrain.train.model import Network
@@ -42,18 +42,35 @@ def _write(
     weights: dict[str, Any], config: Any, tokenizer: Tokenizer | None, folder: Path, *, dtype: torch.dtype,
     complete: Callable[[Path], None] | None,
 ) -> None:
+    def fill(partial: Path) -> None:
+        _bare_model(config, dtype).save_pretrained(partial, state_dict=stored_as(weights, dtype))
+        if tokenizer is not None:
+            tokenizer.save(partial)
+        if complete is not None:
+            complete(partial)
+
+    write_folder(folder, fill)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """A directory that appears whole or not at all, in place of an older one.
+
+    Args:
+        fill: puts the files into the empty directory that it is given.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     partial = folder.with_name(f".{folder.name}.partial")
     with storage_errors(folder):
         shutil.rmtree(partial, ignore_errors=True)
         make_private_dir(partial)
         try:
-            _bare_model(config, dtype).save_pretrained(partial, state_dict=stored_as(weights, dtype))
-            if tokenizer is not None:
-                tokenizer.save(partial)
-            if complete is not None:
-                complete(partial)
-            sync_files(partial)
-            put_in_place(partial, folder)
+            fill(partial)
+            for file in partial.rglob("*"):
+                if file.is_file():
+                    sync_file(file)
+            _put_in_place(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -71,7 +88,7 @@ def stored_as(weights: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return {name: (value.to(dtype) if value.is_floating_point() else value).contiguous() for name, value in weights.items()}
 
 
-def put_in_place(partial: Path, folder: Path) -> None:
+def _put_in_place(partial: Path, folder: Path) -> None:
     """Give a finished directory its name, in place of an older one."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -80,18 +97,3 @@ def put_in_place(partial: Path, folder: Path) -> None:
     partial.rename(folder)
     sync_dir(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def sync_files(folder: Path) -> None:
-    """Wait until the files of a directory are on the disk."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            _sync(file)
-
-
-def _sync(file: Path) -> None:
-    handle = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -23,27 +23,26 @@ from hpctrain.jobs.metrics import read_tail
 from hpctrain.recipe.checkpoint_values import checkpoint_values
 from hpctrain.recipe.schema import Recipe, Training
 from hpctrain.recipe.units import format_bytes
-from hpctrain.train.budget import BatchLayout, batch_layout, total_steps
+from hpctrain.train.budget import BatchLayout, total_steps
 from hpctrain.train.data import DataCursor, Samples
-from hpctrain.train.distributed import build_mesh, choose_device, connect, disconnect, sum_over_ranks
+from hpctrain.train.distributed import disconnect, sum_over_ranks
 from hpctrain.train.environment import CHECKPOINT, EXIT_REWIND, EXIT_STOPPED, INCARNATION, RankEnvironment
 from hpctrain.train.evaluation import evaluate_at_end
 from hpctrain.train.export import save_model
 from hpctrain.train.heartbeat import Heartbeat
-from hpctrain.train.hugging_face import quiet
 from hpctrain.train.loss_policy import DivergedError, LossPolicy, RewindRequested
-from hpctrain.train.model import Network, build_network, load_config, use_own_compiler_cache
+from hpctrain.train.meet import meet_ranks
+from hpctrain.train.model import Network, build_network, load_config
 from hpctrain.train.model_card import card_writer
 from hpctrain.train.open_data import OpenData, open_data
 from hpctrain.train.optim import build_optimizer, clip_gradient, set_learning_rate
-from hpctrain.train.randomness import make_deterministic, seed_all
+from hpctrain.train.randomness import seed_all
 from hpctrain.train.report import Reporter, StepReport
 from hpctrain.train.schedule import learning_rate
 from hpctrain.train.staging import release
 from hpctrain.train.stop import StopRequest
 from hpctrain.train.stream import StreamSamples
 from hpctrain.train.tokenizers import Tokenizer
-from hpctrain.train.traceable import write_stacks_on_signal
 
 
 def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
@@ -61,25 +60,9 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     training = recipe.training
 
     # 1. Meet the other ranks.
-    quiet()
-    stop = StopRequest(environment.stop_file)
-    stop.install()
-    heartbeat = Heartbeat(environment.heartbeat_file, environment.rank, environment.incarnation)
-    heartbeat.beat("init", detail="joining the other ranks")
-    write_stacks_on_signal(environment.heartbeat_file)
-    prepare_torch(training, f"{run_dir.name}-i{environment.incarnation:03d}")
-    place = connect(environment, choose_device(environment))
-    mesh = build_mesh(training.parallelism, place, environment.local_world_size)
-    batch = batch_layout(training, place.world_size)
-    ranks = Ranks()
-    tensorboard, every = recipe.tracking.tensorboard, training.log_every_steps
-    report = Reporter(run_dir, environment, heartbeat, log_every_steps=every, tensorboard=tensorboard)
-    checkpointer = Checkpointer(
-        checkpoint_config(recipe, run_dir), ranks=ranks, notify=report.event,
-        waiting=lambda what: heartbeat.beat("save", detail=what),
-        progress=lambda done, of: heartbeat.beat("load", detail=f"{format_bytes(done)} of {format_bytes(of)} restored"),
-    )
-    report.incarnation = checkpointer.incarnation
+    met = meet_ranks(recipe, run_dir, environment)
+    place, ranks, batch, report, heartbeat, stop = met.place, met.ranks, met.batch, met.report, met.heartbeat, met.stop
+    checkpointer = open_checkpointer(recipe, run_dir, ranks=ranks, report=report, heartbeat=heartbeat)
 
     # 2. The data: tokenised once, by rank 0, and mapped into memory by all; or read as a stream.
     data = open_data(recipe, recipe.data, run_dir, environment, ranks=ranks, report=report, heartbeat=heartbeat)
@@ -91,7 +74,7 @@ def train(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> int:
     seed_all(training.seed)
     config = load_config(recipe.model, data.vocab_size, data.end_of_text)
     network = build_network(
-        recipe.model, config, training, place, mesh, sequence_length=samples.length, pretrained=recipe.method == "cpt"
+        recipe.model, config, training, place, met.mesh, sequence_length=samples.length, pretrained=recipe.method == "cpt"
     )
     optimizer = build_optimizer(network.model, training.optimizer)
     seed_all(training.seed + 1 + place.rank)  # from here on each rank draws its own dropout
@@ -141,18 +124,6 @@ def save_with_card(
     dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
     card = card_writer(recipe, run_dir, heartbeat)
     save_model(network, tokenizer, run_dir.model, dtype=dtype, ranks=ranks, complete=card)
-
-
-def prepare_torch(training: Training, start: str) -> None:
-    """Settings of torch that must be made before it does anything.
-
-    Args:
-        start: a name that belongs to this start of this run alone.
-    """
-    if training.deterministic:
-        make_deterministic()
-    if training.compile:
-        use_own_compiler_cache(start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +273,23 @@ def after_bad_loss(bad: RewindRequested | DivergedError, checkpointer: Checkpoin
     if isinstance(bad, DivergedError):
         raise bad
     return EXIT_REWIND
+
+
+def open_checkpointer(
+    recipe: Recipe, run_dir: RunDir, *, ranks: Ranks, report: Reporter, heartbeat: Heartbeat
+) -> Checkpointer:
+    """The checkpoints of this run, which say what they do; the report learns from them which start this is.
+
+    Raises:
+        CheckpointError, UsageError, StorageError: see :class:`~hpctrain.checkpoint.manager.Checkpointer`.
+    """
+    checkpointer = Checkpointer(
+        checkpoint_config(recipe, run_dir), ranks=ranks, notify=report.event,
+        waiting=lambda what: heartbeat.beat("save", detail=what),
+        progress=lambda done, of: heartbeat.beat("load", detail=f"{format_bytes(done)} of {format_bytes(of)} restored"),
+    )
+    report.incarnation = checkpointer.incarnation
+    return checkpointer
 
 
 def checkpoint_config(recipe: Recipe, run_dir: RunDir) -> CheckpointConfig:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import json
 import os
 import select
 import sys
@@ -18,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hpctrain.errors import HpctrainError, MissingDependencyError
+from hpctrain.errors import HpctrainError, MissingDependencyError, first_line
 from hpctrain.files import make_private_dir, write_json_atomic
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.lineage import Record, parent, without_user
-from hpctrain.jobs.lineage_read import read_json, read_record
+from hpctrain.jobs.lineage_read import parsed, read_json, read_record
 from hpctrain.train import mlflow_plan as plan
 
 POLL_S = 2.0
@@ -94,7 +93,7 @@ class MlflowWriter:
 
     def failed(self, error: BaseException) -> None:
         """Keep why MLflow was not told."""
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         with contextlib.suppress(HpctrainError):
             self._keep(problem=without_user(first)[:500])
 
@@ -176,7 +175,7 @@ class MlflowWriter:
         except FileNotFoundError:
             return False
         whole = piece[: piece.rfind(b"\n") + 1]
-        values = [value for line in whole.splitlines() for value in plan.step_values(_parsed(line))]
+        values = [value for line in whole.splitlines() for value in plan.step_values(parsed(line))]
         self._log(values)
         if whole:
             self._keep(offset=offset + len(whole))
@@ -241,13 +240,6 @@ def only_one(run_dir: RunDir) -> Iterator[None]:
         yield
 
 
-def _parsed(line: bytes) -> Record:
-    with contextlib.suppress(ValueError):
-        value = json.loads(line)
-        return value if isinstance(value, dict) else {}
-    return {}
-
-
 def write_all(run_dir: RunDir) -> Record:
     """Tell MLflow all that it has missed; what ``mlflow.json`` then says.
 
@@ -261,7 +253,7 @@ def write_all(run_dir: RunDir) -> Record:
             writer.finish(str((read_record(run_dir.path) or {}).get("state") or ""))
         except Exception as error:  # noqa: BLE001 - see follow()
             writer.failed(error)
-            first = without_user((str(error).strip() or type(error).__name__).splitlines()[0])
+            first = without_user(first_line(error))
             raise HpctrainError(f"MLflow does not take it: {first}", hint="nothing is lost; try again later") from None
     return read_json(run_dir.mlflow)
 

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from hpctrain.errors import NotFoundError, RecipeError
+from hpctrain.errors import NotFoundError, RecipeError, first_line
 from hpctrain.files import make_private_dir
 from hpctrain.recipe import schema
 from hpctrain.train.distributed import Place
@@ -46,7 +46,7 @@ def load_config(recipe: schema.Model, vocab_size: int, end_of_text: int) -> Any:
         try:
             config = AutoConfig.for_model(model_type, **numbers)
         except Exception as error:  # noqa: BLE001 - each architecture validates its numbers in its own way
-            raise RecipeError(f"transformers refuses it: {_first_line(error)}", where="model.config") from None
+            raise RecipeError(f"transformers refuses it: {first_line(error)}", where="model.config") from None
     else:
         trust = recipe.trust_remote_code
         config = from_path(recipe, lambda path: AutoConfig.from_pretrained(path, trust_remote_code=trust))
@@ -125,7 +125,7 @@ def _build(section: schema.Model, config: Any, device: torch.device, *, pretrain
             with device:
                 model = AutoModelForCausalLM.from_config(config, **options)  # type: ignore[no-untyped-call,unused-ignore]
         except (ValueError, ImportError) as error:
-            raise RecipeError(f"transformers cannot build this model: {_first_line(error)}", where="model") from None
+            raise RecipeError(f"transformers cannot build this model: {first_line(error)}", where="model") from None
     network: torch.nn.Module = model
     return network
 
@@ -233,10 +233,6 @@ def from_path(recipe: schema.Model, load: Any) -> Any:
         return load(str(Path(path).expanduser()) if path.startswith("~") else path)
     except (OSError, ValueError) as error:
         raise NotFoundError(
-            f"cannot load the model {path!r}: {_first_line(error)}", where="model.path",
+            f"cannot load the model {path!r}: {first_line(error)}", where="model.path",
             hint="give a local directory with config.json and weights, or the id of a hub model this node can download",
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -53,13 +53,9 @@ def write_model_card(
         record = model_saved(folder, run_dir, time_s=now, checkpoint=checkpoint, progress=progress)
         is_adapter = (folder / "adapter_config.json").is_file()
         has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-        text = render(record, _config(folder), is_adapter=is_adapter, has_tokenizer=has_tokenizer)
+        text = render(record, read_json(folder / "config.json"), is_adapter=is_adapter, has_tokenizer=has_tokenizer)
         write_atomic(folder / CARD, text, durable=False)
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001 - a model that took weeks is worth more than its card
         print(f"warning: no model card was written: {type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "config.json")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hpctrain.errors import NotFoundError, RecipeError
+from hpctrain.errors import NotFoundError, RecipeError, first_line
 from hpctrain.files import write_json_atomic
 from hpctrain.recipe import schema
 from hpctrain.train.byte_tokenizer import byte_tokenizer
@@ -84,7 +84,7 @@ class PretrainedTokenizer:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(path)
         except Exception as error:  # noqa: BLE001 - transformers and the hub raise many classes for "not there"
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            first = first_line(error)
             raise NotFoundError(f"cannot load the tokenizer {path!r}: {first}", where="tokenizer.path") from None
         if self._tokenizer.eos_token_id is None:
             raise RecipeError(f"the tokenizer {path!r} has no end-of-text token", where="tokenizer.path")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpctrain.errors import HpctrainError, MissingDependencyError, NotFoundError, RecipeError
+from hpctrain.errors import HpctrainError, MissingDependencyError, NotFoundError, RecipeError, first_line
 from hpctrain.evaluate.measures import HIGHER, LOWER, Measure
 from hpctrain.evaluate.task import Task
 
@@ -86,7 +86,7 @@ def _run(task: Task) -> Mapping[str, Any]:
     except HpctrainError:
         raise
     except Exception as error:  # noqa: BLE001 - the harness, datasets and the hub raise dozens of classes
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise NotFoundError(f"lm-evaluation-harness failed: {first}",
                             hint="the task's data must be in the cache of 'datasets', or reachable from this node") from None
     return found or {}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from hpctrain.errors import HpctrainError, RecipeError
+from hpctrain.errors import HpctrainError, RecipeError, first_line
 from hpctrain.train.rewards.batch import Batch, Turn, text_of
 from hpctrain.train.tune.model import load_for_use
 
@@ -32,7 +32,7 @@ class ModelReward:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
             model = load_for_use(path, dtype=getattr(torch, dtype), reward=True)
         except (OSError, ValueError, KeyError, HpctrainError) as error:
-            raise RecipeError(f"the reward model cannot be loaded: {_first_line(error)}", where=path,
+            raise RecipeError(f"the reward model cannot be loaded: {first_line(error)}", where=path,
                               hint=f"reward {name!r} needs a directory as 'method: reward' leaves it in RUN/model") from None
         if model.config.num_labels != 1:
             raise RecipeError(f"the reward model gives {model.config.num_labels} numbers per answer, not one score",
@@ -64,7 +64,3 @@ class ModelReward:
             return prompt + text_of(answer) + (self._tokenizer.eos_token or "")
         messages = [*prompt, {"role": "assistant", "content": text_of(answer)}]
         return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]

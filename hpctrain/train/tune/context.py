@@ -16,15 +16,13 @@ from hpctrain.errors import RecipeError
 from hpctrain.jobs.layout import RunDir
 from hpctrain.recipe import schema
 from hpctrain.recipe.schema import Recipe
-from hpctrain.train.budget import BatchLayout, batch_layout
-from hpctrain.train.distributed import Place, build_mesh, choose_device, connect
+from hpctrain.train.budget import BatchLayout
+from hpctrain.train.distributed import Place
 from hpctrain.train.environment import RankEnvironment
 from hpctrain.train.heartbeat import Heartbeat
-from hpctrain.train.hugging_face import quiet
-from hpctrain.train.loop import prepare_torch
+from hpctrain.train.meet import meet_ranks
 from hpctrain.train.report import Reporter
 from hpctrain.train.stop import StopRequest
-from hpctrain.train.traceable import write_stacks_on_signal
 from hpctrain.train.tune.accelerate_state import use_our_device
 from hpctrain.train.tune.tokenizer import load_tokenizer
 
@@ -96,20 +94,9 @@ def open_context(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) 
         HpctrainError: the ranks do not come together.
         NotFoundError, RecipeError: see :func:`hpctrain.train.tune.tokenizer.load_tokenizer`.
     """
-    training = recipe.training
-    quiet()
-    stop = StopRequest(environment.stop_file)
-    stop.install()
-    heartbeat = Heartbeat(environment.heartbeat_file, environment.rank, environment.incarnation)
-    heartbeat.beat("init", detail="joining the other ranks")
-    write_stacks_on_signal(environment.heartbeat_file)
-    prepare_torch(training, f"{run_dir.name}-i{environment.incarnation:03d}")
-    place = connect(environment, choose_device(environment))
-    use_our_device(place.device)
-    mesh = build_mesh(training.parallelism, place, environment.local_world_size, shard_name="fsdp")
-    batch = batch_layout(training, place.world_size)
-    report = Reporter(run_dir, environment, heartbeat, log_every_steps=training.log_every_steps,
-                      tensorboard=recipe.tracking.tensorboard)
-    context = TuneContext(recipe, run_dir, environment, place, mesh, Ranks(), batch, report, heartbeat, stop)
+    met = meet_ranks(recipe, run_dir, environment, shard_name="fsdp")
+    use_our_device(met.place.device)
+    context = TuneContext(recipe, run_dir, environment, met.place, met.mesh, met.ranks, met.batch, met.report, met.heartbeat,
+                          met.stop)
     context.tokenizer = load_tokenizer(recipe)
     return context

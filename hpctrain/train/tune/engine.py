@@ -25,13 +25,11 @@ from typing import Any
 
 import torch
 
-from hpctrain.checkpoint.manager import Checkpointer
 from hpctrain.errors import MissingDependencyError
-from hpctrain.recipe.units import format_bytes
 from hpctrain.train.budget import total_steps
 from hpctrain.train.data import DataCursor
 from hpctrain.train.evaluation import evaluate_at_end
-from hpctrain.train.loop import after_bad_loss, after_stop, checkpoint_config, leave, loss_settings
+from hpctrain.train.loop import after_bad_loss, after_stop, leave, loss_settings, open_checkpointer
 from hpctrain.train.loss_policy import DivergedError, LossPolicy, RewindRequested
 from hpctrain.train.optim import build_optimizer, clip_gradient
 from hpctrain.train.order import SampleOrder
@@ -67,12 +65,7 @@ def run_trainer(context: TuneContext, make: Make, plan: FeedPlan | None = None) 
     recipe, report, heartbeat, ranks = context.recipe, context.report, context.heartbeat, context.ranks
     plan = plan or FeedPlan.plain(context.batch)
     context.steps = _steps(context, plan)
-    checkpointer = Checkpointer(
-        checkpoint_config(recipe, context.run_dir), ranks=ranks, notify=report.event,
-        waiting=lambda what: heartbeat.beat("save", detail=what),
-        progress=lambda done, of: heartbeat.beat("load", detail=f"{format_bytes(done)} of {format_bytes(of)} restored"),
-    )
-    report.incarnation = checkpointer.incarnation
+    checkpointer = open_checkpointer(recipe, context.run_dir, ranks=ranks, report=report, heartbeat=heartbeat)
     losses = LossPolicy(loss_settings(recipe), context.run_dir, ranks=ranks, report=report,
                         incarnation=checkpointer.incarnation)
     order = SampleOrder(len(context.train_rows), context.training.seed)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from hpctrain.checkpoint.torch_state import bare
-from hpctrain.files import make_private_dir, storage_errors, write_json_atomic
-from hpctrain.train.export import put_in_place, stored_as, sync_files
+from hpctrain.files import write_json_atomic
+from hpctrain.train.export import stored_as, write_folder
 from hpctrain.train.hugging_face import dtype_option
 from hpctrain.train.model_card import card_writer
 from hpctrain.train.tune.context import TuneContext
@@ -46,19 +45,12 @@ def save_tuned(context: TuneContext, trainer: Any) -> None:
 
 
 def _write(context: TuneContext, save: Callable[[Path], None]) -> None:
-    folder = context.run_dir.model
-    partial = folder.with_name(f".{folder.name}.partial")
-    with storage_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
-        make_private_dir(partial)
-        try:
-            save(partial)
-            save_tokenizer(context.tokenizer, partial, context.recipe)
-            card_writer(context.recipe, context.run_dir, context.heartbeat)(partial)
-            sync_files(partial)
-            put_in_place(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    def fill(partial: Path) -> None:
+        save(partial)
+        save_tokenizer(context.tokenizer, partial, context.recipe)
+        card_writer(context.recipe, context.run_dir, context.heartbeat)(partial)
+
+    write_folder(context.run_dir.model, fill)
 
 
 def _save_whole(model: Any, weights: dict[str, Any], folder: Path, dtype: torch.dtype) -> None:

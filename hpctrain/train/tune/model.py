@@ -107,15 +107,14 @@ def adapter_config(adapter: Adapter, *, reward: bool = False) -> Any:
     return LoraConfig(**options)
 
 
-def load_for_use(path: str, *, dtype: torch.dtype, reward: bool = False, trust_remote_code: bool = False) -> Any:
+def load_for_use(path: str, *, dtype: torch.dtype, reward: bool = False) -> Any:
     """A model as a user of it would load it: whole, or an adapter added to the weights it belongs to.
 
     Raises:
         NotFoundError: there is no such model.
     """
-    source = schema.Model(path=path, trust_remote_code=trust_remote_code)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **dtype_option(dtype)}
-    return _load(source, options | ({"num_labels": 1} if reward else {}), reward=reward)
+    options: dict[str, Any] = {"trust_remote_code": False, **dtype_option(dtype)}
+    return _load(schema.Model(path=path), options | ({"num_labels": 1} if reward else {}), reward=reward)
 
 
 def _load(source: schema.Model, options: dict[str, Any], *, reward: bool) -> Any:

@@ -33,11 +33,11 @@ def tokenise_rows(context: TuneContext, encode: Encode, options: Any, pack: int 
     """
     encoding = Encoding(encode, options, pack)
     data, method = context.data, context.recipe.method or ""
-    key = rows_key(method, data, context.tokenizer, encoding)
-    own = context.run_dir.cache / f"rows-{key[:16]}"
     context.heartbeat.beat("data")
 
-    def work() -> tuple[str, dict[str, Any]]:
+    def work() -> tuple[str, str, dict[str, Any]]:
+        key = rows_key(method, data, context.tokenizer, encoding)
+        own = context.run_dir.cache / f"rows-{key[:16]}"
         folder = own if read_facts(own) is not None else find_rows(context.run_dir.path.parent, key) or own
         facts = read_facts(folder)
         reused = facts is not None
@@ -47,9 +47,9 @@ def tokenise_rows(context: TuneContext, encode: Encode, options: Any, pack: int 
                                lambda number: context.heartbeat.beat("data", detail=f"{number} rows"))
         how = "found in the cache" if reused else "tokenised"
         context.report.event("data.prepared", sentence(facts, how), evidence={**facts, "reused": reused})
-        return str(folder), facts
+        return str(folder), key, facts
 
-    name, facts = context.ranks.on_first(work)
+    name, key, facts = context.ranks.on_first(work)
     _load(context, Path(name), key, facts)
 
 

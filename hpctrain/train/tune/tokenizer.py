@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hpctrain.errors import NotFoundError, RecipeError
+from hpctrain.errors import NotFoundError, RecipeError, first_line
 from hpctrain.recipe.schema import Recipe
 from hpctrain.train.byte_tokenizer import byte_tokenizer
 
@@ -75,7 +75,7 @@ def _load(path: str, where: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(path)
     except Exception as error:  # noqa: BLE001 - transformers and the hub raise many classes for "not there"
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise NotFoundError(f"cannot load the tokenizer {path!r}: {first}", where=where) from None
 
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from hpctrain.errors import RecipeError
+from hpctrain.errors import RecipeError, first_line
 from hpctrain.train.tune.tokenizer import need_chat_template
 
 IGNORED = -100
@@ -126,7 +126,7 @@ class Writer:
                 chat_template=self.template or None, **(row.get("chat_template_kwargs") or {}), **options,
             )
         except Exception as error:  # noqa: BLE001 - templates raise what they like: jinja's errors, TypeError, ValueError
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            first = first_line(error)
             raise RecipeError(f"the chat template refuses this row: {first}", where=where) from None
 
 
