@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import random
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.train.ranks import WarmRanks, event_kinds, final_weights, logs, metric_lines
-from tests.train.tuning import modules, tuning_recipe
+from tests.train.ranks import WarmRanks, logs
+from tests.train.tuning import curve, killed_after_every_step, killed_once, modules, tuning_recipe
 
 pytest.importorskip("trl")
 pytest.importorskip("peft")
 
-SLOWLY = {"TEST_SLOW_S": "0.05"}
-"""Each step lasts long enough to be seen on a busy machine."""
+MEASURED = ("loss", "grad_norm", "reward", "reward_std", "completions/mean_length", "entropy", "tokens", "kl",
+            "validation_reward")
+"""Metrics that a killed run must share with a calm one."""
 DIGITS: dict[str, Any] = {"kind": "regex", "pattern": "[a-m]", "name": "early_letters"}
 SHORT: dict[str, Any] = {"kind": "length", "max_tokens": 4, "weight": 0.5}
 FUNCTION = """
@@ -78,20 +77,9 @@ def reward_model(folder: Path) -> Path:
 @pytest.mark.parametrize("case", USUAL)
 def test_killed_run_ends_byte_equal(trainers: WarmRanks, tmp_path: Path, case: str) -> None:
     """SIGKILL of all ranks in a step ends, after another start, with weights and rewards of a run that was not killed."""
-    recipe, imports = recipe_of(case, tmp_path), modules("rlvr")
-    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
-    assert [0] * 4 == trainers.finish(calm, recipe, modules=imports), logs(calm)
-
-    first = trainers.start(stormy, recipe, modules=imports, **SLOWLY)
-    first.wait_until(lambda beat: beat.get("step", 0) >= 5, timeout_s=120)
-    first.kill()
-    first.wait()
-    assert [0] * 4 == trainers.finish(stormy, recipe, modules=imports), logs(stormy)
-
-    assert "checkpoint.restored" in event_kinds(stormy)
-    assert final_weights(calm) == final_weights(stormy)
-    assert curve(calm) == curve(stormy)
-    assert len({tuple(values) for values in curve(calm).values()}) == 8  # it changes with every step
+    recipe = recipe_of(case, tmp_path)
+    calm, _ = killed_once(trainers, tmp_path, recipe, modules("rlvr"), after_step=5, names=MEASURED)
+    assert len({tuple(values) for values in curve(calm, MEASURED).values()}) == 8  # it changes with every step
     samples = [json.loads(line) for line in (calm / "completions.jsonl").read_text().splitlines()]
     assert {"early_letters", "length"} == set(samples[0]["rewards"])
     assert samples[0]["prompt"].endswith("?")
@@ -101,21 +89,7 @@ def test_killed_run_ends_byte_equal(trainers: WarmRanks, tmp_path: Path, case: s
 @pytest.mark.parametrize("case", CASES)
 def test_kill_after_every_step(trainers: WarmRanks, tmp_path: Path, case: str) -> None:
     """SIGKILL after each step in turn, at a random moment within the next: the final bytes are those of a calm run."""
-    recipe, imports, seed = recipe_of(case, tmp_path), modules("rlvr"), time.time_ns()
-    calm, stormy, chance = tmp_path / "calm", tmp_path / "stormy", random.Random(seed)
-    assert [0] * 4 == trainers.finish(calm, recipe, modules=imports), logs(calm)
-
-    for step in range(recipe["training"]["steps"]):
-        start = trainers.start(stormy, recipe, modules=imports)
-        start.wait_until(lambda beat, step=step: beat.get("phase") in ("step", "save", "finish") and beat["step"] >= step,
-                         timeout_s=120)
-        time.sleep(chance.uniform(0, 0.2))
-        start.kill()
-        start.wait()
-    assert [0] * 4 == trainers.finish(stormy, recipe, modules=imports), logs(stormy)
-
-    assert final_weights(calm) == final_weights(stormy), f"seed {seed}"
-    assert curve(calm) == curve(stormy)
+    killed_after_every_step(trainers, tmp_path, recipe_of(case, tmp_path), modules("rlvr"), within_s=0.2, names=MEASURED)
 
 
 @pytest.mark.slow
@@ -140,10 +114,3 @@ def test_rows_without_what_a_reward_needs(trainers: WarmRanks, tmp_path: Path) -
 
     assert trainers.finish(run, recipe, ranks=1, modules=modules("rlvr")) == [3]
     assert "the rows have no key 'solution'" in logs(run)
-
-
-def curve(run_dir: Path) -> dict[int, list[Any]]:
-    """What each step's metrics say about learning; of steps that were done twice the later."""
-    names = ("loss", "grad_norm", "reward", "reward_std", "completions/mean_length", "entropy", "tokens", "kl",
-             "validation_reward")
-    return {line["step"]: [line.get(name) for name in names] for line in metric_lines(run_dir)}

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import random
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.train.ranks import WarmRanks, event_kinds, final_weights, logs, metric_lines
-from tests.train.tuning import modules, tuning_recipe
+from tests.train.ranks import WarmRanks, logs, metric_lines
+from tests.train.tuning import SLOWLY, killed_after_every_step, killed_once, modules, tuning_recipe
 
 pytest.importorskip("trl")
 pytest.importorskip("peft")
 
-SLOWLY = {"TEST_SLOW_S": "0.05"}
-"""Each step lasts long enough to be seen on a busy machine."""
+MEASURED = ("loss", "grad_norm", "learning_rate", "validation_loss", "tokens", "rewards/margins")
+"""Metrics that a killed run must share with a calm one."""
 
 LORA = {"adapter": {"rank": 4, "dropout": 0.1}}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -52,19 +50,7 @@ def recipe_of(case: str, place: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 @pytest.mark.parametrize("case", USUAL)
 def test_killed_run_ends_byte_equal(trainers: WarmRanks, tmp_path: Path, case: str) -> None:
     """SIGKILL of all ranks in a step ends, after another start, with the weights and losses of a run that was not killed."""
-    recipe, imports = recipe_of(case, tmp_path)
-    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
-    assert [0] * 4 == trainers.finish(calm, recipe, modules=imports), logs(calm)
-
-    first = trainers.start(stormy, recipe, modules=imports, **SLOWLY)
-    first.wait_until(lambda beat: beat.get("step", 0) >= 7, timeout_s=120)
-    first.kill()
-    first.wait()
-    assert [0] * 4 == trainers.finish(stormy, recipe, modules=imports), logs(stormy)
-
-    assert "checkpoint.restored" in event_kinds(stormy)
-    assert final_weights(calm) == final_weights(stormy)
-    assert curve(calm) == curve(stormy)
+    calm, stormy = killed_once(trainers, tmp_path, *recipe_of(case, tmp_path), after_step=7, names=MEASURED)
     assert_whole_model(calm, case)
     assert_has_lineage(stormy)
 
@@ -82,21 +68,7 @@ def assert_has_lineage(run: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_kill_after_every_step(trainers: WarmRanks, tmp_path: Path, case: str) -> None:
     """SIGKILL after each step in turn, at a random moment within the next: the final bytes are those of a calm run."""
-    (recipe, imports), seed = recipe_of(case, tmp_path), time.time_ns()
-    calm, stormy, chance = tmp_path / "calm", tmp_path / "stormy", random.Random(seed)
-    assert [0] * 4 == trainers.finish(calm, recipe, modules=imports), logs(calm)
-
-    for step in range(recipe["training"]["steps"]):
-        start = trainers.start(stormy, recipe, modules=imports)
-        start.wait_until(lambda beat, step=step: beat.get("phase") in ("step", "save", "finish") and beat["step"] >= step,
-                         timeout_s=120)
-        time.sleep(chance.uniform(0, 0.1))
-        start.kill()
-        start.wait()
-    assert [0] * 4 == trainers.finish(stormy, recipe, modules=imports), logs(stormy)
-
-    assert final_weights(calm) == final_weights(stormy), f"seed {seed}"
-    assert curve(calm) == curve(stormy)
+    calm = killed_after_every_step(trainers, tmp_path, *recipe_of(case, tmp_path), within_s=0.1, names=MEASURED)
     assert_whole_model(calm, case)
 
 
@@ -125,12 +97,6 @@ def test_a_wrong_row_is_named_by_file_and_line(trainers: WarmRanks, tmp_path: Pa
     run = tmp_path / "run"
     assert [3, 3] == trainers.finish(run, recipe, ranks=2, modules=imports), logs(run)
     assert "sft.jsonl:45" in (run / "log-0").read_text()
-
-
-def curve(run_dir: Path) -> dict[int, list[Any]]:
-    """What each step's metrics say about learning; of steps that were done twice the later."""
-    names = ("loss", "grad_norm", "learning_rate", "validation_loss", "tokens", "rewards/margins")
-    return {line["step"]: [line.get(name) for name in names] for line in metric_lines(run_dir)}
 
 
 def assert_whole_model(run_dir: Path, case: str) -> None:

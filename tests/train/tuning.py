@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hpctrain.recipe.schema import Recipe
 from hpctrain.train.preload import TUNING_MODULES
 from hpctrain.train.tokenizers import ByteTokenizer
+from tests.train.ranks import WarmRanks, event_kinds, final_weights, logs, metric_lines
+
+SLOWLY = {"TEST_SLOW_S": "0.05"}
+"""Each step lasts long enough to be seen on a busy machine."""
 
 TRAINING: dict[str, Any] = {
     "global_batch_size": 8, "micro_batch_size": 1, "steps": 12, "precision": "fp32", "evaluate_every_steps": 4,
@@ -67,3 +74,55 @@ def tuning_recipe(method: str, place: Path, **sections: Any) -> dict[str, Any]:
 def modules(method: str) -> tuple[str, ...]:
     """What ranks import for a method."""
     return ("peft", *TUNING_MODULES[method])
+
+
+def curve(run_dir: Path, names: Sequence[str]) -> dict[int, list[Any]]:
+    """What each step's metrics say under these names; of steps that were done twice the later."""
+    return {line["step"]: [line.get(name) for name in names] for line in metric_lines(run_dir)}
+
+
+def killed_once(
+    trainers: WarmRanks, place: Path, recipe: dict[str, Any], imports: tuple[str, ...], *, after_step: int,
+    names: Sequence[str],
+) -> tuple[Path, Path]:
+    """SIGKILL of all four ranks in a step, and another start; a calm run and this one, which end alike.
+
+    Args:
+        names: metrics that are compared besides the weights.
+    """
+    calm, stormy = place / "calm", place / "stormy"
+    assert [0] * 4 == trainers.finish(calm, recipe, modules=imports), logs(calm)
+
+    first = trainers.start(stormy, recipe, modules=imports, **SLOWLY)
+    first.wait_until(lambda beat: beat.get("step", 0) >= after_step, timeout_s=120)
+    first.kill()
+    first.wait()
+    assert [0] * 4 == trainers.finish(stormy, recipe, modules=imports), logs(stormy)
+
+    assert "checkpoint.restored" in event_kinds(stormy)
+    assert final_weights(calm) == final_weights(stormy)
+    assert curve(calm, names) == curve(stormy, names)
+    return calm, stormy
+
+
+def killed_after_every_step(
+    trainers: WarmRanks, place: Path, recipe: dict[str, Any], imports: tuple[str, ...], *, within_s: float,
+    names: Sequence[str],
+) -> Path:
+    """SIGKILL after each step in turn, so long after it at most; the calm run, which ends as the other does."""
+    calm, stormy, seed = place / "calm", place / "stormy", time.time_ns()
+    chance = random.Random(seed)
+    assert [0] * 4 == trainers.finish(calm, recipe, modules=imports), logs(calm)
+
+    for step in range(recipe["training"]["steps"]):
+        start = trainers.start(stormy, recipe, modules=imports)
+        start.wait_until(lambda beat, step=step: beat.get("phase") in ("step", "save", "finish") and beat["step"] >= step,
+                         timeout_s=120)
+        time.sleep(chance.uniform(0, within_s))
+        start.kill()
+        start.wait()
+    assert [0] * 4 == trainers.finish(stormy, recipe, modules=imports), logs(stormy)
+
+    assert final_weights(calm) == final_weights(stormy), f"seed {seed}"
+    assert curve(calm, names) == curve(stormy, names)
+    return calm
