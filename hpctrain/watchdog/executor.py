@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from hpctrain.clock import Clock
-from hpctrain.errors import ControllerDownError, HpctrainError, SlurmError, StorageError
+from hpctrain.errors import ControllerDownError, HpctrainError, JobStateError, SlurmError, StorageError
 from hpctrain.ids import JobId, NodeName
 from hpctrain.slurm.model import Job, JobUpdate
 from hpctrain.slurm.port import Slurm
@@ -191,8 +191,22 @@ class Executor:
             return "void", "its coordinator is back"
         self._point(f"checked:{command.deed.value}")
         self._right.check()
-        self._act(command, job)
+        try:
+            self._act(command, job)
+        except JobStateError as refused:
+            return self._overtaken(command, refused)
         return "done", ""
+
+    def _overtaken(self, command: Command, refused: JobStateError) -> tuple[str, str]:
+        """Slurm refused: between our look and our request somebody else, such as another watchdog, may have done it.
+
+        Raises:
+            JobStateError: nobody has.
+        """
+        standing, why = reconcile(command, self._job(command))
+        if standing is Standing.TO_DO:
+            raise refused
+        return ("", why) if standing is Standing.LATER else ("void", why)
 
     def _act(self, command: Command, job: Job) -> None:
         job_id = JobId(command.job_id)

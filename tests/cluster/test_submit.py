@@ -104,6 +104,9 @@ def lines(run_dir: RunDir, start: int, rank: int) -> list[str]:
 @pytest.fixture
 def jobs(tmp_path: Path, cluster_env: dict[str, str]) -> Iterator[Jobs]:
     made = Jobs(tmp_path, cluster_env)
+    # Nodes of the test before may still be cleaned up; which nodes a job gets would depend on that.
+    states = ("sinfo", "-h", "-N", "-o", "%T")
+    until(lambda: set(made.slurm(*states).split()) == {"idle"}, what=lambda: made.slurm(*states))
     yield made
     for job_id in made.ids:
         made.slurm("scancel", str(job_id))

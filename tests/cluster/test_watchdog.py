@@ -138,12 +138,16 @@ class Bench:
             watchdog.wait()
         for job_id in self.ids:
             process.run(["scancel", str(job_id)], timeout_s=30, env=self.env)
+        # Its agents write into the run's directory to the end: it is removed when they are gone.
+        deadline, listed = time.monotonic() + 60, ["squeue", "-h", "-j", ",".join(map(str, self.ids))]
+        while self.ids and process.run(listed, timeout_s=30, env=self.env).stdout.strip() and time.monotonic() < deadline:
+            time.sleep(0.2)
 
 
 @pytest.fixture
 def bench(cluster_env: dict[str, str]) -> Iterator[Bench]:
     """A place of its own; whatever happens, no job and no watchdog is left."""
-    with tempfile.TemporaryDirectory(prefix="hpctrain-watchdog-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hpctrain-watchdog-", ignore_cleanup_errors=True) as folder:
         bench = Bench(Path(folder), cluster_env)
         try:
             yield bench

@@ -64,7 +64,7 @@ class Site(Bench):
 @pytest.fixture
 def site(cluster_env: dict[str, str]) -> Iterator[Site]:
     """A place of its own; whatever happens, no job and no watchdog is left."""
-    with tempfile.TemporaryDirectory(prefix="hpctrain-site-") as folder:
+    with tempfile.TemporaryDirectory(prefix="hpctrain-site-", ignore_cleanup_errors=True) as folder:
         made = Site(Path(folder), cluster_env)
         try:
             yield made

@@ -203,10 +203,15 @@ class RealWorld:
         """Leave no job behind and every node in service."""
         self._must("scancel", f"--user={os.getuid()}")
         self.wait_until(lambda: all(job.state.finished for job in self.slurm.jobs()))
-        for node in self.slurm.nodes():
+        self.wait_until(self._all_in_service)
+
+    def _all_in_service(self) -> bool:
+        """Give back what is out of service, again and again: 22.05 takes a node out that boots after it was resumed."""
+        nodes = self.slurm.nodes()
+        for node in nodes:
             if node.state == "DOWN" or node.drained:
                 self._must("scontrol", "update", f"NodeName={node.name}", "State=RESUME")
-        self.wait_until(lambda: all(node.state == "IDLE" and node.available for node in self.slurm.nodes()))
+        return all(node.state == "IDLE" and node.available for node in nodes)
 
     def _run(self, argv: list[str], **options: object) -> Result:
         self._queries += 1

@@ -239,3 +239,23 @@ def _fail(error: Exception):  # type: ignore[no-untyped-def]
         raise error
 
     return fail
+
+
+def test_who_is_overtaken_at_the_last_moment_has_nothing_to_do(tmp_path: Path) -> None:
+    """Another watchdog has the job queued again between our look and our request: ours is void, and not a failure."""
+    world = World(tmp_path)
+    job_id = world.submit()
+    world.slurm.node_down("n1")
+    overtaken: list[str] = []
+
+    def point(name: str) -> None:
+        if name.startswith("checked:requeue") and not overtaken:
+            overtaken.append(name)
+            world.slurm.requeue(job_id)
+
+    world.point = point
+    world.turns(6)
+    assert overtaken
+    assert world.job(job_id).restarts == 1
+    assert [deed for deed in world.deeds() if deed.startswith("requeue")] == [f"{overtaken[0].split(':')[1]}:void"]
+    assert not [deed for deed in world.deeds() if deed.endswith(":failed")]
