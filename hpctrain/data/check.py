@@ -12,6 +12,7 @@ from hpctrain.data.read import resolve_format, scan, validation_rows
 from hpctrain.errors import MissingDependencyError, RecipeError
 from hpctrain.recipe.rewards import NEEDS_FIELD
 from hpctrain.recipe.schema import Data, Recipe
+from hpctrain.recipe.schema_method import REINFORCED
 
 LOOK_AT = 1000
 """Rows that are looked at before a submission, shared among the files; of more files the first so many, one row each."""
@@ -52,7 +53,14 @@ class Outcome:
 
 
 def needed_fields(recipe: Recipe) -> dict[str, str]:
-    """Keys that every row must have beside its format's, and what needs them."""
+    """Keys that every row must have beside its format's, and what needs them.
+
+    Rewards beside another method than reinforcement are a suite's, and ask that of the run's rows only if it has none of
+    its own.
+    """
+    suites = recipe.evaluate.suites if recipe.evaluate is not None else ()
+    if recipe.method not in REINFORCED and not any(suite.kind == "reward" and not suite.paths for suite in suites):
+        return {}
     comparing = [reward for reward in recipe.rewards if reward.kind in NEEDS_FIELD]
     return {reward.field: f"reward '{reward.name or reward.kind}'" for reward in comparing}
 

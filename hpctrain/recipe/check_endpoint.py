@@ -46,20 +46,28 @@ def endpoints_of(recipe: Recipe) -> list[EndpointUse]:
 
 def needs_judge(recipe: Recipe) -> bool:
     """Whether the run asks ``judge``."""
-    if any(reward.kind == "judge" for reward in recipe.rewards) or (recipe.method == "rlaif" and not recipe.rewards):
-        return True
-    return recipe.evaluate is not None and any(suite.kind == "judge" for suite in recipe.evaluate.suites)
+    return _asks_judge(recipe) is not None
+
+
+def _asks_judge(recipe: Recipe) -> Path | None:
+    """The first key that makes the run ask its judge; None where nothing does."""
+    found: list[Path] = [("rewards", index) for index, reward in enumerate(recipe.rewards) if reward.kind == "judge"]
+    if recipe.method == "rlaif" and not recipe.rewards:
+        found.append(("method",))
+    suites = recipe.evaluate.suites if recipe.evaluate is not None else ()
+    found += [("evaluate", "suites", index) for index, suite in enumerate(suites) if suite.kind == "judge"]
+    return found[0] if found else None
 
 
 def check_endpoints(recipe: Recipe) -> Iterator[Problem]:
     """Judge, teacher, and their URLs."""
-    teacher = recipe.teacher
+    teacher, asks = recipe.teacher, _asks_judge(recipe)
     if recipe.judge is not None:
         yield from _url(("judge", "url"), recipe.judge.url)
-        if not needs_judge(recipe):
+        if asks is None:
             yield Problem(("judge",), "has no effect: neither a reward nor a suite of kind 'judge' asks it")
-    elif needs_judge(recipe):
-        yield Problem((), "a reward or suite of kind 'judge' needs a 'judge' section with the url and the model's name")
+    elif asks is not None:
+        yield Problem(asks, "needs a 'judge' section with the url and the model's name")
     if teacher is None:
         if recipe.method == "distill":
             yield Problem((), "method 'distill' needs a 'teacher' section, with 'endpoint' or 'path'")

@@ -17,7 +17,7 @@ _OF_TEXT = ("perplexity", *_NO_ROWS)
 
 
 def check_evaluate(recipe: Recipe) -> Iterator[Problem]:
-    """What each suite lacks: rows, a judge, rewards, a model to compare with, a name of its own."""
+    """What each suite lacks: rows, rewards, a model to compare with, a name of its own; the judge is check_endpoint's."""
     if recipe.evaluate is None:
         return
     names: set[str] = set()
@@ -35,8 +35,6 @@ def check_evaluate(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _needs(recipe: Recipe, suite: Suite, place: Path, *, before: bool) -> Iterator[Problem]:
-    if suite.kind == "judge" and recipe.judge is None:
-        yield Problem(place, "needs a 'judge' section")
     if suite.kind == "reward" and not recipe.rewards and recipe.method != "rlaif":
         yield Problem(place, "measures the recipe's 'rewards', and there are none")
     if suite.pairwise and (not before or recipe.method == "pretrain"):

@@ -12,10 +12,9 @@ SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")
 """Losses of trl that look at ``label_smoothing``."""
 
 _BELONGS: dict[str, tuple[str, ...]] = {
-    "adapter": TUNING, "chat": TUNING, "preference": ("dpo",), "generation": (*REINFORCED, "distill"), "rewards": REINFORCED,
-    "teacher": ("distill",),
+    "adapter": TUNING, "chat": TUNING, "preference": ("dpo",), "generation": (*REINFORCED, "distill"),
 }
-"""The methods that each section is for."""
+"""The methods that each section is for; rewards, judge and teacher are looked at by the modules that know who asks them."""
 
 
 def check_method(recipe: Recipe) -> list[Problem]:

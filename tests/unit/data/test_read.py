@@ -179,6 +179,17 @@ def test_a_submission_looks_at_the_first_rows_of_each_file(tmp_path: Path) -> No
     assert "when the job starts" in check_before_submission(recipe(Data(source="huggingface", name="a/b")))[0]
 
 
+def test_rewards_of_a_suite_with_rows_of_its_own_ask_nothing_of_the_data(tmp_path: Path) -> None:
+    """What a reward compares with must be in the rows that it judges, and not in those that are only learned."""
+    data = write(tmp_path / "a.jsonl", PAIR).model_copy(update={"validation_fraction": 0.1})
+    measured = {"method": "sft", "rewards": [{"kind": "math"}]}
+
+    own = {"suites": [{"kind": "reward", "paths": ["/own.jsonl"]}]}
+    assert check_before_submission(recipe(data, **measured, evaluate=own)) == []
+    with pytest.raises(RecipeError, match="has no 'answer'"):
+        check_before_submission(recipe(data, **measured, evaluate={"suites": [{"kind": "reward"}]}))
+
+
 def test_hashes_are_of_contents(tmp_path: Path) -> None:
     """The same contents elsewhere are the same data; a changed byte, or another choice of rows, is not."""
     one, two = write(tmp_path / "a.jsonl", CHAT), write(tmp_path / "b.jsonl", CHAT)

@@ -191,3 +191,22 @@ def test_peer_copies_need_two_nodes(make: Make) -> None:
 def test_values_that_older_versions_wrote_still_load(make: Make) -> None:
     """A resolved recipe from before the tiers says ``every: null``; it means what ``auto`` means now."""
     assert problems(make(checkpoint={"every_steps": 5, "every": None})) == []
+
+
+SFT: dict[str, Any] = {
+    "method": "sft", "model": {"path": "/m"}, "data": {"source": "arithmetic", "validation_fraction": 0.1}}
+
+
+def test_rewards_beside_a_suite_that_measures_them_pass(make: Make) -> None:
+    """Any method may have rewards for a suite of kind 'reward'; without one they are one problem, and so is a teacher."""
+    rewards = [{"kind": "math"}]
+    assert problems(make(**SFT, rewards=rewards, evaluate={"suites": [{"kind": "reward"}]})) == []
+    for section, key in (({"rewards": rewards}, "rewards"), ({"teacher": {"path": "/t"}}, "teacher")):
+        assert [place for place, _ in problems(make(**SFT, **section))] == [key]
+
+
+def test_a_missing_judge_is_one_problem(make: Make) -> None:
+    """However many ask it, its absence is told once, at the first that does."""
+    suites = {"suites": [{"kind": "judge"}, {"kind": "judge", "name": "b"}]}
+    assert problems(make(**SFT, evaluate=suites)) == [
+        ("evaluate.suites[0]", "needs a 'judge' section with the url and the model's name")]

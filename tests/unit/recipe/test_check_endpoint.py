@@ -34,8 +34,8 @@ def test_what_works_passes(make: Make, changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("changes", "key", "message"), [
-    (RLAIF, "", "needs a 'judge' section"),
-    ({"evaluate": {"suites": [{"kind": "judge"}]}}, "", "needs a 'judge' section"),
+    (RLAIF, "method", "needs a 'judge' section"),
+    ({"evaluate": {"suites": [{"kind": "perplexity"}, {"kind": "judge"}]}}, "evaluate.suites[1]", "needs a 'judge' section"),
     ({"judge": JUDGE}, "judge", "has no effect"),
     ({**RLAIF, "judge": {**JUDGE, "url": "127.0.0.1:8000"}}, "judge.url", "'127.0.0.1:8000' is no URL"),
     (DISTILL, "", "needs a 'teacher' section"),

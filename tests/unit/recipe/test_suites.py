@@ -67,7 +67,6 @@ def test_suites_that_can_be_measured_pass() -> None:
 
 
 @pytest.mark.parametrize(("suite", "changes", "words"), [
-    ({"kind": "judge"}, {}, "needs a 'judge' section"),
     ({"kind": "reward"}, {}, "there are none"),
     ({"kind": "harness"}, {}, "needs tasks"),
     ({"kind": "preference"}, {}, "needs pairs of answers"),
