@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from hpctrain.data.files import Row
     from hpctrain.recipe.resolve import Resolved
     from hpctrain.recipe.schema import Data, Recipe
-    from hpctrain.settings import Settings
 
 _SET = click.option(
     "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change a value of the recipe: data.rows=100. Repeatable."
@@ -25,6 +24,10 @@ _FORMAT = click.option(
     "--format", "format_", type=click.Choice(["auto", "text", "chat", "prompt_completion", "preference", "prompts"]),
     default="auto", show_default=True, help="For files without a recipe: what a row is; auto looks at the first.",
 )
+
+
+_JOB_RECIPE = "data-recipe.yaml"
+"""In the run directory of a job that prepares data: the recipe it is for, as it was when the job was submitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,24 +179,30 @@ def _is_data(source: str) -> bool:
 @_SET
 @click.option("--submit", "submit_", is_flag=True, help="Do it in a Slurm job of one node, without GPUs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--in-run-dir", is_flag=True, hidden=True, help="RECIPE lies in this job's run directory.")
 @output_option
-def prepare(recipe: str, sets: tuple[str, ...], submit_: bool, dry_run: bool, output: str) -> None:
+def prepare(  # noqa: PLR0917 - click passes every option by name
+    recipe: str, sets: tuple[str, ...], submit_: bool, dry_run: bool, in_run_dir: bool, output: str
+) -> None:
     """Tokenise (and pack) a recipe's data once, before a job with GPUs waits for it.
 
     For pretrain, cpt, sft, dpo and reward. The tokens lie in the runs directory's prepared-data/, named by a hash of the
     data's contents and of the tokenizer: every later run on that data finds them, and doing it again costs the reading only.
     --submit makes a run of its own of it, with logs, a name and a place in the queue.
     """
+    import os
     from pathlib import Path
 
     from hpctrain.recipe.resolve import resolve
     from hpctrain.settings_file import load_settings
 
+    if in_run_dir:
+        recipe = str(Path(os.environ.get("HPCTRAIN_RUN_DIR", ""), recipe))
     settings = load_settings()
     resolved = resolve(recipe, sets, settings)
     _require_tokens(resolved.recipe, recipe)
     if submit_:
-        _submit_preparation(resolved, settings, dry_run=dry_run, output=output)
+        _submit_preparation(resolved, argument=recipe, dry_run=dry_run, output=output)
         return
     if dry_run:
         _say_what_is_read(resolved.recipe, Path(settings.runs_dir), output)
@@ -257,34 +266,18 @@ def _say_what_is_read(recipe: Recipe, runs_dir: Path, output: str) -> None:
     click.echo(f"would tokenise {what} into {folder}")
 
 
-def _submit_preparation(resolved: Resolved, settings: Settings, *, dry_run: bool, output: str) -> None:
+def _submit_preparation(resolved: Resolved, *, argument: str, dry_run: bool, output: str) -> None:
     """A run of one process whose command is this command, on the recipe as it is resolved now."""
     import sys
     from pathlib import Path
 
-    from hpctrain.cli.submit import print_dry_run, print_submitted, site_of
-    from hpctrain.files import make_private_dir, write_atomic
+    from hpctrain.cli.as_job import submit_command
     from hpctrain.recipe.resolve import dump_resolved
-    from hpctrain.submit import run as service
-    from hpctrain.submit.command_recipe import command_recipe
+    from hpctrain.submit.command_recipe import command_recipe, without_gpus
 
-    folder = Path(settings.runs_dir) / "prepared-data" / "recipes"
-    site = site_of(settings, dry_run=dry_run)
-    stem = f"{resolved.recipe.name}-{service.compact_stamp(site.clock.time())}"
-    text, job = folder / f"{stem}.yaml", folder / f"prepare-{stem}.yaml"
-    make_private_dir(folder.parent)
-    make_private_dir(folder)
-    write_atomic(text, dump_resolved(resolved), durable=False)
-    command = (sys.executable, "-m", "hpctrain", "data", "prepare", str(text))
-    name = f"prepare-{resolved.recipe.name}"[:80]
-    write_atomic(job, command_recipe(name, command, resolved.recipe.resources), durable=False)
-    try:
-        prepared = service.prepare(str(job), (), settings, site)
-        if dry_run:
-            print_dry_run(prepared, output)
-        else:
-            print_submitted(service.submit(prepared, settings, site, argument=str(job)), output, following=False)
-    finally:
-        job.unlink(missing_ok=True)  # the run directory has its own copy
-        if dry_run:
-            text.unlink(missing_ok=True)
+    name = resolved.recipe.name
+    command = (sys.executable, "-m", "hpctrain", "data", "prepare", "--in-run-dir", _JOB_RECIPE)
+    text = command_recipe(f"prepare-{name}"[:80], command, without_gpus(resolved.recipe.resources),
+                          description=f"tokens of the data of {name}", workdir=str(Path.cwd()))
+    submit_command(text, argument=f"data prepare {argument}", files={_JOB_RECIPE: dump_resolved(resolved)}, dry_run=dry_run,
+                   output=output)

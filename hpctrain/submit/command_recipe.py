@@ -1,27 +1,47 @@
-"""A recipe of one process that runs a command of ours, such as preparing data (pure)."""
+"""A recipe of one process that runs a command of ours, such as preparing data or measuring a model (pure)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hpctrain.recipe.schema import Resources
 
-_KEPT = ("partition", "account", "qos", "reservation", "time_limit", "cpus_per_node", "memory_per_node", "container",
-         "container_runtime", "container_mounts")
+_PLACE = ("partition", "account", "qos", "reservation", "time_limit", "container", "container_runtime", "container_mounts")
+_OF_CPUS = ("cpus_per_node", "memory_per_node")
+_OF_GPUS = ("gpu_type", "gpu_memory", "constraint")
 
 
-def command_recipe(name: str, command: Sequence[str], resources: Resources) -> str:
-    """The text of the recipe: one node, no GPU, and the account, partition and limits of another recipe.
+def command_recipe(
+    name: str, command: Sequence[str], resources: Mapping[str, Any], *, description: str, workdir: str
+) -> str:
+    """The text of the recipe.
 
     Args:
         name: of the run.
         command: program and arguments.
-        resources: of the recipe that this is done for.
+        resources: from :func:`without_gpus` or :func:`with_one_gpu`.
+        description: what it does, for people.
+        workdir: where the command runs; the recipe's own directory is gone by then.
     """
-    kept = {key: getattr(resources, key) for key in _KEPT if getattr(resources, key)}
-    values = {
-        "version": 1, "name": name, "description": "made by hpctrain", "command": list(command),
-        "resources": {"nodes": 1, "ranks_per_node": 1, **kept},
-    }
+    values = {"version": 1, "name": name, "description": description, "command": list(command), "workdir": workdir,
+              "resources": dict(resources)}
     return json.dumps(values, indent=2) + "\n"  # JSON is YAML
+
+
+def without_gpus(resources: Resources) -> dict[str, Any]:
+    """One node and no GPU, with the account, partition, limits and container of a recipe that this is done for."""
+    return {**_kept(resources, (*_PLACE, *_OF_CPUS)), "nodes": 1, "ranks_per_node": 1}
+
+
+def with_one_gpu(resources: Resources) -> dict[str, Any]:
+    """One node, and one GPU where the recipe has any, with the rest as :func:`without_gpus`."""
+    if not resources.gpus_per_node:
+        return {**_kept(resources, (*_PLACE, "constraint")), "nodes": 1}
+    return {**_kept(resources, (*_PLACE, *_OF_GPUS)), "nodes": 1, "gpus_per_node": 1}
+
+
+def _kept(resources: Resources, keys: Sequence[str]) -> dict[str, Any]:
+    own = resources.model_dump(mode="json")
+    return {key: own[key] for key in keys if own[key] and (own["container"] or not key.startswith("container"))}

@@ -11,10 +11,11 @@ import json
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import hpctrain
@@ -119,8 +120,15 @@ def prepare(argument: str, sets: Sequence[str], settings: Settings, site: Site) 
     return _planned(resolved, facts, runs_dir / name, site)
 
 
-def submit(prepared: Prepared, settings: Settings, site: Site, *, argument: str, sets: Sequence[str] = ()) -> Submitted:
+def submit(
+    prepared: Prepared, settings: Settings, site: Site, *, argument: str, sets: Sequence[str] = (),
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> Submitted:
     """Make the run directory and submit its script.
+
+    Args:
+        argument, sets: what the user typed, for the record.
+        files: name to text of more files for the run directory.
 
     Raises:
         SlurmError: Slurm refused or does not answer; nothing that looks like a run is left.
@@ -139,6 +147,8 @@ def submit(prepared: Prepared, settings: Settings, site: Site, *, argument: str,
             final = _planned(prepared.resolved, prepared.facts, run_dir.path, site)
         draft = _draft(final, site, argument, sets)
         _write_files(run_dir, final, draft, site.clock.time())
+        for name, text in files.items():
+            write_atomic(run_dir.path / name, text, durable=False)
         asked = True
         job_id = slurm.submit(Submission(script=final.script, work_dir=str(run_dir.path)))
         now = site.clock.time()

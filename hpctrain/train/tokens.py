@@ -19,6 +19,7 @@ import numpy as np
 
 from hpctrain.errors import RecipeError, StorageError
 from hpctrain.files import make_private_dir, storage_errors, write_json_atomic
+from hpctrain.train.drafts import draft_of
 from hpctrain.train.tokenizers import Tokenizer, Tokens
 
 FORMAT_VERSION = 1
@@ -94,16 +95,15 @@ def prepare(
     make_private_dir(cache)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     path = cache / f"tokens-{key}.bin"
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    with storage_errors(path):
-        try:
-            documents_done, tokens_done = _write(partial, documents(), tokenizer, dtype, progress)
-            if tokens_done <= documents_done:  # nothing but end-of-text marks
-                raise RecipeError("the data holds no text", where="data")
-            file = TokenFile(str(path), key, tokens_done, documents_done, dtype.name)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with storage_errors(path), draft_of(path) as draft:
+        documents_done, tokens_done = _write(draft, documents(), tokenizer, dtype, progress)
+        if tokens_done <= documents_done:  # nothing but end-of-text marks
+            raise RecipeError("the data holds no text", where="data")
+        file = TokenFile(str(path), key, tokens_done, documents_done, dtype.name)
+        found = find(cache, key)
+        if found is not None:
+            return found  # another process was first, and somebody may have mapped its file already
+        draft.replace(path)
     # The description comes second: whoever reads it may rely on the array.
     write_json_atomic(path.with_suffix(".json"), asdict(file))
     return file

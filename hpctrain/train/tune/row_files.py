@@ -18,6 +18,7 @@ from hpctrain.errors import RecipeError
 from hpctrain.files import make_private_dir, storage_errors, write_json_atomic
 from hpctrain.recipe.schema import Data
 from hpctrain.recipe.units import several
+from hpctrain.train.drafts import draft_of, put_in_place
 from hpctrain.train.prepared import FOLDER
 from hpctrain.train.tune.tokenizer import identity as tokenizer_identity
 
@@ -83,15 +84,14 @@ def write_rows(
         )
     training = len(found) - validation_rows(len(found), data.validation_fraction)
     facts: dict[str, Any] = {"rows": len(found), "left_out": left_out, "packed": bool(encoding.pack)}
-    partial = folder.with_name(f".{folder.name}.partial")
-    with storage_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
-        make_private_dir(partial)
+    with storage_errors(folder), draft_of(folder) as draft:
+        make_private_dir(draft)
         for name, part in (("training", found[:training]), ("validation", found[training:])):
-            facts[name] = _save(part, partial / name, encoding.pack)
-        write_json_atomic(partial / "facts.json", facts)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+            facts[name] = _save(part, draft / name, encoding.pack)
+        write_json_atomic(draft / "facts.json", facts)
+        if read_facts(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)  # somebody took files out of it
+        put_in_place(draft, folder)
     return facts
 
 

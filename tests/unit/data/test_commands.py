@@ -110,7 +110,23 @@ def test_preparation_is_a_job_of_one_node(capsys: pytest.CaptureFixture[str]) ->
     plan = json.loads(capsys.readouterr().out)["plan"]
     assert plan["command"]["argv"][1:5] == ["-m", "hpctrain", "data", "prepare"]
     assert (plan["slurm"]["nodes"], plan["slurm"]["gpus_per_node"], plan["slurm"]["account"]) == (1, 0, "research")
-    assert list(Path("runs/prepared-data/recipes").iterdir()) == []
+    assert plan["command"]["workdir"] == str(Path.cwd())
+    assert not Path("runs").exists()
+
+
+def test_a_job_reads_the_recipe_in_its_run_directory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:
+    """What a preparing job was submitted with lies with its run, and nowhere else."""
+    pytest.importorskip("numpy")
+    write("a.jsonl", {"text": "hello world"})
+    run = tmp_path / "runs" / "prepare-t"
+    run.mkdir(parents=True)
+    (run / "data-recipe.yaml").write_text(RECIPE.replace("a.jsonl", str(tmp_path / "a.jsonl")))
+    monkeypatch.setenv("HPCTRAIN_RUN_DIR", str(run))
+
+    assert invoke(["data", "prepare", "--in-run-dir", "data-recipe.yaml"]) == 0
+    assert "12 tokens of 1 documents are made" in capsys.readouterr().out
 
 
 def test_wrong_arguments_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
