@@ -212,5 +212,9 @@ class StopRequested(HpctrainError):  # noqa: N818 - a wish of the user, not a mi
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, in one line; its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What a library's error says, in one line; its class where it says nothing.
+
+    A first line that ends in a colon announces the second, which then holds the reason.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

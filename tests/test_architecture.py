@@ -49,6 +49,7 @@ OWNERS: dict[str, Owner] = {
     "peft": Owner(("hpctrain/train/tune/", "hpctrain/evaluate/"), "adapters are trained, and added to their models"),
     "bitsandbytes": Owner(("hpctrain/train/tune/model.py",), "frozen weights in four bits, where it runs"),
     "datasets": Owner(("hpctrain/train/", "hpctrain/data/hub.py"), "tables of the trainer; sets are loaded in one file"),
+    "huggingface_hub": Owner(("hpctrain/submit/hub_probe.py",), "the hub is asked in one place"),
     "pyarrow": Owner(("hpctrain/data/parquet_file.py",), "parquet files are read in one file"),
     "numpy": Owner(TRAINING, "arrays live where tensors live"),
     "safetensors": Owner(TRAINING, "weights live where tensors live"),

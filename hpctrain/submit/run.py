@@ -36,6 +36,7 @@ from hpctrain.settings import Settings
 from hpctrain.slurm.model import Submission
 from hpctrain.slurm.port import Slurm
 from hpctrain.submit.facts import cluster_facts
+from hpctrain.submit.hub_probe import ask_hub, hub_names
 from hpctrain.submit.plan import Place, job_comment, make_plan
 from hpctrain.submit.plan_model import Plan
 from hpctrain.submit.render import TEMPLATE, output_pattern, render
@@ -133,11 +134,12 @@ def submit(
     Raises:
         SlurmError: Slurm refused or does not answer; nothing that looks like a run is left.
         EndpointError: a judge or teacher does not answer; likewise.
+        NotFoundError: the hub has no such model or data set, or cannot be reached by the job; likewise.
         StorageError: the run directory cannot be written; likewise.
         KeyboardInterrupt: passed on after everything was undone.
     """
     slurm = _require(site)
-    prepared = _with_endpoints_asked(prepared, site)
+    prepared = _with_others_asked(prepared, site)
     run_dir = _claim(Path(settings.runs_dir), prepared.plan.run_name)
     job_id: JobId | None = None
     asked = False
@@ -164,14 +166,20 @@ def submit(
     return Submitted(job_id, run_dir.name, run_dir, final, now, str(draft["cluster"]))
 
 
-def _with_endpoints_asked(prepared: Prepared, site: Site) -> Prepared:
-    """Ask the judge or teacher of a recipe one question, before anything is queued; what it said becomes a note."""
-    if not endpoints_of(prepared.resolved.recipe):
-        return prepared
-    from hpctrain.endpoint.probe import probe_at_submission  # HTTP and TLS, which other recipes do without
+def _with_others_asked(prepared: Prepared, site: Site) -> Prepared:
+    """Ask the judge or teacher of a recipe one question, and the hub for what it must load, before anything is queued.
 
-    told = probe_at_submission(prepared.resolved.recipe, one_host=site.one_host)
-    return replace(prepared, resolved=replace(prepared.resolved, notes=(*prepared.resolved.notes, *told)))
+    What they said becomes notes.
+    """
+    resolved = prepared.resolved
+    told: list[str] = []
+    if any(True for _ in hub_names(resolved.recipe)):
+        told += ask_hub(resolved.recipe, resolved.origins, one_host=site.one_host)
+    if endpoints_of(resolved.recipe):
+        from hpctrain.endpoint.probe import probe_at_submission  # HTTP and TLS, which other recipes do without
+
+        told += probe_at_submission(resolved.recipe, one_host=site.one_host)
+    return replace(prepared, resolved=replace(resolved, notes=(*resolved.notes, *told))) if told else prepared
 
 
 def run_names(stem: str) -> Iterator[str]:

@@ -149,8 +149,10 @@ def _write_error_file(error: BaseException) -> None:
     path = os.environ.get(ERROR_FILE)
     if not path:
         return
-    callstack = "".join(traceback.format_exception(error))
-    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, HpctrainError):  # says what to do; the place in our code that noticed it helps nobody
+        message, callstack = str(error), f"error: {error}" + (f"\nhint:  {error.advice}" if error.advice else "")
+    else:
+        message, callstack = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
     record = {"message": {"message": message, "extraInfo": {"py_callstack": callstack, "timestamp": str(int(time.time()))}}}
     with contextlib.suppress(HpctrainError):
         write_atomic(Path(path), json.dumps(record), durable=False)

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hpctrain.errors import NotFoundError, RecipeError, first_line
 from hpctrain.files import make_private_dir
+from hpctrain.hub import load_error
 from hpctrain.recipe import schema
 from hpctrain.train.distributed import Place
 from hpctrain.train.hugging_face import dtype_option, enable_activation_checkpointing
@@ -232,7 +233,6 @@ def from_path(recipe: schema.Model, load: Any) -> Any:
     try:
         return load(str(Path(path).expanduser()) if path.startswith("~") else path)
     except (OSError, ValueError) as error:
-        raise NotFoundError(
-            f"cannot load the model {path!r}: {first_line(error)}", where="model.path",
-            hint="give a local directory with config.json and weights, or the id of a hub model this node can download",
-        ) from None
+        found = load_error(error, "model", path, where="model.path", env=os.environ)
+        hint = "give a local directory with config.json and weights, or the id of a hub model this node can download"
+        raise NotFoundError(found.message, where=found.where, hint=found.advice or hint) from None

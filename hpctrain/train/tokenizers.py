@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hpctrain.errors import NotFoundError, RecipeError, first_line
+from hpctrain.errors import RecipeError
 from hpctrain.files import write_json_atomic
+from hpctrain.hub import load_error
 from hpctrain.recipe import schema
 from hpctrain.train.byte_tokenizer import byte_tokenizer
 
@@ -84,8 +86,7 @@ class PretrainedTokenizer:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(path)
         except Exception as error:  # noqa: BLE001 - transformers and the hub raise many classes for "not there"
-            first = first_line(error)
-            raise NotFoundError(f"cannot load the tokenizer {path!r}: {first}", where="tokenizer.path") from None
+            raise load_error(error, "tokenizer", path, where="tokenizer.path", env=os.environ) from None
         if self._tokenizer.eos_token_id is None:
             raise RecipeError(f"the tokenizer {path!r} has no end-of-text token", where="tokenizer.path")
         self.end_of_text: int = self._tokenizer.eos_token_id

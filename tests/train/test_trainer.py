@@ -139,6 +139,8 @@ def test_mistake_is_one_message(trainers: WarmRanks, tmp_path: Path, mistake: st
     assert 1 == said.count("error: ")
     assert words in said
     assert "Traceback" not in said
+    record = json.loads((tmp_path / "run" / "error-0.json").read_text())["message"]
+    assert record["extraInfo"]["py_callstack"].startswith(f"error: {record['message']}")
 
 
 @pytest.mark.slow

@@ -90,3 +90,13 @@ def test_the_command_line_exits_with_the_code(
     assert cls.exit_code == code
     assert "" == printed.out
     assert "error: here:1: it broke\nhint:  mend it\n" == printed.err
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ("one\ntwo", "one"), ("", "ValueError"),
+    ("Validation error:\n\n    width 65 is odd\nmore", "Validation error: width 65 is odd"),
+    ("ends so:", "ends so:"),
+])
+def test_a_librarys_error_is_one_line(text: str, line: str) -> None:
+    """The first line, and the second where the first only announces it."""
+    assert errors.first_line(ValueError(text)) == line

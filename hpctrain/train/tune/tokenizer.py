@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from hpctrain.errors import NotFoundError, RecipeError, first_line
+from hpctrain.errors import NotFoundError, RecipeError
+from hpctrain.hub import load_error
 from hpctrain.recipe.schema import Recipe
 from hpctrain.train.byte_tokenizer import byte_tokenizer
 
@@ -75,8 +77,7 @@ def _load(path: str, where: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(path)
     except Exception as error:  # noqa: BLE001 - transformers and the hub raise many classes for "not there"
-        first = first_line(error)
-        raise NotFoundError(f"cannot load the tokenizer {path!r}: {first}", where=where) from None
+        raise load_error(error, "tokenizer", path, where=where, env=os.environ) from None
 
 
 def _is_bytes_without_files(folder: Path) -> bool:
