@@ -71,6 +71,8 @@ def _warm_up(order: dict[str, Any]) -> str:
     """Import what was asked for; why this process must not be forked, "" if it may."""
     # Asking torch whether there is a GPU must not open it: with this it asks the driver's library instead.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    # Importing pyarrow, which every method that tunes a model does by datasets, must not start a thread of its allocator.
+    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     for name in order["modules"]:
         top = name.partition(".")[0]
         try:

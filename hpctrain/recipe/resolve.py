@@ -19,10 +19,12 @@ from hpctrain.recipe.memory import Estimate, check_memory, estimate
 from hpctrain.recipe.node import Node, from_plain, origin_of, walk
 from hpctrain.recipe.overlay import merge_layers, parse_sets, refuse_rival_sets
 from hpctrain.recipe.problem import Problem, dotted, raise_problems
+from hpctrain.recipe.run_models import with_run_models
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.tables import known_model
 from hpctrain.recipe.validate import validate
 from hpctrain.settings import Settings
+from hpctrain.settings_file import load_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +75,10 @@ def resolve(
     chosen = parse_sets(sets)
     refuse_rival_sets(chosen)
     layers += [load.anchor(node, Path.cwd()) for node in chosen]
-    merged = merge_layers(layers)
+    merged, named = with_run_models(merge_layers(layers), lambda: (settings or load_settings()).runs_dir)
     recipe = _with_workdir(validate(merged, label), source.path.parent)
-    return _checked(recipe, merged, source, settings, facts)
+    checked = _checked(recipe, merged, source, settings, facts)
+    return dataclasses.replace(checked, notes=(*named, *checked.notes))
 
 
 def dump_resolved(resolved: Resolved) -> str:

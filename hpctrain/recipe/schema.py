@@ -44,8 +44,8 @@ class Model(Strict):
     config: dict[str, Any] | None = None
     """A transformers architecture, as in a ``config.json``: ``model_type`` plus its numbers. Weights start random."""
     path: str | None = None
-    """A local model directory (relative to the recipe) or a hub id. ``pretrain`` takes its architecture, all other
-    methods also its weights."""
+    """A local model directory (relative to the recipe), ``run:NAME`` for what a run has left (NAME: the run's, or its
+    recipe's for the newest one), or a hub id. ``pretrain`` takes its architecture, all other methods also its weights."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """transformers' ``attn_implementation``; ``auto`` lets transformers choose."""
     trust_remote_code: bool = False
@@ -99,7 +99,7 @@ class Tokenizer(Strict):
     """``auto``: the model's own where ``model.path`` brings one, else ``bytes``; ``bytes``: one token per UTF-8 byte plus
     end-of-text and padding (vocabulary 258); ``pretrained``: ``path``."""
     path: str | None = None
-    """Local directory or hub id of a transformers tokenizer."""
+    """Local directory, ``run:NAME`` or hub id of a transformers tokenizer."""
 
 
 class Parallelism(Strict):

@@ -118,7 +118,7 @@ class Reward(Strict):
     function: str | None = None
     """For ``function``: ``module:function`` or ``file.py:function`` (relative to the recipe)."""
     path: str | None = None
-    """For ``model``: directory of a reward model, as a ``reward`` run leaves it."""
+    """For ``model``: directory of a reward model, as a ``reward`` run leaves it, or ``run:NAME``."""
     timeout_s: float = Field(default=5.0, gt=0, le=3600)
     """For code and function: longest time for one answer, or one batch of them; after that it counts 0."""
     memory: MemorySize = 512 * 2**20
@@ -164,7 +164,8 @@ class Teacher(Strict):
     endpoint: Endpoint | None = None
     """The teacher answers the prompts once, before training; the answers are kept and learned as in ``sft``."""
     path: str | None = None
-    """Directory of a local teacher with the same vocabulary: its probabilities are learned, not only its words."""
+    """Directory of a local teacher with the same vocabulary, or ``run:NAME``: its probabilities are learned, not only its
+    words."""
     temperature: float = Field(default=1.0, gt=0, le=10)
     """Softens both distributions."""
     on_policy_share: float = Field(default=0.0, ge=0, le=1)

@@ -13,10 +13,12 @@ from hpctrain.recipe.schema import Recipe
 
 
 def section_at(path: Path) -> type[BaseModel] | None:
-    """The schema class of the section at a path, or None where there is none (a leaf, or free-form keys)."""
+    """The schema class of the section, or item of a list, at a path; None where there is none (a leaf, free-form keys)."""
     current: type[BaseModel] | None = Recipe
     for part in path:
-        if current is None or not isinstance(part, str) or part not in current.model_fields:
+        if isinstance(part, int):
+            continue  # items of a list are what the list is made of
+        if current is None or part not in current.model_fields:
             return None
         current = _section(current.model_fields[part].annotation)
     return current

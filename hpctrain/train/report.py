@@ -22,6 +22,8 @@ from hpctrain.train.heartbeat import Heartbeat
 from hpctrain.train.metrics import MetricsLog
 
 _RECENT_STEPS = 20
+_METHODS_OWN = {"reward": "reward", "rewards/accuracies": "accuracy", "accuracy": "accuracy"}
+"""What a method learns by, where the loss says little: its name in metrics, and in the log."""
 
 
 @dataclass(slots=True)
@@ -147,7 +149,9 @@ class Reporter:
     def _text(self, line: StepReport, tokens_per_s: float, eta_s: float) -> str:
         width = len(str(self._total))
         validation = f"  validation {line.validation_loss:.4f}" if line.validation_loss is not None else ""
+        measure = "".join(f"  {name} {line.more[key]:.3f}" for key, name in _METHODS_OWN.items() if key in line.more)
         return (
-            f"step {line.step:>{width}}/{self._total}  loss {line.loss:.4f}{validation}  lr {line.learning_rate:.2e}  "
-            f"grad {line.grad_norm:.3f}  {tokens_per_s:,.0f} tokens/s  ETA {format_duration(eta_s)}"
+            f"step {line.step:>{width}}/{self._total}  loss {line.loss:.4f}{validation}{measure}  "
+            f"lr {line.learning_rate:.2e}  grad {line.grad_norm:.3f}  {tokens_per_s:,.0f} tokens/s  "
+            f"ETA {format_duration(eta_s)}"
         )

@@ -32,8 +32,9 @@ def common_arguments(context: TuneContext) -> dict[str, Any]:
         "fp16": False,
         **_recomputation(training.activation_checkpointing),
         # Without it, DDP regroups its gradients after the first backward pass of each start, which changes the order in
-        # which three or more ranks add them up: a resumed run would not end byte-equal.
-        "ddp_find_unused_parameters": training.deterministic,
+        # which three or more ranks add them up: a resumed run would not end byte-equal. Two ranks have no order, and are
+        # spared the search and torch's warning of it.
+        "ddp_find_unused_parameters": training.deterministic and context.place.world_size > 2,
         "logging_strategy": "steps", "logging_steps": 1, "logging_nan_inf_filter": False,
         "save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True,
         "use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu,

@@ -346,6 +346,18 @@ def test_what_cannot_be_forked_is_started(
         bench.launcher.stop()
 
 
+def test_what_tuning_imports_can_be_forked(tmp_path: Path) -> None:
+    """A process that has imported what a tuning method needs, pyarrow too, has no threads that forbid a fork."""
+    for module in ("torch", "trl", "peft", "datasets"):
+        pytest.importorskip(module)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"method": "rlvr", "adapter": {"kind": "lora"}, "tracking": {"tensorboard": true}}')
+    order = {"modules": ["datasets"], "recipe": str(recipe)}
+    program = f"from hpctrain.agent.warm import _warm_up; print(repr(_warm_up({order!r})))"
+    result = process.run([sys.executable, "-c", program], timeout_s=120)
+    assert result.stdout.strip() == "''", (result.stdout, result.stderr)
+
+
 def test_what_interpreters_read_at_start_is_never_forked(bench: Bench) -> None:
     """A rank with another thread count is started as a process of its own, and the job's output says why."""
     write(bench, "main.py", "import os; print(os.environ['OMP_NUM_THREADS'])")

@@ -311,3 +311,9 @@ def test_a_line_is_found_for_every_problem_of_a_shipped_recipe() -> None:
     text = Path(file).read_text(encoding="utf-8")
     assert "/path/to/your/corpus" in text.splitlines()[int(line) - 1]
     assert find(parse_document(text, file), ("data", "paths", 0)) is not None
+
+
+def test_unknown_key_in_an_item_of_a_list_names_those_known_there(write: Write, minimal: str) -> None:
+    """What a reward may say is named where a reward says something else."""
+    with pytest.raises(RecipeError, match=r"rewards\[0\]\.zzzz: unknown key; known here: kind, name, weight"):
+        resolve(write(minimal + "\nrewards: [{kind: math, zzzz: 3}]\n"))
