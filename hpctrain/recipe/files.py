@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from hpctrain.recipe.model_files import model_problems, template_problems
@@ -19,7 +21,7 @@ DATA_SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".parquet")
 def missing_files(recipe: Recipe) -> list[Problem]:
     """One problem per local file or directory that a recipe (with absolute paths) names and that is not there."""
     problems = [*_data(recipe), *_model(recipe), *_program(recipe), *_image(recipe)]
-    return [*problems, *missing_rewards(recipe), *template_problems(recipe), *_suites(recipe)]
+    return [*problems, *missing_rewards(recipe), *template_problems(recipe), *_suites(recipe), *_packages(recipe)]
 
 
 def data_files(pattern: str) -> list[Path]:
@@ -89,6 +91,15 @@ def _program(recipe: Recipe) -> Iterator[Problem]:
         script = Path(recipe.workdir or ".") / recipe.command[0]
         if not script.is_file():
             yield Problem(("command", 0), f"no such file: {script} (relative to workdir)")
+
+
+def _packages(recipe: Recipe) -> Iterator[Problem]:
+    """What the recipe asks of the Python that its ranks run in, which is this one unless they run in a container."""
+    if recipe.method is None or recipe.resources.container:
+        return
+    if recipe.tracking.mlflow and find_spec("mlflow") is None:
+        message = f"needs the package mlflow or mlflow-skinny, which {sys.executable} does not have"
+        yield Problem(("tracking", "mlflow"), message, hint="pip install mlflow-skinny, or set tracking.mlflow to false")
 
 
 def _image(recipe: Recipe) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,17 @@ def test_an_adapter_needs_its_model(tmp_path: Path) -> None:
     (folder / "adapter_model.safetensors").write_text("")
     (tmp_path / "base").mkdir()
     assert [] == about_model(folder)
+
+
+def test_a_package_that_tracking_needs_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow that is not installed is told with the recipe, unless the ranks run in a container with its own Python."""
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    wanted: dict[str, Any] = {"tracking": {"mlflow": True}, "data": {"source": "arithmetic"}, "model": {"path": "org/m"}}
+    (problem,) = missing_files(recipe(**wanted))
+    assert ("tracking", "mlflow") == problem.path
+    assert "mlflow-skinny" in problem.message
+    assert "pip install" in problem.hint
+    assert [] == missing_files(recipe(**wanted, resources={"container": "image"}))
+    monkeypatch.setitem(sys.modules, "mlflow", sys)
+    monkeypatch.setattr(sys, "__spec__", object(), raising=False)
+    assert [] == missing_files(recipe(**wanted))
