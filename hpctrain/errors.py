@@ -26,6 +26,7 @@ The tree (kept true by ``tests/unit/test_errors.py``)::
     │   └── RemoteTimeoutError      17   the host, or a command on it, took too long
     ├── HostsFailedError            18   some of many hosts failed
     ├── EndpointError               19   a judge or teacher model does not answer, or refuses
+    │   └── QuestionRefusedError    19   it refuses this question, and perhaps no other
     └── StopRequested              130   Ctrl-C
 
 A class owns its exit code; ``docs/exit-codes.md`` is generated from this module.
@@ -201,6 +202,12 @@ class HostsFailedError(HpctrainError):
 
 class EndpointError(HpctrainError):
     """A model behind an HTTP endpoint does not answer in time, refuses, or answers nonsense."""
+
+    exit_code = 19
+
+
+class QuestionRefusedError(EndpointError):
+    """A model behind an HTTP endpoint refuses one question, such as one that is too long for it."""
 
     exit_code = 19
 

@@ -20,8 +20,18 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from hpctrain.clock import Clock, SystemClock
 from hpctrain.endpoint.exchange import NoReplyError, Reply, post
-from hpctrain.endpoint.wire import RETRIED, Answer, Message, chat_body, error_text, other_limit_name, read_answer, wait_s
-from hpctrain.errors import EndpointError
+from hpctrain.endpoint.wire import (
+    REFUSED,
+    RETRIED,
+    Answer,
+    Message,
+    chat_body,
+    error_text,
+    other_limit_name,
+    read_answer,
+    wait_s,
+)
+from hpctrain.errors import EndpointError, QuestionRefusedError
 from hpctrain.recipe.endpoint_url import CHAT, url_problem
 from hpctrain.recipe.schema_method import Endpoint
 
@@ -95,12 +105,15 @@ class Client:
 
     def answer_many(
         self, conversations: Sequence[Conversation], *, on_answer: Callable[[int, Answer], None] | None = None,
+        on_refused: Callable[[int, QuestionRefusedError], None] | None = None,
         tick: Callable[[int, int], None] | None = None, stop: Callable[[], str] | None = None,
     ) -> list[Answer]:
         """The answers to many conversations, in their order.
 
         Args:
             on_answer: given the index and the answer as each arrives, in this thread.
+            on_refused: given the index and the error of each question that the endpoint refuses while it may answer others;
+                its answer is then empty. Whoever gives none ends at the first. What this raises ends the asking.
             tick: given how many are there, of how many, at least once a second: for heartbeats and progress.
             stop: asked as often; a reason that is not "" ends the asking.
 
@@ -118,10 +131,13 @@ class Client:
         try:
             while len(answers) < total:
                 self._fill(pool, waiting, todo, conversations, given_up)
-                for index, answer in _arrived(waiting):
-                    answers[index] = answer
-                    if on_answer is not None:
-                        on_answer(index, answer)
+                for index, answer in _arrived(waiting, may_refuse=on_refused is not None):
+                    answers[index] = answer if isinstance(answer, Answer) else Answer("")
+                    if isinstance(answer, Answer):
+                        if on_answer is not None:
+                            on_answer(index, answer)
+                    elif on_refused is not None:
+                        on_refused(index, answer)
                 if tick is not None:
                     tick(len(answers), total)
                 reason = stop() if stop is not None else ""
@@ -208,15 +224,18 @@ class Client:
         }.get(reply.status, "")
         if 300 <= reply.status < 400:
             hint = "give the address that it redirects to; redirections are not followed, because the key would go along"
-        return self._error(self._said(reply), tries, hint)
+        kind = QuestionRefusedError if reply.status in REFUSED else EndpointError
+        return self._error(self._said(reply), tries, hint, kind)
 
     def _key_hint(self, what: str) -> str:
         name = self.endpoint.api_key_env
         return f"{what}: check the variable {name}" if name else "name the variable that holds the key in api_key_env"
 
-    def _error(self, reason: str, tries: int, hint: str = "") -> EndpointError:
+    def _error(
+        self, reason: str, tries: int, hint: str = "", kind: type[EndpointError] = EndpointError
+    ) -> EndpointError:
         after = f" ({tries} tries)" if tries > 1 else ""
-        return EndpointError(f"{reason}{after}", where=self.endpoint.url, hint=hint)
+        return kind(f"{reason}{after}", where=self.endpoint.url, hint=hint)
 
     def _said(self, reply: Reply) -> str:
         said = self._clean(error_text(reply.body))
@@ -227,13 +246,21 @@ class Client:
         return text.replace(self._key, "***") if self._key else text
 
 
-def _arrived(waiting: dict[Future[Answer], int]) -> Iterator[tuple[int, Answer]]:
-    """Answers that are there, waiting a little for the first; an error comes last, so that it costs no answer."""
+def _arrived(
+    waiting: dict[Future[Answer], int], *, may_refuse: bool
+) -> Iterator[tuple[int, Answer | QuestionRefusedError]]:
+    """Answers that are there, waiting a little for the first; an error comes last, so that it costs no answer.
+
+    Args:
+        may_refuse: a question that was refused is given back as its error.
+    """
     failed: BaseException | None = None
     for future in wait(waiting, timeout=_LOOK_S, return_when=FIRST_COMPLETED).done:
         index, error = waiting.pop(future), future.exception()
         if error is None:
             yield index, future.result()
+        elif may_refuse and isinstance(error, QuestionRefusedError):
+            yield index, error
         else:
             failed = failed or error
     if failed is not None:

@@ -1,8 +1,9 @@
 """Marks from a judge model (service).
 
 Each question is asked once: marks are kept by the content of the question, so that a resumed run gives an answer the same
-mark as before. A reply without a readable mark is asked for once more, and then counts as no mark: 0, told and counted; a
-judge of which half the replies cannot be read stops the run.
+mark as before. A reply without a readable mark is asked for once more, and then counts as no mark: 0, told and counted. So
+does a question that the judge refuses, such as one that is too long for it. Where more than half of the last questions have
+no mark the run stops.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from hpctrain.endpoint.client import Client
 from hpctrain.endpoint.judge_text import (
     Prompt,
     again,
+    asked_about,
     depends_on_order,
     mark_question,
     pair_question,
@@ -25,7 +27,7 @@ from hpctrain.endpoint.judge_text import (
 )
 from hpctrain.endpoint.kept import Kept, question_key
 from hpctrain.endpoint.wire import shown
-from hpctrain.errors import EndpointError
+from hpctrain.errors import EndpointError, QuestionRefusedError
 from hpctrain.recipe.schema_method import Judge
 
 Question = list[dict[str, str]]
@@ -47,7 +49,7 @@ class Marker:
     Attributes:
         asked: questions that went to the judge.
         known: questions whose reply was there already.
-        unreadable: replies without a mark, after asking again.
+        unreadable: questions without a mark, after asking again; ``refused`` are those of them that the judge refused.
         by_place: comparisons in which the judge chose the same letter in either order.
     """
 
@@ -59,7 +61,8 @@ class Marker:
         self._notify = notify or (lambda _: None)
         self._client = client or Client(judge, notify=self._notify)
         self._kept = Kept(cache, writer)
-        self.asked = self.known = self.unreadable = self.by_place = 0
+        self._refused: dict[str, QuestionRefusedError] = {}  # in memory only: another start may meet a judge with more room
+        self.asked = self.known = self.unreadable = self.refused = self.by_place = 0
         self._said_unreadable = self._said_cache = False
         self._recent: deque[bool] = deque(maxlen=_RECENT)
 
@@ -114,54 +117,59 @@ class Marker:
         self, questions: Sequence[Question], read: Callable[[str], Any], form: str, tick: Callable[[int, int], None] | None,
     ) -> list[Any]:
         replies = self._replies(questions, tick)
-        unread = [index for index, reply in enumerate(replies) if read(reply) is None]
+        unread = [index for index, reply in enumerate(replies) if isinstance(reply, str) and read(reply) is None]
         if unread:
-            second = self._replies([again(questions[index], replies[index], form) for index in unread], tick)
+            second = self._replies([again(questions[index], str(replies[index]), form) for index in unread], tick)
             for index, reply in zip(unread, second, strict=True):
                 replies[index] = reply
-        readings = [read(reply) for reply in replies]
-        self._count(replies, readings)
+        readings = [read(reply) if isinstance(reply, str) else None for reply in replies]
+        self._count(questions, replies, readings)
         return readings
 
-    def _replies(self, questions: Sequence[Question], tick: Callable[[int, int], None] | None) -> list[str]:
-        """The judge's words, each different question asked at most once."""
+    def _replies(
+        self, questions: Sequence[Question], tick: Callable[[int, int], None] | None
+    ) -> list[str | QuestionRefusedError]:
+        """The judge's words, each different question asked at most once; the error of a question that it refuses."""
         keys = [question_key(self._judge, question) for question in questions]
-        missing = {key: question for key, question in zip(keys, questions, strict=True) if self._kept.get(key) is None}
+        missing = {key: question for key, question in zip(keys, questions, strict=True)
+                   if self._kept.get(key) is None and key not in self._refused}
         self.known += len(questions) - len(missing)
         self.asked += len(missing)
         order = list(missing)
         self._client.answer_many(
             [missing[key] for key in order], tick=tick,
             on_answer=lambda index, answer: self._kept.put(order[index], {"reply": answer.text}),
+            on_refused=lambda index, error: self._refused.update({order[index]: error}),
         )
         if self._kept.problem and not self._said_cache:
             self._said_cache = True
             self._notify(f"the judge's marks are not kept any more: {self._kept.problem}")
-        return [str((self._kept.get(key) or {}).get("reply", "")) for key in keys]
+        return [self._refused.get(key) or str((self._kept.get(key) or {}).get("reply", "")) for key in keys]
 
-    def _count(self, replies: Sequence[str], readings: Sequence[Any]) -> None:
-        bad = [reply for reply, reading in zip(replies, readings, strict=True) if reading is None]
+    def _count(
+        self, questions: Sequence[Question], replies: Sequence[str | QuestionRefusedError], readings: Sequence[Any]
+    ) -> None:
+        bad = [index for index, reading in enumerate(readings) if reading is None]
         self.unreadable += len(bad)
+        self.refused += sum(isinstance(replies[index], QuestionRefusedError) for index in bad)
         self._recent.extend(reading is None for reading in readings)
-        if bad and len(self._recent) >= _ENOUGH and sum(self._recent) > UNREADABLE_SHARE * len(self._recent):
-            self._refuse(bad[0])
-        if bad and not self._said_unreadable:
+        if not bad:
+            return
+        example, asked = replies[bad[0]], asked_about(questions[bad[0]])
+        if isinstance(example, QuestionRefusedError):
+            what = f"the judge refuses the question about {asked}: {example.message}"
+        else:
+            what = f"the judge's reply about {asked} holds no mark: {shown(example) or 'it is empty'}"
+        if len(self._recent) >= _ENOUGH and sum(self._recent) > UNREADABLE_SHARE * len(self._recent):
+            raise EndpointError(
+                f"{sum(self._recent)} of the last {len(self._recent)} questions have no mark, such as this: {what}",
+                where=self._judge.url, hint=_hint(example))
+        if not self._said_unreadable:
             self._said_unreadable = True
-            self._notify(f"a reply of the judge holds no mark and counts as none: {shown(bad[0])}")
-
-    def _refuse(self, reply: str) -> None:
-        raise EndpointError(
-            f"{self.unreadable} of the judge's replies hold no mark, such as: {shown(reply)}", where=self._judge.url,
-            hint="use a model that follows instructions, or raise judge.max_new_tokens where replies are cut off")
+            self._notify(f"{what}; it counts as no mark, as will any other such")
 
 
-def judge_marks(judge: Judge, prompts: Sequence[Prompt], answers: Sequence[str], **options: Any) -> list[float]:
-    """A mark from 0 to 1 for each answer; for callers that ask once.
-
-    Args:
-        options: of :class:`Marker`.
-
-    Raises:
-        EndpointError: see :meth:`Marker.marks`.
-    """
-    return Marker(judge, **options).marks(prompts, answers)
+def _hint(example: str | QuestionRefusedError) -> str:
+    if isinstance(example, QuestionRefusedError):
+        return "give the judge's server more room (vLLM: --max-model-len), or ask for shorter answers"
+    return "use a model that follows instructions, or raise judge.max_new_tokens where replies are cut off"

@@ -22,6 +22,9 @@ _BARE_MARK = re.compile(rf"^[^\w-]*{_NUMBER}\W*$")
 _CHOICE = re.compile(r"BETTER\W{1,6}(?:answer\s+)?(A|B|TIE)\b", re.IGNORECASE)
 _BARE_CHOICE = re.compile(r"^\W*(A|B|TIE)\W*$", re.IGNORECASE)
 
+_QUESTION = re.compile(r"<question (?P<tag>\w+)>\n(?P<text>.*?)\n</question (?P=tag)>", re.DOTALL)
+_SHOWN = 80
+
 FIRST, SECOND, TIE = "A", "B", "TIE"
 
 
@@ -54,6 +57,14 @@ def again(question: Sequence[Mapping[str, str]], reply: str, form: str) -> list[
         *(dict(message) for message in question), {"role": "assistant", "content": reply},
         {"role": "user", "content": f"Reply with nothing but one line of the form\n{form}"},
     ]
+
+
+def asked_about(question: Sequence[Mapping[str, str]]) -> str:
+    """Which question it is, for messages: how what is judged begins, and how much the judge was to read."""
+    found = _QUESTION.search(question[1]["content"])
+    begins = " ".join(found["text"].split()) if found else ""
+    size = sum(len(message["content"]) for message in question)
+    return f"{begins[:_SHOWN]!r}{'...' if len(begins) > _SHOWN else ''} ({size:,} characters with answer and rubric)"
 
 
 def read_mark(reply: str, scale: int) -> float | None:

@@ -17,6 +17,8 @@ Message = Mapping[str, Any]
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 """Statuses that another try may mend: busy, overloaded, restarting, a proxy without its server."""
+REFUSED = frozenset({400, 413, 422})
+"""Statuses that say something about the question: it is too long, or the server will not talk of it."""
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
 _SHOWN = 300

@@ -74,7 +74,7 @@ def lend(recipe: Recipe, run_dir: RunDir, ranks: Ranks, *, device: str = "", **v
         voice: ``say``, ``beat`` and ``stop`` of :class:`Helpers`.
     """
     wanted = recipe.evaluate is None or any(suite.kind == "reward" for suite in recipe.evaluate.suites)
-    scorer = _Rewards(recipe, run_dir.path / "evaluation", ranks.rank, device).score if wanted else None
+    scorer = _Rewards(recipe, run_dir.path / "evaluation", ranks, device).score if wanted else None
     return Helpers(ranks, scorer=scorer, weights=_weights(recipe), held_out=lambda: held_out_texts(recipe, run_dir), **voice)
 
 
@@ -100,8 +100,9 @@ def held_out_texts(recipe: Recipe, run_dir: RunDir) -> list[str]:
 class _Rewards:
     """The run's rewards, made when they are asked for the first time."""
 
-    def __init__(self, recipe: Recipe, folder: Path, rank: int, device: str) -> None:
-        self._recipe, self._folder, self._rank, self._device = recipe, folder, rank, device
+    def __init__(self, recipe: Recipe, folder: Path, ranks: Ranks, device: str) -> None:
+        self._recipe, self._folder, self._device = recipe, folder, device
+        self._rank, self._share = ranks.rank, ranks.world_size
         self._built: Any = None
 
     def score(
@@ -111,7 +112,7 @@ class _Rewards:
         if self._built is None:
             on_gpu = torch.cuda.is_available() and self._device != "cpu"
             around = Surroundings(device="cuda" if on_gpu else "cpu", marks=self._folder / "marks",
-                                  writer=f"rank-{self._rank:05d}")
+                                  writer=f"rank-{self._rank:05d}", share=self._share)
             self._built = build_rewards(self._recipe, around)
         batch = Batch(prompts, answers, columns, lengths)
         return {reward.name: reward.score(batch) for reward in self._built}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.train.ranks import WarmRanks, logs
-from tests.train.tuning import curve, killed_after_every_step, killed_once, modules, tuning_recipe
+from hpctrain.testing.openai_question import Question
+from hpctrain.testing.openai_server import Fault, OpenAiServer
+from tests.train.ranks import Start, WarmRanks, event_kinds, final_weights, logs
+from tests.train.tuning import SLOWLY, curve, killed_after_every_step, killed_once, modules, tuning_recipe
 
 pytest.importorskip("trl")
 pytest.importorskip("peft")
@@ -90,6 +94,46 @@ def test_killed_run_ends_byte_equal(trainers: WarmRanks, tmp_path: Path, case: s
 def test_kill_after_every_step(trainers: WarmRanks, tmp_path: Path, case: str) -> None:
     """SIGKILL after each step in turn, at a random moment within the next: the final bytes are those of a calm run."""
     killed_after_every_step(trainers, tmp_path, recipe_of(case, tmp_path), modules("rlvr"), within_s=0.2, names=MEASURED)
+
+
+@pytest.mark.slow
+def test_a_judge_that_goes_down_stops_the_run_which_goes_on_when_it_is_back(trainers: WarmRanks, tmp_path: Path) -> None:
+    """The judge is away in mid-run, and all ranks are killed in a later start: the end is a calm run's, byte for byte."""
+    calm, stormy, down, imports = tmp_path / "calm", tmp_path / "stormy", threading.Event(), modules("rlaif")
+
+    def judge(question: Question) -> str:
+        return f"MARK: {zlib.crc32(str(question.messages[-1]['content']).encode()) % 11}"
+
+    with OpenAiServer(judge, key="secret", fault=lambda _: Fault(status=503) if down.is_set() else None) as server:
+        recipe = tuning_recipe(
+            "rlaif", tmp_path, generation={"completions_per_prompt": 4, "max_new_tokens": 6}, checkpoint={"every_steps": 2},
+            training={"global_batch_size": 16, "micro_batch_size": 8, "steps": 8},
+            judge={"url": server.url, "model": "local", "api_key_env": "JUDGE_KEY", "retries": 1, "concurrency": 3})
+        assert [0, 0] == trainers.finish(calm, recipe, 2, modules=imports, JUDGE_KEY="secret"), logs(calm)
+        assert 3 >= server.most_at_once  # of both ranks together
+
+        def until(step: int) -> Start:
+            start = trainers.start(stormy, recipe, 2, modules=imports, JUDGE_KEY="secret", **SLOWLY)
+            start.wait_until(lambda beat: beat.get("step", 0) >= step, timeout_s=120)
+            return start
+
+        first = until(3)
+        down.set()
+        codes = first.wait()
+        assert 19 in codes and 0 not in codes, logs(stormy)
+        down.clear()
+        second = until(5)
+        second.kill()
+        second.wait()
+        assert [0, 0] == trainers.finish(stormy, recipe, 2, modules=imports, JUDGE_KEY="secret"), logs(stormy)
+
+    error = next(text for text in map(Path.read_text, stormy.glob("error-*.json")) if "HTTP status 503" in text)
+    assert f"judge: {server.url}: it answered with HTTP status 503: this fault was asked for (2 tries)" in error
+    assert f"sbatch {stormy}/sbatch.sh" in error
+    assert "Traceback" not in error
+    assert 2 == event_kinds(stormy).count("checkpoint.restored")
+    assert final_weights(calm) == final_weights(stormy)
+    assert curve(calm, MEASURED) == curve(stormy, MEASURED)
 
 
 @pytest.mark.slow

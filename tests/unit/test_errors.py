@@ -11,7 +11,7 @@ from hpctrain.cli.main import invoke
 from hpctrain.errors import HpctrainError
 
 DRAWN_LINE = re.compile(r"^ {4}([│├└─\s]*)(\w+)\s+(\d+)\s+(\S.*)$")
-SHARED = {1: "the base", 4: "two kinds of not found", 5: "Slurm said no"}
+SHARED = {1: "the base", 4: "two kinds of not found", 5: "Slurm said no", 19: "an endpoint said no"}
 """Codes that more than one class may own, and what they have in common."""
 
 

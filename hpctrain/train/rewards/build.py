@@ -55,6 +55,8 @@ class Surroundings:
         marks: folder in which a judge's marks are kept; None keeps none beyond this process.
         writer: name of this process among those that use the folder.
         notify: told in one sentence of what is wrong but goes on.
+        beat: told what is being waited for, about once a second while a judge is asked.
+        share: processes of this node that ask a judge at once.
     """
 
     device: str = "cpu"
@@ -62,6 +64,8 @@ class Surroundings:
     marks: Path | None = None
     writer: str = "marks"
     notify: Callable[[str], None] = lambda _: None
+    beat: Callable[[str], None] = lambda _: None
+    share: int = 1
 
 
 def build_rewards(recipe: Recipe, around: Surroundings | None = None) -> list[NamedReward]:
@@ -88,16 +92,6 @@ def close_rewards(rewards: list[NamedReward]) -> None:
     """End the processes of all."""
     for reward in rewards:
         reward.close()
-
-
-def total(rewards: list[NamedReward], scores: list[list[float | None]]) -> list[float]:
-    """The weighted sum per answer, as a run learns from it; what does not apply to an answer adds nothing.
-
-    Args:
-        scores: what each reward gave.
-    """
-    return [sum(reward.weight * (value or 0.0) for reward, value in zip(rewards, row, strict=True))
-            for row in zip(*scores, strict=True)]
 
 
 def check_columns(recipe: Recipe, names: set[str]) -> None:
@@ -140,7 +134,8 @@ def _judge(judge: Judge | None, around: Surroundings) -> Score:
 
     if judge is None:
         raise RecipeError("a reward of kind 'judge' needs a 'judge' section")
-    return JudgeReward(judge, cache=around.marks, writer=around.writer, notify=around.notify)
+    return JudgeReward(judge, cache=around.marks, writer=around.writer, notify=around.notify, share=around.share,
+                       beat=around.beat)
 
 
 def _code(reward: Reward) -> Score:

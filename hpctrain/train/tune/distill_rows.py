@@ -56,12 +56,14 @@ class Learned:
     Attributes:
         cut_off: answers that the limit of tokens had cut off; to learn them would be to learn to stop anywhere.
         empty: answers without a word.
+        refused: questions that the teacher would not answer.
         held_out: the last so many rows come from questions that are kept out of training.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     cut_off: int = 0
     empty: int = 0
+    refused: int = 0
     held_out: int = 0
 
     @property
@@ -81,21 +83,23 @@ def learned(
     """Rows to learn of questions and answers, in the order of the questions.
 
     Args:
-        answers: for each question a record with ``text`` and ``finished``.
+        answers: for each question a record with ``text`` and ``finished``, or with what it was ``refused`` for.
         held_out: the last so many questions are kept out of training.
     """
     found: list[dict[str, Any]] = []
-    cut_off = empty = outside = 0
+    cut_off = empty = refused = outside = 0
     for number, (row, conversation, answer) in enumerate(zip(rows, asked, answers, strict=True)):
         text = str(answer.get("text", ""))
-        if not answer.get("finished", True):
+        if answer.get("refused"):
+            refused += 1
+        elif not answer.get("finished", True):
             cut_off += 1
         elif not text.strip():
             empty += 1
         else:
             found.append(learned_row(row, conversation, text))
             outside += number >= len(rows) - held_out
-    return Learned(found, cut_off, empty, outside)
+    return Learned(found, cut_off, empty, refused, outside)
 
 
 def last_answer_begins(labels: Sequence[int], ignored: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hpctrain.errors import RecipeError
+from hpctrain.errors import EndpointError, RecipeError
 from hpctrain.train.rewards.batch import Batch
 from hpctrain.train.rewards.build import NamedReward, Surroundings, build_rewards, check_columns, close_rewards
 from hpctrain.train.tune.context import TuneContext
@@ -93,9 +93,14 @@ def _function(reward: NamedReward, context: TuneContext, samples: SampleLog) -> 
         state = rows.get("trainer_state")
         columns = {name: values for name, values in rows.items() if name not in _NOT_COLUMNS}
         batch = Batch(prompts, completions, columns, [len(ids) for ids in completion_ids])
-        scores = reward.score(batch)
+        try:
+            scores = reward.score(batch)
+        except EndpointError as error:
+            raise EndpointError(error.message, where=error.where, hint=error.advice or (
+                "start it again, and then the run, which goes on from its newest checkpoint: "
+                f"sbatch {context.run_dir.path}/sbatch.sh")) from None
         samples.add(getattr(state, "global_step", 0), reward.name, batch, scores)
-        context.heartbeat.beat("step")
+        context.heartbeat.beat("step", detail="waiting for the other ranks' rewards")
         return scores
 
     function.__name__ = reward.name  # its name in trl's metrics
@@ -106,7 +111,8 @@ def _surroundings(context: TuneContext) -> Surroundings:
     bf16 = context.training.precision == "bf16" and context.place.device.type != "cpu"
     return Surroundings(
         device=str(context.place.device), dtype="bfloat16" if bf16 else "float32", marks=context.run_dir.cache / "marks",
-        writer=f"rank-{context.place.rank:05d}", notify=context.report.say,
+        writer=f"rank-{context.place.rank:05d}", notify=context.report.say, share=context.environment.local_world_size,
+        beat=lambda detail: context.heartbeat.beat("step", detail=detail),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpctrain.endpoint.client import Client
-from hpctrain.endpoint.judge import Marker, judge_marks
+from hpctrain.endpoint.judge import Marker
 from hpctrain.endpoint.judge_text import (
     as_text,
     depends_on_order,
@@ -20,7 +20,7 @@ from hpctrain.endpoint.judge_text import (
 )
 from hpctrain.errors import EndpointError
 from hpctrain.recipe.schema_method import Judge
-from hpctrain.testing.openai_question import Question
+from hpctrain.testing.openai_question import Question, RefusedError
 from hpctrain.testing.openai_scripted import SCRIPTS
 from hpctrain.testing.openai_server import OpenAiServer
 
@@ -158,12 +158,38 @@ def test_a_judge_that_gives_no_marks_stops_the_run() -> None:
         marker(server).marks(["q"] * 10, [str(n) for n in range(10)])
 
 
-def test_one_call_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """judge_marks reads the key from the environment and returns the marks."""
-    monkeypatch.setenv("KEY", KEY)
-    with OpenAiServer(scripted, key=KEY) as server:
+def test_a_question_that_the_judge_refuses_has_no_mark_and_is_named() -> None:
+    """One answer is too long for the judge: it counts 0, is told with the refusal, and is asked about once."""
+    told: list[str] = []
+
+    def small(question: Question) -> str:
+        if "long answer" in str(question.messages):
+            raise RefusedError("at most 4096 tokens")
+        return "MARK: 5"
+
+    with OpenAiServer(small, key=KEY) as server:
         judge = Judge(url=server.url, model="local", api_key_env="KEY")
-        assert [1.0, 0.0] == judge_marks(judge, ["2 + 3 = ?"] * 2, ["5", "4"])
+        marks = Marker(judge, client=Client(judge, env={"KEY": KEY}), notify=told.append)
+        for _ in range(2):
+            assert [0.5] * 9 + [0.0] == marks.marks(["Which?"] * 10, [f"good {n}" for n in range(9)] + ["long answer"])
+
+    assert (10, 10, 2) == (server.requests, marks.asked, marks.refused)
+    assert 1 == len(told)
+    assert "about 'Which?' (" in told[0]
+    assert "HTTP status 400: at most 4096 tokens" in told[0]
+
+
+def test_a_judge_that_refuses_most_questions_stops_the_run() -> None:
+    """The error names one of them, the judge's words and what to do."""
+    def never(_: Question) -> str:
+        raise RefusedError("at most 9 tokens")
+
+    with OpenAiServer(never, key=KEY) as server, pytest.raises(EndpointError, match="at most 9 tokens") as caught:
+        marker(server).marks(["Which?"] * 10, [str(n) for n in range(10)])
+
+    assert "10 of the last 10 questions have no mark, such as this: the judge refuses the question about 'Which?'" in str(
+        caught.value)
+    assert "--max-model-len" in caught.value.advice
 
 
 def test_a_pair_is_asked_about_with_both_answers() -> None:

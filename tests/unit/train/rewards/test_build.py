@@ -11,7 +11,7 @@ from hpctrain.errors import RecipeError
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.schema_method import Reward
 from hpctrain.train.rewards.batch import Batch, text_of
-from hpctrain.train.rewards.build import build_rewards, check_columns, close_rewards, total
+from hpctrain.train.rewards.build import build_rewards, check_columns, close_rewards
 
 
 def recipe(*rewards: dict[str, Any], **values: Any) -> Recipe:
@@ -63,8 +63,8 @@ def test_a_pattern_that_never_ends() -> None:
     assert time.monotonic() - started < 20
 
 
-def test_names_and_sums() -> None:
-    """Two of a kind get different names; the sum is weighted, and what does not apply adds nothing."""
+def test_names_and_what_does_not_apply() -> None:
+    """Two of a kind get different names; a row without an answer is not judged."""
     built = build_rewards(recipe(
         {"kind": "regex", "pattern": "a"}, {"kind": "regex", "pattern": "b", "weight": 0.5}, {"kind": "math"}))
     batch = Batch(["?", "?"], ["ab 1", "b"], {"answer": ["1", None]})
@@ -73,7 +73,6 @@ def test_names_and_sums() -> None:
 
     assert [reward.name for reward in built] == ["regex", "regex_2", "math"]
     assert scores == [[1.0, 0.0], [1.0, 1.0], [1.0, None]]
-    assert total(built, scores) == [2.5, 0.5]
 
 
 def test_columns_are_looked_for() -> None:
