@@ -33,12 +33,12 @@ IN_MEMORY = {
 
 
 class Drill:
-    """A quickstart job, to be broken."""
+    """A job of the quickstart, or of another recipe, to be broken."""
 
-    def __init__(self, folder: Path, env: dict[str, str], sets: dict[str, object]) -> None:
+    def __init__(self, folder: Path, env: dict[str, str], sets: dict[str, object], recipe: str = "quickstart") -> None:
         self.env = {**env, "HPCTRAIN_RUNS_DIR": str(folder / "runs"), "XDG_CONFIG_HOME": "/nonexistent"}
         words = [word for key, value in {**IN_MEMORY, **sets}.items() for word in ("--set", f"{key}={json.dumps(value)}")]
-        made = self.command("submit", "quickstart", "-o", "json", *words)
+        made = self.command("submit", recipe, "-o", "json", *words)
         assert made.returncode == 0, made.stderr
         submission = json.loads(made.stdout)["submission"]
         self.job_id, self.run_dir = int(submission["job_id"]), RunDir(Path(submission["run_dir"]))
@@ -98,11 +98,11 @@ class Drill:
 
 @pytest.fixture
 def begin(tmp_path: Path, cluster_env: dict[str, str]) -> Iterator[Callable[..., Drill]]:
-    """Submit a quickstart with some values replaced; its job is ended with the test."""
+    """Submit a recipe with some values replaced; its job is ended with the test."""
     made: list[Drill] = []
 
-    def build(**sets: object) -> Drill:
-        made.append(Drill(tmp_path, cluster_env, {key.replace("__", "."): value for key, value in sets.items()}))
+    def build(recipe: str = "quickstart", **sets: object) -> Drill:
+        made.append(Drill(tmp_path, cluster_env, {key.replace("__", "."): value for key, value in sets.items()}, recipe))
         return made[-1]
 
     yield build
@@ -118,12 +118,12 @@ def trainers() -> Iterator[WarmRanks]:
     server.close()
 
 
-def uninterrupted(trainers: WarmRanks, drill: Drill, folder: Path) -> bytes:
+def uninterrupted(trainers: WarmRanks, drill: Drill, folder: Path, modules: tuple[str, ...] = ()) -> bytes:
     """Final weights of the same recipe, trained by ranks that nobody kills."""
     recipe: dict[str, Any] = json.loads(drill.run_dir.resolved_json.read_text())
     recipe["checkpoint"]["ram"]["enabled"] = False
     recipe["checkpoint"]["peer"] = False
-    assert [0] * 4 == trainers.finish(folder / "calm", recipe), logs(folder / "calm")
+    assert [0] * 4 == trainers.finish(folder / "calm", recipe, modules=modules), logs(folder / "calm")
     return final_weights(folder / "calm")
 
 
