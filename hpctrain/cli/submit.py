@@ -77,7 +77,7 @@ def run(recipe: str, sets: tuple[str, ...], output: str) -> int:
 
     settings = load_settings()
     try:
-        choose(settings)
+        choose(settings, lasting=True)
     except SlurmMissingError:
         return _run_until_told_to_end(recipe, sets, settings, output)
     return _run_here(recipe, sets, settings, output, own_cluster=False)
@@ -129,12 +129,13 @@ def _run_until_told_to_end(recipe: str, sets: tuple[str, ...], settings: Setting
 def _run_on_own_cluster(recipe: str, sets: tuple[str, ...], settings: Settings, output: str) -> int:
     """Bring a cluster up that is as large as the recipe, run there, take it down whatever happened."""
     from hpctrain.devcluster.cluster import Clusters
+    from hpctrain.devcluster.state import name_for_one_run
     from hpctrain.recipe.resolve import resolve
     from hpctrain.submit.run import undisturbed
 
     resources = resolve(recipe, sets, settings).recipe.resources  # before minutes are spent on a misspelt recipe
     clusters = Clusters(say=say)
-    name = f"run-{os.getpid()}"
+    name = name_for_one_run(os.getpid())
     say(f"there is no Slurm here: making private cluster '{name}' for this run")
     try:
         clusters.up(name, nodes=resources.nodes + resources.spares, gpus_per_node=max(resources.gpus_per_node, 1))

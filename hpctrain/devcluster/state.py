@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from hpctrain.files import write_json_atomic
 
 __all__ = [
     "DEFAULT_NAME", "ClusterInfo", "Layout", "Spec", "check_name", "daemon_pid", "describe", "find_cluster",
-    "known_clusters", "layout_of", "load_spec", "running_clusters", "save_spec", "state_root",
+    "is_for_one_run", "known_clusters", "layout_of", "load_spec", "name_for_one_run", "running_clusters", "save_spec",
+    "state_root",
 ]
 
 RECORD_VERSION = 1
@@ -131,6 +133,16 @@ def known_clusters(root: Path | None = None) -> list[ClusterInfo]:
 def running_clusters() -> list[ClusterInfo]:
     """The private clusters of this user whose controller runs, by name."""
     return [cluster for cluster in known_clusters() if cluster.slurmctld_pid is not None]
+
+
+def name_for_one_run(pid: int) -> str:
+    """The name of a cluster that a process makes for its own run, and takes down with it."""
+    return f"run-{pid}"
+
+
+def is_for_one_run(name: str) -> bool:
+    """Whether a cluster goes away with the run that it was made for."""
+    return re.fullmatch(r"run-\d+", name) is not None
 
 
 def find_cluster(name: str) -> ClusterInfo:

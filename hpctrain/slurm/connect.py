@@ -82,12 +82,15 @@ def choose(
     *,
     clusters: Callable[[], Sequence[ClusterInfo]] = state.running_clusters,
     site_configs: Sequence[str] | None = None,
+    lasting: bool = False,
 ) -> Choice:
     """Decide which cluster to use; see the module's docstring for the order.
 
     Args:
         clusters: lists the private clusters that are up.
         site_configs: files whose existence means that the site has a Slurm.
+        lasting: for a job that is to be submitted: the cluster that a 'hpctrain run' made for itself goes away with that
+            run, and counts only where it was named.
 
     Raises:
         SlurmMissingError, NotFoundError, ClusterError, UsageError: as :func:`connect`.
@@ -107,7 +110,7 @@ def choose(
     for path in _site_configs() if site_configs is None else site_configs:
         if Path(path).exists():
             return Choice("site", "", "", f"{path} exists")
-    return _only_private(clusters()) or _site_by_itself(env)
+    return _only_private(clusters(), lasting=lasting) or _site_by_itself(env)
 
 
 def _from_conf(conf: str, why: str, clusters: Sequence[ClusterInfo]) -> Choice:
@@ -132,7 +135,9 @@ def _site_configs() -> tuple[str, ...]:
     return (*SITE_CONFIGS, str(prefix / "etc/slurm.conf"), str(prefix / "etc/slurm/slurm.conf"))
 
 
-def _only_private(clusters: Sequence[ClusterInfo]) -> Choice | None:
+def _only_private(clusters: Sequence[ClusterInfo], *, lasting: bool) -> Choice | None:
+    stay = [cluster for cluster in clusters if not state.is_for_one_run(cluster.name)]
+    clusters = stay or ([] if lasting else clusters)
     if not clusters:
         return None
     chosen = clusters[0] if len(clusters) == 1 else next((c for c in clusters if c.name == state.DEFAULT_NAME), None)

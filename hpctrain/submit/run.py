@@ -316,7 +316,7 @@ def connect_site(
     from hpctrain.slurm.connect import choose, connect
     from hpctrain.watchdog.config import parse
 
-    choice = choose(settings)
+    choice = choose(settings, lasting=True)
     slurm = connect(settings, clock=clock, announce=announce)
     site = Site(None, clock, python, user, host, command_line=tuple(command_line))
     status_dir = parse(settings.watchdog, where="config.toml").spool_dir

@@ -79,6 +79,17 @@ def test_default_wins_among_several_private_clusters() -> None:
     assert pick({}, cluster("dev"), cluster("default")).cluster == "default"
 
 
+def test_a_job_is_not_given_to_the_cluster_of_another_run() -> None:
+    """What 'hpctrain run' made for itself goes away with that run: others look there, but submit nothing to it."""
+    theirs, mine = cluster("run-4711"), cluster("run-my-own")
+    env = {"PATH": os.environ["PATH"]}
+    assert pick(env, theirs).cluster == "run-4711"
+    assert pick(env, theirs, mine).cluster == "run-my-own"
+    with pytest.raises(SlurmMissingError):
+        choose(SETTINGS, env, clusters=lambda: [theirs], site_configs=(), lasting=True)
+    assert choose(SETTINGS, env, clusters=lambda: [theirs, mine], site_configs=(), lasting=True).cluster == "run-my-own"
+
+
 def test_several_private_clusters_must_be_told_apart() -> None:
     """Without a default the user chooses; the error lists them."""
     with pytest.raises(UsageError, match="alpha, beta") as caught:
