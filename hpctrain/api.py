@@ -209,7 +209,7 @@ def make_context(
     from hpctrain.clock import SystemClock
     from hpctrain.errors import ClusterError, NotFoundError, SlurmMissingError
     from hpctrain.settings_file import load_settings
-    from hpctrain.slurm.connect import connect
+    from hpctrain.slurm.connect import SeveralClustersError, connect
 
     settings, clock = load_settings(), SystemClock()
     if slurm_timeout_s is not None:
@@ -219,8 +219,9 @@ def make_context(
     try:
         slurm = connect(settings, clock=clock, announce=announce, long_lived=long_lived)
         return Context(settings, slurm, clock)
-    except (SlurmMissingError, ClusterError, NotFoundError) as error:
-        # A private cluster that was named and is stopped or gone leaves its runs' files, which are still to be read.
+    except (SlurmMissingError, ClusterError, NotFoundError, SeveralClustersError) as error:
+        # A private cluster that was named and is stopped or gone leaves its runs' files, which are still to be read. So do
+        # the clusters of several 'hpctrain run' at once.
         return Context(settings, None, clock, error.message, error)
 
 

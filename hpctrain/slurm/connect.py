@@ -25,6 +25,10 @@ SITE_CONFIGS = ("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/run/slu
 COMMANDS = ("sbatch", "squeue", "scontrol", "scancel")
 
 
+class SeveralClustersError(UsageError):
+    """Several private clusters are up, and none was named."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The cluster that was chosen, and why.
@@ -143,7 +147,7 @@ def _only_private(clusters: Sequence[ClusterInfo], *, lasting: bool) -> Choice |
     chosen = clusters[0] if len(clusters) == 1 else next((c for c in clusters if c.name == state.DEFAULT_NAME), None)
     if chosen is None:
         names = ", ".join(cluster.name for cluster in clusters)
-        raise UsageError(
+        raise SeveralClustersError(
             f"several private clusters are up: {names}",
             hint="choose one with 'hpctrain --cluster NAME ...' or HPCTRAIN_CLUSTER=NAME",
         )
