@@ -58,10 +58,12 @@ def validate(source: str, sets: tuple[str, ...], format_: str, output: str) -> i
     first rows only.
     """
     from hpctrain.data.check import check_all, needed_fields, require_good
+    from hpctrain.recipe.chat_template import chat_template
 
     target = _target(source, sets, format_)
     needed = needed_fields(target.recipe) if target.recipe else {}
-    found = check_all(target.data, target.method, needed=needed)
+    template = chat_template(target.recipe) if target.recipe else None
+    found = check_all(target.data, target.method, needed=needed, template=template)
     if output == "json":
         print_json("data", {"source": source, "valid": bool(found.rows) and not found.bad_rows, **found.to_json()})
         return 0 if found.rows and not found.bad_rows else 3

@@ -10,6 +10,7 @@ from typing import Any
 from hpctrain.data.files import HINT, BadRow, Row
 from hpctrain.data.read import resolve_format, scan, validation_rows
 from hpctrain.errors import MissingDependencyError, RecipeError
+from hpctrain.recipe.chat_template import ChatTemplate, chat_template
 from hpctrain.recipe.rewards import NEEDS_FIELD
 from hpctrain.recipe.schema import Data, Recipe
 from hpctrain.recipe.schema_method import REINFORCED
@@ -66,14 +67,15 @@ def needed_fields(recipe: Recipe) -> dict[str, str]:
 
 
 def check_all(
-    data: Data, method: str = "", *, needed: Mapping[str, str] | None = None, per_file: int | None = None,
-    at_most: int | None = None,
+    data: Data, method: str = "", *, needed: Mapping[str, str] | None = None, template: ChatTemplate | None = None,
+    per_file: int | None = None, at_most: int | None = None,
 ) -> Outcome:
     """Look at every row.
 
     Args:
         method: what it is for; "" for any.
         needed: from :func:`needed_fields`.
+        template: what conversations will be written with, where it is known.
         per_file: look at the first so many of each file only.
         at_most: look at no more than so many in all.
 
@@ -84,7 +86,7 @@ def check_all(
     found = Outcome(resolve_format(data, method))
     for item in islice(scan(data, found.format, per_file=per_file), at_most):
         found.rows += 1
-        bad = item if isinstance(item, BadRow) else _lacking(item, needed or {})
+        bad = item if isinstance(item, BadRow) else _lacking(item, needed or {}) or _unwritten(item, template)
         if bad is not None:
             found.bad_rows += 1
             if len(found.problems) < LISTED:
@@ -115,7 +117,8 @@ def check_before_submission(recipe: Recipe) -> list[str]:
 
     per_file = max(1, LOOK_AT // max(1, len(source_files(data))))
     try:
-        found = check_all(data, recipe.method, needed=needed_fields(recipe), per_file=per_file, at_most=LOOK_AT)
+        found = check_all(data, recipe.method, needed=needed_fields(recipe), template=chat_template(recipe),
+                          per_file=per_file, at_most=LOOK_AT)
     except MissingDependencyError as error:
         return [f"the data was not checked: {error.message}"]
     if found.problems:
@@ -145,6 +148,11 @@ def _lacking(row: Row, needed: Mapping[str, str]) -> BadRow | None:
             keys = ", ".join(map(str, list(row.values)[:8]))
             return BadRow(f"has no {name!r}, which {why} compares with (its keys: {keys})", row.where)
     return None
+
+
+def _unwritten(row: Row, template: ChatTemplate | None) -> BadRow | None:
+    problem = template.row_problem(row.values) if template is not None else None
+    return BadRow(problem, row.where, "set chat.template to a jinja file that writes such rows") if problem else None
 
 
 def _characters(value: Any) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from hpctrain.recipe.model_files import model_problems, template_problems
+from hpctrain.recipe.model_files import model_problems, template_problems, tokenizer_problems
 from hpctrain.recipe.node import Path as Place
 from hpctrain.recipe.problem import Problem, shown
 from hpctrain.recipe.reward_files import function_problems, missing_rewards
@@ -21,7 +21,8 @@ DATA_SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".parquet")
 def missing_files(recipe: Recipe) -> list[Problem]:
     """One problem per local file or directory that a recipe (with absolute paths) names and that is not there."""
     problems = [*_data(recipe), *_model(recipe), *_program(recipe), *_image(recipe)]
-    return [*problems, *missing_rewards(recipe), *template_problems(recipe), *_suites(recipe), *_packages(recipe)]
+    return [*problems, *missing_rewards(recipe), *tokenizer_problems(recipe), *template_problems(recipe), *_suites(recipe),
+            *_packages(recipe)]
 
 
 def data_files(pattern: str) -> list[Path]:

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hpctrain.recipe.chat_template import chat_template
 from hpctrain.recipe.node import Path as Place
 from hpctrain.recipe.problem import Problem
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.schema_method import TUNING
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "hpctrain_tokenizer.json", "vocab.json",
+               "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
+_LENGTH_BYTES = 8
+"""At the beginning of a safetensors file: the length of its header."""
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -26,21 +31,41 @@ def model_problems(folder: Path, place: Place, *, weights: bool) -> Iterator[Pro
         yield from _adapter(folder, place)
     elif not (folder / "config.json").is_file():
         yield Problem(place, f"{folder} holds no config.json, so it is no transformers model")
+    elif not isinstance(_read(folder / "config.json").get("model_type"), str):
+        yield Problem(place, f"{folder}/config.json names no 'model_type', or is no JSON: it is damaged")
     elif weights:
         yield from _weights(folder, place)
 
 
+def tokenizer_problems(recipe: Recipe) -> Iterator[Problem]:
+    """A local directory that the tokenizer is taken from and that holds none."""
+    path, place = recipe.tokenizer.path, ("tokenizer", "path")
+    if path is None and recipe.model and recipe.method not in (None, "pretrain"):
+        path, place = recipe.model.path, ("model", "path")
+    if recipe.tokenizer.kind == "bytes" or path is None or not Path(path).is_absolute() or not Path(path).is_dir():
+        return
+    folder = Path(path)
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        yield Problem(place, f"{folder} holds no tokenizer (none of {', '.join(_TOKENIZERS[:3])}, ...)",
+                      hint="copy the tokenizer's files beside the weights, or set tokenizer.path to where they are")
+
+
 def template_problems(recipe: Recipe) -> Iterator[Problem]:
-    """A chat template that is named and not there, or needed and not there."""
+    """A chat template that is named and not there, needed and not there, or no jinja."""
     named = recipe.chat.template
     if named is not None and not Path(named).is_file():
         yield Problem(("chat", "template"), f"no such file: {named}")
+        return
+    template = chat_template(recipe)
+    if broken := template.syntax_problem() if template is not None else "":
+        yield Problem(("chat", "template"), broken, hint="mend the file, or set chat.template to one that works")
+        return
     folder = Path(recipe.tokenizer.path or (recipe.model.path if recipe.model else None) or "")
     if named is not None or recipe.method not in TUNING or recipe.tokenizer.kind == "bytes" or not folder.is_absolute():
         return
     made = recipe.data is not None and recipe.data.source in ("docstring-questions", "arithmetic")
     talks = recipe.data is not None and (recipe.data.format == "chat" or made)
-    if talks and folder.is_dir() and not _has_template(folder):
+    if talks and template is not None and not template.texts:
         yield Problem(
             ("chat", "template"), f"the tokenizer in {folder} has no chat template, and the data holds conversations",
             hint="set chat.template to a jinja file, or start from a model that was tuned for chat")
@@ -55,26 +80,50 @@ def _adapter(folder: Path, place: Place) -> Iterator[Problem]:
 
 
 def _weights(folder: Path, place: Place) -> Iterator[Problem]:
-    if any((folder / name).is_file() for name in _WEIGHTS):
+    whole = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if whole is not None:
+        yield from _cut_off([whole], folder, place)
         return
     index = next((folder / name for name in _INDICES if (folder / name).is_file()), None)
     if index is None:
         yield Problem(place, f"{folder} holds no weights (neither {_WEIGHTS[0]} nor {_INDICES[0]})")
         return
     named = _read(index).get("weight_map")
-    files = sorted(set(named.values())) if isinstance(named, dict) else []
-    missing = [name for name in files if not (folder / str(name)).is_file()]
+    files = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
+    if not files:
+        yield Problem(place, f"{index} names no files of weights: it is damaged")
+    missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         yield Problem(place, f"{folder} is incomplete: {len(missing)} of {len(files)} files of weights are missing, "
                              f"the first is {missing[0]}")
+    else:
+        yield from _cut_off([folder / name for name in files], folder, place)
 
 
-def _has_template(folder: Path) -> bool:
-    if (folder / "hpctrain_tokenizer.json").is_file():
-        return True  # of bytes, which brings its own
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
-        return True
-    return bool(_read(folder / "tokenizer_config.json").get("chat_template"))
+def _cut_off(files: list[Path], folder: Path, place: Place) -> Iterator[Problem]:
+    """Files that are shorter than they say themselves, such as after a copy that broke off."""
+    for file in files:
+        wanted, size = _size_wanted(file), file.stat().st_size
+        if wanted is not None and size < wanted:
+            yield Problem(place, f"{folder} is incomplete: {file.name} holds {size:,} of {wanted:,} bytes: copy it again")
+            return
+
+
+def _size_wanted(file: Path) -> int | None:
+    """Bytes of a safetensors file by its own header; None where it has none that can be read."""
+    if file.suffix != ".safetensors":
+        return 1
+    try:
+        with file.open("rb") as reader:
+            start = reader.read(_LENGTH_BYTES)
+            length = int.from_bytes(start, "little")
+            if len(start) < _LENGTH_BYTES or length > file.stat().st_size:
+                return _LENGTH_BYTES + max(length, 1) if len(start) == _LENGTH_BYTES else _LENGTH_BYTES
+            header = json.loads(reader.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return _LENGTH_BYTES + length + max(ends, default=0)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -52,6 +52,15 @@ def test_what_cannot_work_is_named(sections: dict[str, Any], key: str, says: str
     assert says in problems[0].message
 
 
+CONFIG = '{"model_type": "llama"}'
+
+
+def tensors(size: int) -> bytes:
+    """A file of weights: one tensor of so many bytes."""
+    header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
 def about_model(folder: Path, **sections: Any) -> list[str]:
     """What is said about a model directory and its tokenizer."""
     data = folder.parent / "rows.jsonl"
@@ -67,21 +76,32 @@ def test_an_incomplete_model_is_seen_before_it_is_loaded(tmp_path: Path) -> None
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     assert "no config.json" in about_model(folder)[0]
     (folder / "config.json").write_text("{}")
+    assert "names no 'model_type', or is no JSON" in about_model(folder)[0]
+    (folder / "config.json").write_text(CONFIG)
     assert "holds no weights" in about_model(folder)[0]
+    assert "holds no tokenizer" in about_model(folder)[1]
+    (folder / "tokenizer.json").write_text("{}")
     weights = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(weights))
-    (folder / "1.safetensors").write_text("")
+    (folder / "1.safetensors").write_bytes(tensors(40))
     assert "1 of 2 files of weights are missing, the first is 2.safetensors" in about_model(folder)[0]
-    (folder / "2.safetensors").write_text("")
+    (folder / "2.safetensors").write_bytes(tensors(40)[:-1])
+    assert f"2.safetensors holds {len(tensors(40)) - 1} of {len(tensors(40))} bytes" in about_model(folder)[0]
+    (folder / "2.safetensors").write_bytes(b"")
+    assert "2.safetensors holds 0 of" in about_model(folder)[0]
+    (folder / "2.safetensors").write_bytes(tensors(40))
     assert [] == about_model(folder)
+    (folder / "model.safetensors.index.json").write_text("{")
+    assert "names no files of weights" in about_model(folder)[0]
 
 
 def test_a_tokenizer_without_chat_template_is_seen_before_it_is_needed(tmp_path: Path) -> None:
     """Conversations and a tokenizer without a chat template do not go together, unless the recipe names a template."""
     folder, template = tmp_path / "model", tmp_path / "own.jinja"
     folder.mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer_config.json"):
-        (folder / name).write_text("{}")
+    (folder / "config.json").write_text(CONFIG)
+    (folder / "model.safetensors").write_bytes(tensors(8))
+    (folder / "tokenizer_config.json").write_text("{}")
     assert "no chat template" in about_model(folder)[0]
     assert "no such file" in about_model(folder, chat={"template": str(template)})[0]
     template.write_text("{{ messages }}")
@@ -95,6 +115,7 @@ def test_an_adapter_needs_its_model(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()
     (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "tokenizer.json").write_text("{}")
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))
     said = about_model(folder)
     assert "adapter_model.safetensors is missing" in said[0]
