@@ -58,13 +58,18 @@ def load_model(
         raise NotFoundError(f"transformers cannot load it: {first_line(error)}", where=directory.path) from None
 
 
-def greedy(*, max_new_tokens: int, ends: Sequence[int], padding: int) -> Any:
-    """Settings of ``generate()``: the most likely token each time, whatever the model's own settings say."""
+def generation(*, max_new_tokens: int, ends: Sequence[int], padding: int, temperature: float = 0.0) -> Any:
+    """Settings of ``generate()``, whatever the model's own settings say.
+
+    Args:
+        temperature: 0 takes the most likely token each time; else tokens are drawn from all of them.
+    """
     import transformers
 
+    drawn = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
     settings: Any = transformers.GenerationConfig  # untyped
-    return settings(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=list(ends),
-                    pad_token_id=padding)
+    return settings(max_new_tokens=max_new_tokens, num_beams=1, eos_token_id=list(ends), pad_token_id=padding,
+                    do_sample=bool(drawn), **drawn)
 
 
 def _whole(path: str, directory: ModelDirectory, options: dict[str, Any]) -> Any:

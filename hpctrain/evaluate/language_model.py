@@ -1,7 +1,7 @@
 """A model that is measured: it writes, it says how likely a text is, it marks answers (adapter over ``torch``).
 
-Everything is greedy and in evaluation mode, so that the same model gives the same
-numbers; a batch of another shape may differ in the last bits.
+Everything is in evaluation mode, and greedy or drawn from a fixed seed, so that the same model gives the same numbers; a
+batch of another shape may differ in the last bits.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from hpctrain.errors import HpctrainError, RecipeError
 from hpctrain.evaluate.batching import batches
 from hpctrain.evaluate.codec import Codec, Tools, codec_of, prompt_tokens
 from hpctrain.evaluate.examples import Prompt
-from hpctrain.evaluate.hugging_face import greedy, load_model
+from hpctrain.evaluate.hugging_face import generation, load_model
 from hpctrain.evaluate.model_directory import ModelDirectory, inspect
 
 Progress = Callable[[int, int], None]
 """Told how many of how many rows are done; it may raise, which ends the measuring."""
+_SEED = 20_260
+"""Of answers that are drawn: any fixed number."""
 NO_LIMIT = 4096
 """Tokens of a text where the architecture names no longest one."""
 
@@ -114,13 +116,14 @@ class LanguageModel:
     @torch.inference_mode()
     def generate(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int, tools: Sequence[Tools] | None = None,
-        progress: Progress | None = None,
+        progress: Progress | None = None, temperature: float = 0.0,
     ) -> list[str]:
-        """What the model writes after each prompt, up to its end of text; the most likely token each time.
+        """What the model writes after each prompt, up to its end of text.
 
         Args:
             max_new_tokens: of one answer at most; a prompt that leaves less room than that loses its beginning.
             tools: definitions for the chat template, by prompt.
+            temperature: 0 takes the most likely token each time; else tokens are drawn, the same each time.
 
         Raises:
             RecipeError: it is a reward model; or prompts are conversations and there is no chat template.
@@ -132,17 +135,21 @@ class LanguageModel:
                  for index, prompt in enumerate(prompts)]
         answers = [""] * len(asked)
         done = 0
-        for batch in batches([len(tokens) + max_new_tokens for tokens in asked], self._batch_size):
-            inputs = self._padded([asked[index] for index in batch], left=True)
-            width = inputs["input_ids"].shape[1]
-            options = greedy(max_new_tokens=min(max_new_tokens, max(1, self.longest - width)), ends=sorted(self._ends),
-                             padding=self.codec.padding)
-            written = self.model.generate(**inputs, generation_config=options)[:, width:].tolist()
-            for tokens, index in zip(written, batch, strict=True):
-                answers[index] = self.codec.decode(_until_end(tokens, self._ends))
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(asked))
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_SEED)
+            for batch in batches([len(tokens) + max_new_tokens for tokens in asked], self._batch_size):
+                inputs = self._padded([asked[index] for index in batch], left=True)
+                width = inputs["input_ids"].shape[1]
+                most = min(max_new_tokens, max(1, self.longest - width))
+                options = generation(max_new_tokens=most, ends=sorted(self._ends), padding=self.codec.padding,
+                                     temperature=temperature)
+                written = self.model.generate(**inputs, generation_config=options)[:, width:].tolist()
+                for tokens, index in zip(written, batch, strict=True):
+                    answers[index] = self.codec.decode(_until_end(tokens, self._ends))
+                done += len(batch)
+                if progress is not None:
+                    progress(done, len(asked))
         return answers
 
     @torch.inference_mode()

@@ -197,6 +197,11 @@ class Suite(Strict):
     """Rows at most."""
     max_new_tokens: int = Field(default=128, ge=1, le=2**20)
     """Longest answer that is asked for."""
+    samples: int = Field(default=1, ge=1, le=1024)
+    """For ``accuracy`` and ``reward``: answers to each row. 1: the most likely one; more: so many are drawn, and their mean
+    counts (avg@k)."""
+    temperature: float = Field(default=1.0, gt=0, le=10)
+    """Of answers that are drawn, as in ``generation``."""
 
 
 class Evaluate(Strict):

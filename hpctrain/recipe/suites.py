@@ -41,7 +41,7 @@ def parse_suite(text: str) -> Suite:
         elif key in values:
             raise UsageError(f"--suite {text}: {key!r} is given twice")
         else:
-            values[key] = _number_or_truth(value) if key in ("limit", "max_new_tokens", "pairwise") else value
+            values[key] = _number_or_truth(value) if key in ("limit", "max_new_tokens", "pairwise", "samples") else value
     return _suite(values, text)
 
 
@@ -106,6 +106,10 @@ def suite_problem(suite: Suite) -> str:
     for key, kind in _BELONGS.items():
         if suite.kind != kind and getattr(suite, key) != Suite.model_fields[key].get_default(call_default_factory=True):
             return f"'{key}' belongs to kind '{kind}', but the kind is '{suite.kind}'"
+    if suite.samples > 1 and suite.kind not in ("accuracy", "reward"):
+        return f"'samples' belongs to kinds 'accuracy' and 'reward', but the kind is '{suite.kind}'"
+    if suite.samples == 1 and suite.temperature != Suite.model_fields["temperature"].default:
+        return "'temperature' is that of answers that are drawn: say how many with samples, such as samples=4"
     if suite.kind == "harness" and suite.paths:
         return "'harness' brings its own data; paths have no meaning for it"
     return ""

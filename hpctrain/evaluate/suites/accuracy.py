@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from hpctrain.evaluate.answers import is_right
 from hpctrain.evaluate.codec import pair_tokens
+from hpctrain.evaluate.draws import answers_to
 from hpctrain.evaluate.examples import Pair, answers_of, choices_of, prompt_of, prompt_text, right_choice, tools_of
 from hpctrain.evaluate.measures import Measure, mean
 from hpctrain.evaluate.task import Record, SetRow, Task, of_row
 
 
 def measure(task: Task) -> list[Record]:
-    """One record per row: what the model answered, and whether that was right.
+    """One record per row: what the model answered, and whether that was right; of several answers the share that was.
 
     Raises:
         RecipeError: a row has no prompt or no right answer.
@@ -34,12 +35,14 @@ def _write(task: Task, rows: Sequence[SetRow]) -> list[Record]:
     prompts = [of_row(row, prompt_of) for row in rows]
     wanted = [of_row(row, answers_of) for row in rows]
     tools = [of_row(row, tools_of) for row in rows]
-    answers = task.model.generate(prompts, max_new_tokens=task.suite.max_new_tokens, tools=tools, progress=task.progress)
-    return [
-        {"row": row.number, "prompt": prompt_text(prompt), "answer": answer, "expected": " | ".join(right),
-         "right": any(is_right(answer, one, task.suite.match) for one in right)}
-        for row, prompt, right, answer in zip(rows, prompts, wanted, answers, strict=True)
-    ]
+    records = []
+    for row, prompt, right, answers in zip(rows, prompts, wanted, answers_to(task, prompts, tools), strict=True):
+        each = [any(is_right(answer, one, task.suite.match) for one in right) for answer in answers]
+        records.append({
+            "row": row.number, "prompt": prompt_text(prompt), "answer": answers[0], "expected": " | ".join(right),
+            "right": each[0] if len(each) == 1 else sum(each) / len(each),
+        })
+    return records
 
 
 def _choose(task: Task, rows: Sequence[SetRow]) -> list[Record]:

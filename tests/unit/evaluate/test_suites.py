@@ -77,6 +77,43 @@ def test_perplexity_of_a_uniform_model(uniform: LanguageModel) -> None:
     assert [5, 342, 2, 8] == [record["size_bytes"] for record in records]
 
 
+class Drawing(Answering):
+    """A model whose answers to a prompt take turns when they are drawn."""
+
+    def generate(self, prompts: Sequence[Any], *, temperature: float = 0.0, **_options: Any) -> list[str]:
+        assert temperature == 0.5
+        return [self._answers[prompt].split("|")[place % 2] for place, prompt in enumerate(prompts)]
+
+
+def test_drawn_answers_count_by_their_mean(uniform: LanguageModel) -> None:
+    """Accuracy and rewards of several answers to each row are means over them, each row counting once."""
+    model = Drawing(uniform, {"1+1=": "2|3", "2+2=": "4|4"})
+    rows: list[dict[str, Any]] = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "2+2=", "answer": "4"}]
+    drawn = {"samples": 4, "temperature": 0.5}
+
+    records = accuracy.measure(_task(model, {"kind": "accuracy", **drawn}, rows))
+    assert [0.5, 1.0] == [record["right"] for record in records]
+    assert {"accuracy": 0.75} == _values(accuracy.summarise(records))
+
+    def scorer(prompts: Any, answers: Any, columns: Any, lengths: Any) -> dict[str, list[float | None]]:
+        assert 8 == len(prompts) == len(columns["answer"]) == len(lengths)
+        return {"right": [float(a == b) for a, b in zip(answers, columns["answer"], strict=True)], "none": [None] * 8}
+
+    records = reward.measure(_task(model, {"kind": "reward", **drawn}, rows, scorer=scorer, weights={"right": 2.0}))
+    assert [(0.5, None), (1.0, None)] == [(one["rewards"]["right"], one["rewards"]["none"]) for one in records]
+    assert 1.5 == _values(reward.summarise(records))["reward"]
+
+
+def test_answers_are_drawn_from_a_fixed_seed(uniform: LanguageModel) -> None:
+    """Drawn answers differ among themselves, are the same again, and leave the process's random numbers alone."""
+    import torch
+
+    state = torch.get_rng_state()
+    once, again = (uniform.generate(["a"] * 4, max_new_tokens=8, temperature=1.0) for _ in range(2))
+    assert once == again and len(set(once)) > 1
+    assert torch.equal(state, torch.get_rng_state())
+
+
 def test_accuracy_of_written_answers(uniform: LanguageModel) -> None:
     """Answers are compared with the row's, by value where it is a number."""
     model = Answering(uniform, {"1+1=": "it is 2", "capital?": "Lyon", "both": "b"})

@@ -24,6 +24,7 @@ from hpctrain.recipe.suites import parse_suite, unique_names, usual_suites
     ("function:metrics.py:rhymes,poems.jsonl", {
         "kind": "function", "function": "metrics.py:rhymes", "paths": ["poems.jsonl"]}),
     ("judge:paths=p.jsonl,pairwise=true", {"kind": "judge", "paths": ["p.jsonl"], "pairwise": True}),
+    ("accuracy:samples=4,temperature=0.7", {"kind": "accuracy", "samples": 4, "temperature": 0.7}),
     ("perplexity:odd=name.txt", {"kind": "perplexity", "paths": ["odd=name.txt"]}),
 ])
 def test_suites_are_read(text: str, values: dict[str, Any]) -> None:
@@ -35,6 +36,7 @@ def test_suites_are_read(text: str, values: dict[str, Any]) -> None:
     ("perplexiti", "did you mean 'perplexity'"), ("harness", "needs tasks"), ("function", "needs function"),
     ("perplexity:pairwise=true", "belongs to kind 'judge'"), ("accuracy:limit=0", "limit"), ("accuracy:limit=many", "limit"),
     ("accuracy:limit=1,limit=2", "given twice"), ("accuracy:match=roughly", "match"), ("judge:match=exact", "'accuracy'"),
+    ("perplexity:samples=4", "'accuracy' and 'reward'"), ("accuracy:temperature=0.7", "samples=4"),
 ])
 def test_wrong_suites_are_refused(text: str, words: str) -> None:
     """What is wrong with a suite is said, with the suite as it was typed."""
