@@ -43,7 +43,7 @@ def check(recipe: Recipe, config: Mapping[str, Any] | None = None, facts: Cluste
     problems += [*check_checkpoint(recipe), *check_detection(recipe)]
     if recipe.method is not None:
         problems += [*_model(recipe), *_data(recipe), *check_data(recipe), *_tokenizer(recipe, config), *_training(recipe)]
-        problems += [*_parallelism(recipe), *_context(recipe, config), *check_method(recipe), *check_rewards(recipe)]
+        problems += [*_parallelism(recipe), *_context(recipe, config), *check_method(recipe, config), *check_rewards(recipe)]
         problems += [*check_endpoints(recipe), *check_evaluate(recipe)]
     if facts is not None:
         problems += check_cluster(recipe, facts)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from hpctrain.recipe.adapter_size import adapts_experts
+from hpctrain.recipe.model_size import Shape, shape_of
 from hpctrain.recipe.problem import Problem
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.schema_method import REINFORCED, TUNING
@@ -15,15 +18,22 @@ _BELONGS: dict[str, tuple[str, ...]] = {
     "adapter": TUNING, "chat": TUNING, "preference": ("dpo",), "generation": (*REINFORCED, "distill"),
 }
 """The methods that each section is for; rewards, judge and teacher are looked at by the modules that know who asks them."""
+NO_REWARD_MODEL = ("llama4", "llama4_text")
+"""Architectures of which transformers has no form that gives one number."""
+_NAMES = "name the layers, such as [q_proj, k_proj, v_proj, o_proj]"
 
 
-def check_method(recipe: Recipe) -> list[Problem]:
-    """All that is wrong with how a model is tuned; nothing for ``command``."""
+def check_method(recipe: Recipe, config: Mapping[str, Any] | None = None) -> list[Problem]:
+    """All that is wrong with how a model is tuned; nothing for ``command``.
+
+    Args:
+        config: the model's architecture, where it is known.
+    """
     if recipe.method is None:
         return []
     problems = [*_sections(recipe)]
     if recipe.method in TUNING:
-        problems += [*_training(recipe), *_adapter(recipe), *_chat(recipe)]
+        problems += [*_training(recipe), *check_adapter(recipe), *_chat(recipe), *check_architecture(recipe, config or {})]
     if recipe.method == "dpo":
         problems += _preference(recipe)
     return problems
@@ -45,7 +55,8 @@ def _training(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(("training", "compile"), f"is for pretrain and cpt, but the method is '{method}'")
 
 
-def _adapter(recipe: Recipe) -> Iterator[Problem]:
+def check_adapter(recipe: Recipe) -> Iterator[Problem]:
+    """What an adapter does not go with."""
     adapter = recipe.adapter
     if adapter is None:
         return
@@ -64,6 +75,25 @@ def _adapter(recipe: Recipe) -> Iterator[Problem]:
     if "lm_head" in adapter.target_modules:
         yield Problem(("adapter", "target_modules"), (
             "trl computes losses from lm_head's own weights: an adapter there is never trained"))
+
+
+def check_architecture(recipe: Recipe, config: Mapping[str, Any]) -> Iterator[Problem]:
+    """What the libraries cannot do with an architecture.
+
+    Args:
+        config: the model's architecture; empty where it is not known.
+    """
+    kind, adapter = str(config.get("model_type") or ""), recipe.adapter
+    if recipe.method == "reward" and kind in NO_REWARD_MODEL:
+        yield Problem(("method",), f"transformers has no reward model of the architecture '{kind}': train one of another")
+    if adapter is None or adapter.target_modules != "all-linear":
+        return
+    shape = shape_of(config) if config else ""
+    if kind.startswith("llama4"):
+        yield Problem(("adapter", "target_modules"), f"'all-linear' means the router too, which peft cannot adapt; {_NAMES}")
+    elif adapter.kind == "dora" and isinstance(shape, Shape) and adapts_experts(shape, adapter):
+        yield Problem(("adapter", "target_modules"), (
+            f"'all-linear' means the experts too, which peft cannot adapt with 'dora'; {_NAMES}, or take 'lora'"))
 
 
 def _chat(recipe: Recipe) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpctrain.recipe.check_method import check_adapter
 from hpctrain.recipe.memory import Estimate, estimate
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.units import format_bytes, several
@@ -29,11 +30,14 @@ class Try:
     Attributes:
         words: the way in words.
         needs_bytes: memory of one GPU.
+        fits: into it, and may be done.
+        why: what forbids it, whatever its memory; "" where nothing does.
     """
 
     words: str
     needs_bytes: int
     fits: bool
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,12 @@ def propose(
         for words, kind in _kinds(count, per_node):
             best: Try | None = None
             for found in _passes(values, kind, count, per_node, memory_bytes):
-                size = estimate(Recipe.model_validate(found), config, {}, None, others)
-                training = found["training"]
+                recipe = Recipe.model_validate(found)
+                size = estimate(recipe, config, {}, None, others)
+                training, why = found["training"], "; ".join(problem.message for problem in check_adapter(recipe))
                 again = ", activations computed again" if training.get("activation_checkpointing") else ""
                 one = Try(f"{words}, {several(training['micro_batch_size'], 'sample')} per pass{again}", size.total_bytes,
-                          size.total_bytes <= HEADROOM * memory_bytes)
+                          not why and size.total_bytes <= HEADROOM * memory_bytes, why)
                 if one.fits:
                     return Layout({"training": training, "resources": found["resources"]}, size, (*tries, one))
                 best = one if best is None or one.needs_bytes < best.needs_bytes else best
@@ -89,8 +94,11 @@ def explain(tries: tuple[Try, ...], memory_bytes: int) -> list[str]:
     """One line per way that was tried: what it needs, and the verdict."""
     width = max((len(item.words) for item in tries), default=0)
     room = f"{HEADROOM:.0%} of {format_bytes(memory_bytes)}"
-    return [f"{item.words:<{width}}  {format_bytes(item.needs_bytes):>10}  "
-            f"{'fits into' if item.fits else 'more than'} {room}" for item in tries]
+
+    def verdict(item: Try) -> str:
+        return f"adapter: {item.why}" if item.why else f"{'fits into' if item.fits else 'more than'} {room}"
+
+    return [f"{item.words:<{width}}  {format_bytes(item.needs_bytes):>10}  {verdict(item)}" for item in tries]
 
 
 def _powers(most: int) -> list[int]:

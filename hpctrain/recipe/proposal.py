@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import NotFoundError, RecipeError
+from hpctrain.recipe.check_method import check_architecture
 from hpctrain.recipe.compose import Composed, compose
 from hpctrain.recipe.generate import other_configs, wish_for
 from hpctrain.recipe.layout import Try, explain
 from hpctrain.recipe.model_size import Shape, shape_of
 from hpctrain.recipe.resolve import config_of
+from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.suggest import nearest
 from hpctrain.recipe.tables import Gpus, Method, Model, Variant, known_model, tables
 from hpctrain.recipe.units import format_bytes, several
@@ -41,7 +44,8 @@ class Proposal:
             "memory": [{"what": item.what, "arithmetic": item.arithmetic, "bytes": item.size_bytes}
                        for item in self.recipe.layout.estimate.items],
             "memory_per_gpu_bytes": self.recipe.layout.estimate.total_bytes,
-            "tries": [{"layout": item.words, "bytes": item.needs_bytes, "fits": item.fits} for item in self.tries],
+            "tries": [{"layout": item.words, "bytes": item.needs_bytes, "fits": item.fits, "why": item.why}
+                      for item in self.tries],
         }
 
 
@@ -74,6 +78,7 @@ def suggest(
     for name in wanted:
         variant = _variant(ways, name)
         wish = wish_for(ways, variant, found, node, gpus // per_node)
+        _refuse_architecture(found, method, wish.adapter)
         if sequence_length:
             wish.values["data"]["sequence_length"] = sequence_length  # ours to change: wish_for has copied it
         made = compose(wish, f"{found.name}_{name}_{{nodes}}node{{s}}", _heading(found, ways, gpus, gpu_memory_gib),
@@ -81,11 +86,19 @@ def suggest(
         if isinstance(made, Composed):
             reasons += _reasons(made, name, wanted, gpu_memory_gib)
             return Proposal(made, tuple(reasons), (*tries, *made.layout.tries))
-        tries += [Try(f"{name}, {item.words}", item.needs_bytes, item.fits) for item in made]
+        tries += [dataclasses.replace(item, words=f"{name}, {item.words}") for item in made]
     lines = explain(tuple(tries), node.memory_mib * 2**20)
     message = "\n  ".join([f"{found.title} with method '{method}' fits in no way:", *lines])
     raise RecipeError(message, where=f"--gpus {gpus}", hint=(
         "give more GPUs or larger ones, --adapter qlora, or a shorter --sequence-length"))
+
+
+def _refuse_architecture(model: Model, method: str, adapter: Mapping[str, Any]) -> None:
+    sections = {"adapter": dict(adapter)} if adapter else {}
+    recipe = Recipe.model_validate({"version": 1, "name": "any", "method": method, **sections})
+    for problem in check_architecture(recipe, model.config):
+        raise RecipeError(problem.message, where=model.title, hint=(
+            f"'hpctrain recipes list --method {method}' shows for which models there is one"))
 
 
 def _method(name: str) -> Method:
@@ -107,7 +120,9 @@ def _model(name: str) -> Model:
     shape = shape_of(config) if config else "it is not in the catalogue, and no such directory holds a config.json"
     if config and isinstance(shape, Shape):
         short = name.rstrip("/").rsplit("/", 1)[-1].lower()
-        return Model(_word(short), "", name, path, shape.parameters, config)
+        like = next((item for item in known.values() if item.config["model_type"] == config["model_type"]), None)
+        return Model(_word(short), "", name, path, shape.parameters, config,
+                     target_modules=like.target_modules if like else ())
     near = nearest(name.rsplit("/", 1)[-1].lower().replace("-", "_").replace(".", "_"), known)
     raise NotFoundError(f"nothing is known of the model {name!r}: {shape}", hint=(
         f"did you mean '{near}'? " if near else "") + "give a hub id of the catalogue or a directory with a config.json")

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from hpctrain.errors import MissingDependencyError, RecipeError
 from hpctrain.recipe import schema
+from hpctrain.recipe.check_method import check_architecture
 from hpctrain.recipe.schema_method import Adapter
 from hpctrain.train.hugging_face import dtype_option
 from hpctrain.train.model import from_path, load_config
@@ -34,10 +35,12 @@ def load_trained(context: TuneContext, *, reward: bool = False) -> None:
 
     Raises:
         NotFoundError: there is no such model.
-        RecipeError: its vocabulary is smaller than the tokenizer's.
+        RecipeError: its vocabulary is smaller than the tokenizer's, or the libraries cannot do this with its architecture.
         MissingDependencyError: ``qlora`` without bitsandbytes or without a GPU.
     """
     adapter = context.recipe.adapter
+    config = load_config(_whole(context.source), len(context.tokenizer), context.tokenizer.eos_token_id)
+    refuse_architecture(context.recipe, config, reward=reward)
     if adapter is not None:
         context.peft_config = adapter_config(adapter, reward=reward)
     context.model = load_model(context, context.source, frozen=adapter is not None, reward=reward,
@@ -70,6 +73,23 @@ def load_model(
         model = name_backbone(_load(source, options, reward=reward))
         return model if four_bits else model.to(context.place.device)
     return name_backbone(_sharded(context, context.mesh, source, config, options, reward=reward))
+
+
+def refuse_architecture(recipe: schema.Recipe, config: Any, *, reward: bool) -> None:
+    """Say what validation could not, where it did not know the architecture, as of a hub id.
+
+    Args:
+        config: of transformers.
+
+    Raises:
+        RecipeError: the libraries cannot do this with it.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    for problem in check_architecture(recipe, config.to_dict()):
+        raise RecipeError(problem.message, where=".".join(map(str, problem.path)))
+    if reward and type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not hasattr(config, "auto_map"):
+        raise RecipeError(f"transformers has no reward model of the architecture '{config.model_type}'", where="model.path")
 
 
 def name_backbone(model: Any) -> Any:

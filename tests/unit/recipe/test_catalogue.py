@@ -234,6 +234,8 @@ def test_suggest_reads_a_local_model(elsewhere: Path) -> None:
     ({"--gpus": "12"}, 3, "not whole nodes of 8"),
     ({"--model": "deepseek_v3", "--gpus": "1", "--gpu-memory-gib": "24"}, 3, "fits in no way"),
     ({"--method": "cpt", "--adapter": "lora"}, 3, "trains all weights"),
+    ({"--model": "llama4_scout", "--method": "reward"}, 3, "no reward model of the architecture 'llama4_text'"),
+    ({"--model": "mixtral_8x7b", "--adapter": "dora"}, 3, "'dora' goes with parallelism ddp"),
 ])
 def test_suggest_refuses_in_one_sentence(
     changes: dict[str, str], code: int, words: str, elsewhere: Path, capsys: pytest.CaptureFixture[str],

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
-from hpctrain.recipe.check_method import check_method
+from hpctrain.errors import RecipeError
+from hpctrain.recipe.check_method import NO_REWARD_MODEL, check_method
 from hpctrain.recipe.files import missing_files
+from hpctrain.recipe.model_size import FAMILIES
 from hpctrain.recipe.schema import Recipe
+from hpctrain.recipe.tables import tables
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -59,6 +62,40 @@ def tensors(size: int) -> bytes:
     """A file of weights: one tensor of so many bytes."""
     header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
+@pytest.mark.parametrize(("kind", "sections", "key", "says"), [
+    ("llama4_text", {"method": "reward"}, "method", "no reward model of the architecture 'llama4_text'"),
+    ("llama4_text", {"adapter": {}}, "adapter.target_modules", "the router too"),
+    ("mixtral", {"adapter": {"kind": "dora"}}, "adapter.target_modules", "[q_proj, k_proj, v_proj, o_proj], or take 'lora'"),
+    ("mixtral", {"adapter": {}}, "", ""), ("llama", {"adapter": {"kind": "dora"}}, "", ""),
+    ("llama", {"method": "reward"}, "", ""),
+    ("llama4_text", {"adapter": {"target_modules": ["q_proj"]}}, "", ""),
+    ("mixtral", {"adapter": {"kind": "dora", "target_modules": ["q_proj"]}}, "", ""),
+    ("something_new", {"method": "reward", "adapter": {"kind": "dora"}}, "", ""),
+])
+def test_what_libraries_cannot_do_with_an_architecture(kind: str, sections: dict[str, Any], key: str, says: str) -> None:
+    """Where the architecture is known, what transformers and peft would stop at is a problem before anything is queued."""
+    known = [model.config for model in tables().models.values() if model.config["model_type"] == kind]
+    config = known[0] if known else {"model_type": kind}
+    problems = check_method(recipe(**sections), config)
+    assert ([key] if key else []) == [".".join(map(str, problem.path)) for problem in problems]
+    assert all(says in problem.message for problem in problems)
+
+
+def test_architectures_without_a_reward_model_are_those_of_transformers() -> None:
+    """Of the architectures that are known, exactly those named lack a form with one number; a rank refuses any that does."""
+    transformers = pytest.importorskip("transformers")
+    mapping = transformers.models.auto.modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    assert {kind for kind in FAMILIES if kind in NO_REWARD_MODEL} == {kind for kind in FAMILIES if kind not in mapping}
+
+    model = pytest.importorskip("hpctrain.train.tune.model")
+    model.refuse_architecture(recipe(method="reward"), transformers.LlamaConfig(), reward=True)
+    for config in (transformers.Llama4TextConfig(), transformers.MambaConfig()):
+        with pytest.raises(RecipeError, match="no reward model of the architecture"):
+            model.refuse_architecture(recipe(method="reward"), config, reward=True)
+    with pytest.raises(RecipeError, match="experts too"):
+        model.refuse_architecture(recipe(adapter={"kind": "dora"}), transformers.MixtralConfig(), reward=False)
 
 
 def about_model(folder: Path, **sections: Any) -> list[str]:
