@@ -27,12 +27,16 @@ def hyperpod(file: str, target: str, dry_run: bool, output: str) -> None:
     (GRPO with verified rewards or a judge). The recipe goes to standard output, every key that was not carried over to
     standard error, each with its line and the reason.
     """
-    from hpctrain.errors import RecipeError
+    from hpctrain.errors import NotFoundError, RecipeError
     from hpctrain.files import create_atomic, storage_errors
-    from hpctrain.recipe.import_hyperpod import import_recipe
-    from hpctrain.recipe.load import locate, read
+    from hpctrain.recipe.import_hyperpod import WANTED, import_recipe
+    from hpctrain.recipe.load import read
 
-    source = read(locate(file), file)
+    if Path(file).is_dir():
+        raise RecipeError("is a directory, not a recipe", where=file, hint=WANTED)
+    if not Path(file).exists():
+        raise NotFoundError("no such file", where=file, hint=WANTED)
+    source = read(Path(file), file)
     found = import_recipe(source.text, source.label)
     writes = bool(target) and not dry_run
     if writes:

@@ -22,6 +22,8 @@ from hpctrain.recipe.parse import parse_document
 from hpctrain.recipe.problem import dotted
 
 KINDS: Mapping[str, Callable[[Reader], dict[str, Any]]] = {"llm_finetuning_aws": from_llmft, "verl": from_verl}
+WANTED = "give a composed recipe of aws/sagemaker-hyperpod-recipes: a YAML file with the sections run and training_config"
+"""What to do where a file is something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +73,30 @@ def import_recipe(text: str, label: str) -> Imported:
     Raises:
         RecipeError: it is no YAML, or no recipe of a kind that can be carried over.
     """
-    root = parse_document(text, label)
+    root = _document(text, label)
     reader = Reader(root)
     kind = str(reader.take("run.model_type") or "")
     if kind not in KINDS:
         known = " or ".join(KINDS)
+        wrong = f"run.model_type is '{kind}', and" if kind else "there is no run.model_type, as HyperPod's recipes have one;"
         hint = "compose it first: their launcher writes the whole recipe into its results directory" if _leaf(root) else (
-            "their own engines (Nova, NeMo, checkpointless) and evaluation have no open counterpart")
-        raise RecipeError(f"run.model_type is {kind or 'not given'!r}, and only {known} can be carried over", where=label,
-                          hint=hint)
+            WANTED if not kind else "their own engines (Nova, NeMo, checkpointless) and evaluation have no open counterpart")
+        raise RecipeError(f"{wrong} only {known} can be carried over", where=label, hint=hint)
     values = KINDS[kind](reader)
     ordered = {key: values[key] for key in ORDER if values.get(key) not in ({}, None)}
     heading = f"# Imported from {label.rsplit('/', 1)[-1]}, a SageMaker HyperPod recipe."
     body = "\n".join(yaml_lines(ordered, reader.comments))
     left = tuple(LeftOut(dotted(path), node.origin, reason) for path, node, reason in reader.left_out())
     return Imported(f"{heading}\n\n{body}\n", ordered, tuple(sorted(reader.carried)), left, tuple(reader.notes))
+
+
+def _document(text: str, label: str) -> Node:
+    if not text.strip():
+        raise RecipeError("the file is empty", where=label, hint=WANTED)
+    try:
+        return parse_document(text, label)
+    except RecipeError as error:  # whose hint is for recipes of ours
+        raise RecipeError(error.message, where=error.where, hint=WANTED) from None
 
 
 def _leaf(root: Node) -> bool:

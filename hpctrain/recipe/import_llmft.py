@@ -36,7 +36,25 @@ def from_llmft(reader: Reader) -> dict[str, Any]:
         values["preference"] = _preference(reader)
     elif reader.take(f"{_ARGS}.packing_samples"):
         values["chat"] = {"packing": True}
+    settle(reader, values, f"{_ARGS}.eval_steps")
     return values
+
+
+def settle(reader: Reader, values: dict[str, Any], evaluates: str) -> None:
+    """Change what would be refused here together, and say so.
+
+    Args:
+        evaluates: their key for how often is measured.
+    """
+    training, adapter = values["training"], (values["adapter"] or {}).get("kind")
+    kind = training["parallelism"]["kind"]
+    instead = "fsdp2" if adapter == "lora" and kind == "hsdp" else "ddp" if adapter in ("dora", "qlora") else kind
+    if instead != kind:
+        training["parallelism"] = {"kind": instead}
+        reader.notes.append(f"training.parallelism is {instead}, not {kind}, which does not go with the adapter '{adapter}'")
+    if training.get("evaluate_every_steps") and not values["data"].get("validation_fraction"):
+        del training["evaluate_every_steps"]
+        reader.leave(evaluates, "needs rows that are kept out of training: data.validation_fraction")
 
 
 def tracking(reader: Reader, key: str) -> dict[str, Any]:

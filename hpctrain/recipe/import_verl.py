@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpctrain.errors import RecipeError
-from hpctrain.recipe.import_llmft import data_paths, schedule, tracking
+from hpctrain.recipe.import_llmft import data_paths, schedule, settle, tracking
 from hpctrain.recipe.import_reader import Reader, drop_empty, run_name
 
 _ACTOR = "training_config.actor_rollout_ref"
@@ -41,6 +41,7 @@ def from_verl(reader: Reader) -> dict[str, Any]:
     if judged:
         values["judge"] = {"url": reader.mine("judge.url", "http://127.0.0.1:8000/v1", "an OpenAI-compatible server"),
                            "model": reader.mine("judge.model", "judge", "the name of the judge there")}
+    settle(reader, values, f"{_TRAINER}.test_freq")
     return values
 
 

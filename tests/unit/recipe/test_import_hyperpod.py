@@ -10,6 +10,7 @@ import pytest
 
 from hpctrain.cli.main import invoke
 from hpctrain.errors import RecipeError
+from hpctrain.recipe.check import check
 from hpctrain.recipe.import_hyperpod import Imported, import_recipe
 from hpctrain.recipe.node import Node, to_plain, walk
 from hpctrain.recipe.parse import parse_document
@@ -113,7 +114,8 @@ def test_fine_tuning_is_carried_over() -> None:
     training = recipe.training
     assert (training.epochs, training.seed, training.clip_grad_norm) == (5, 7, 0.5)
     assert (training.optimizer.learning_rate, training.optimizer.betas) == (1e-4, (0.9, 0.95))
-    assert (training.parallelism.kind, training.activation_checkpointing) == ("hsdp", True)
+    assert (training.parallelism.kind, training.activation_checkpointing) == ("fsdp2", True)
+    assert any("fsdp2, not hsdp" in note for note in found.notes)
     assert (recipe.resources.nodes, recipe.resources.gpus_per_node, recipe.checkpoint.keep_last) == (2, 8, 3)
     assert recipe.chat.packing and recipe.tracking.tensorboard
     assert training.global_batch_size == 64 and any("40 do not divide by 32" in note for note in found.notes)
@@ -185,6 +187,20 @@ def test_reinforcement_is_carried_over() -> None:
     assert "no critic" in {item.key: item.reason for item in found.left_out}["training_config.critic.cliprange_value"]
 
 
+@pytest.mark.parametrize(("text", "old", "new"), [
+    (LLMFT, "seed: 7", "seed: 8"), (LLMFT, "bias: none", "bias: none, use_dora: true"),
+    (LLMFT, "peft_type: lora", "peft_type: qlora_4bit"), (LLMFT, "peft_type: lora", "peft_type: null"),
+    (LLMFT, "eval_steps: 0", "eval_steps: 10"), (LLMFT, "train_val_split_ratio: 0.9", "limit: 1"),
+    (VERL, "n: 8", "n: 4"), (VERL, "RLVR", "RLAIF"), (VERL, "strategy: fsdp2", "strategy: megatron"),
+])
+def test_what_was_imported_is_accepted(text: str, old: str, new: str) -> None:
+    """Sections that are refused together are not written together, whatever their recipe says."""
+    found, recipe = imported(changed(text, old, new))
+
+    assert [] == check(recipe)
+    assert "training_config.trainer.test_freq" in {item.key for item in found.left_out} or text is LLMFT
+
+
 def test_a_judge_makes_it_rlaif() -> None:
     """A recipe that is called RLAIF gets a judge, whose address is marked as the user's to set."""
     found, recipe = imported(changed(VERL, "RLVR", "RLAIF"))
@@ -203,7 +219,7 @@ def test_what_is_the_users_is_marked() -> None:
 
 @pytest.mark.parametrize(("old", "new", "words"), [
     ("llm_finetuning_aws", "nova", "nova"), ("trainer_type: sft", "trainer_type: ppo", "only sft and dpo"),
-    ("  model_type: llm_finetuning_aws\n", "", "not given"), ("trainer: {", "trainer: [", "YAML"),
+    ("  model_type: llm_finetuning_aws\n", "", "no run.model_type"), ("trainer: {", "trainer: [", "YAML"),
 ])
 def test_what_cannot_be_carried_over_is_refused(old: str, new: str, words: str) -> None:
     """Another engine, another kind of training, or no YAML is one error that says so."""
@@ -238,3 +254,24 @@ def test_the_command_writes_once(
     document = json.loads(capsys.readouterr().out)["import"]
     assert document["recipe"]["method"] == "sft" and document["not_carried"] and document["carried"]
     assert invoke(["import", "hyperpod", "none.yaml"]) == 4
+
+
+@pytest.mark.parametrize(("content", "code", "words"), [
+    (None, 4, "theirs.yaml: no such file"), ("", 3, "theirs.yaml: is a directory"), (" \n", 3, "the file is empty"),
+    ("hello", 3, "theirs.yaml:1: a recipe is a mapping"), ("a: [1", 3, "theirs.yaml:1: not valid YAML"),
+    ("a: 1", 3, "there is no run.model_type"),
+])
+def test_another_file_is_one_error_that_says_what_is_wanted(
+    content: str | None, code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A file that is missing, a directory or no recipe of theirs is told what to give, not where our own recipes are."""
+    monkeypatch.chdir(tmp_path)
+    if content:
+        Path("theirs.yaml").write_text(content)
+    elif content is not None:
+        Path("theirs.yaml").mkdir()
+
+    assert invoke(["import", "hyperpod", "theirs.yaml"]) == code
+    said = capsys.readouterr().err
+    assert words in said and "composed recipe of aws/sagemaker-hyperpod-recipes" in said and "Traceback" not in said
