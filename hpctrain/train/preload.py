@@ -59,6 +59,8 @@ def _recipe_modules(recipe: dict[str, Any]) -> list[str]:
         module = model_type_to_module_name(architecture)
         names += [f"transformers.models.{module}", f"transformers.models.{module}.modeling_{module}"]
     names += TUNING_MODULES.get(str(recipe.get("method")), ())
+    if (recipe.get("teacher") or {}).get("path"):
+        names.append("hpctrain.train.tune.distill_trainer")
     if recipe.get("adapter"):
         names += ["peft", "peft.tuners.lora"]
     if (recipe.get("tracking") or {}).get("tensorboard"):

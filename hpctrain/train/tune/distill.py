@@ -101,12 +101,11 @@ def _make(
     context: TuneContext, common: dict[str, Any], callbacks: list[Any], *, teacher: Teacher, model: Any, has_answers: bool,
 ) -> Any:
     """Trl's trainer for generalised distillation, on rows that are tokens already."""
-    from hpctrain.train.tune.distill_trainer import distiller
+    from hpctrain.train.tune.distill_trainer import distiller  # first: it keeps the next one quiet
+    from trl.experimental import gkd  # isort: skip
 
     trainer = distiller()
-    from trl.experimental.gkd import GKDConfig  # after what keeps it quiet
-
-    arguments = GKDConfig(
+    arguments = gkd.GKDConfig(
         **common, max_length=context.data.sequence_length, lmbda=teacher.on_policy_share, temperature=teacher.temperature,
         max_new_tokens=context.recipe.generation.max_new_tokens, seq_kd=not has_answers, disable_dropout=False,
     )

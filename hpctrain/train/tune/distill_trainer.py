@@ -8,6 +8,9 @@ import os
 from functools import partial
 from typing import Any
 
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its page says so; a warning on every rank says it no better
+from trl.experimental import gkd
+
 
 def distiller() -> Any:
     """The class of the trainer.
@@ -16,9 +19,6 @@ def distiller() -> Any:
     although DDP takes the mean over ranks. Where students or teachers write the answers, the tokens of a step are not known
     beforehand: then each forward pass counts alike.
     """
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # its page says so; a warning on every rank says it no better
-    from trl.experimental import gkd
-
     base: Any = gkd.GKDTrainer
 
     class Distiller(base):  # type: ignore[misc,unused-ignore]
