@@ -1,21 +1,25 @@
 """Each architecture of the catalogue with each method, at toy width on CPUs, killed in the middle (entry point).
 
-    python benchmarks/catalogue.py [--short] [--only WORD]
+    python benchmarks/catalogue.py [--short | --sample] [--only WORD] [--jobs N] [--results FILE] [--seed N]
 
 For every model_type of recipes/families.toml a model with the architecture's parts (experts, latent attention, ...) and a
 width of 32 is made with random weights. Each method trains it for a few steps twice: once undisturbed, once with a SIGKILL
-after a step and a second start that resumes. The table says whether both end with the same bytes. The judge and the teacher
-are a server of a few lines on the loopback address; the reward model is what the reward run of the same architecture left.
+at a random moment after a random step and a second start that resumes. The table says how long all of that took, or what
+was not as it should be: a number stands for weights with the same bytes. The judge and the teacher are a server of a few
+lines on the loopback address; the reward model is what the reward run of the same architecture left.
 
 Ranks are forked from one process that has imported everything and computed nothing, as hpctrain's warm process does.
---short takes each architecture once and each method at least once.
+--short takes each architecture and each method at least once, --sample each family and each of the recipes' methods.
+--results writes each result at once, as a line of JSON; what is there and did not fail is not run again.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -23,8 +27,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,97 +37,49 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from measure import machine  # noqa: E402 - the path is set above
+from catalogue_toys import (  # noqa: E402 - the path is set above
+    KEY,
+    SERVERS,
+    STEPS,
+    impossible,
+    kinds,
+    make_base,
+    methods,
+    recipe,
+    write_rows,
+)
+from measure import machine  # noqa: E402
 
 from hpctrain import process  # noqa: E402
-from hpctrain.recipe.schema import Recipe  # noqa: E402
-from hpctrain.recipe.tables import tables  # noqa: E402
+from hpctrain.recipe.check_method import NO_REWARD_MODEL  # noqa: E402
 
-STEPS, KILL_AT, VOCABULARY = 4, 2, 258
-KEY = "HPCTRAIN_BENCHMARK_KEY"
 PATIENCE_S = 240.0
-_Sections = Mapping[str, Any]
-
-TOY: Mapping[str, int] = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": 256, "eos_token_id": 256, "pad_token_id": 257,
+SAMPLE = {
+    "llama": "cpt", "qwen3": "sft lora", "deepseek_v3": "dpo", "mistral": "reward", "gpt_oss": "rlvr", "gemma2": "rlaif",
+    "qwen2": "rlhf", "llama4_text": "distill, endpoint",
 }
-PARTS: Mapping[str, Mapping[str, Any]] = {
-    "llama4_text": {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 64, "interleave_moe_layer_step": 2},
-    "mixtral": {"num_local_experts": 4}, "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
-    "qwen3": {"head_dim": 8}, "gemma2": {"head_dim": 8}, "gemma3_text": {"head_dim": 8},
-    "qwen3_moe": {"head_dim": 8, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2},
-    "deepseek_v3": {"num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": 4, "n_shared_experts": 1,
-                    "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "kv_lora_rank": 16,
-                    "q_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8},
-}
-"""What an architecture has besides, small."""
-_NAMED = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""An architecture of each family, and each method of the recipes."""
+OTHERS = ("hpctrain.train.__main__", "hpctrain.train.tune.distill_trainer", "pydoc_data.topics")
+"""What some recipes need besides, imported beforehand."""
+Pair = tuple[str, str]
+"""An architecture and a column."""
 
 
-def kinds() -> list[str]:
-    """The architectures of the table, each once."""
-    return list(dict.fromkeys(str(model.config["model_type"]) for model in tables().models.values()))
-
-
-def methods(url: Mapping[str, str], base: Path, reward: Path) -> dict[str, _Sections]:
-    """Sections of a recipe by the name of a column.
-
-    Args:
-        url: of the judge and the teacher.
-        base: the model's own directory.
-        reward: where the reward run of the same architecture has left its model.
-    """
-    questions = {"source": "docstring-questions", "sequence_length": 160, "rows": 64}
-    sums = {"source": "arithmetic", "sequence_length": 96, "rows": 64}
-    prompts = {**questions, "format": "prompts"}
-    answers = {"completions_per_prompt": 2, "max_new_tokens": 8, "engine": "transformers"}
-    nowhere = "http://127.0.0.1:9/v1"
-    ask = {role: {"url": url.get(role, nowhere), "model": role, "api_key_env": KEY} for role in ("judge", "arithmetic")}
-    lora = {"kind": "lora", "rank": 4, "alpha": 8}
-    return {
-        "cpt": {"method": "cpt", "data": {"source": "python-docs", "sequence_length": 64}},
-        "sft": {"method": "sft", "data": questions},
-        "sft lora": {"method": "sft", "data": questions, "adapter": lora},
-        "sft dora": {"method": "sft", "data": questions, "adapter": {**lora, "kind": "dora"}},
-        "dpo": {"method": "dpo", "data": questions},
-        "dpo lora": {"method": "dpo", "data": questions, "adapter": lora},
-        "reward": {"method": "reward", "data": questions},
-        "rlvr": {"method": "rlvr", "data": sums, "generation": answers, "rewards": [{"kind": "math"}]},
-        "rlvr lora": {"method": "rlvr", "data": sums, "generation": answers, "rewards": [{"kind": "math"}], "adapter": lora},
-        "rlaif": {"method": "rlaif", "data": {**sums, "format": "prompts"}, "generation": answers, "judge": ask["judge"]},
-        "rlhf": {"method": "rlhf", "data": prompts, "generation": {**answers, "algorithm": "rloo"},
-                 "rewards": [{"kind": "model", "path": str(reward)}]},
-        "distill, endpoint": {"method": "distill", "data": {**sums, "format": "prompts"},
-                              "teacher": {"endpoint": ask["arithmetic"]}},
-        "distill, local": {"method": "distill", "data": prompts, "teacher": {"path": str(base)}},
-    }
-
-
-def recipe(kind: str, sections: _Sections, base: Path) -> dict[str, Any]:
-    """A whole recipe, as the trainer reads it."""
-    values = {
-        "version": 1, "name": "toy", "model": {"path": str(base)},
-        "training": {"steps": STEPS, "global_batch_size": 4, "micro_batch_size": 2, "precision": "fp32",
-                     "optimizer": {"learning_rate": 1e-3}, "schedule": {"warmup_steps": 1}},
-        "checkpoint": {"every_steps": 1, "ram": {"enabled": False}}, **sections,
-    }
-    if "adapter" in values and kind == "llama4_text":
-        values["adapter"] = {**values["adapter"], "target_modules": _NAMED}
-    return Recipe.model_validate(values).model_dump(mode="json")
-
-
-# ---------------------------------------------------------------- processes
-
-
-def warm() -> None:
+def warm(architectures: Sequence[str]) -> None:
     """Import what ranks import. No tensor is touched, or forked ranks would hang."""
+    import gc
     import importlib
 
-    for name in ("torch", "torch._dynamo", "torch.distributed.fsdp", "transformers", "peft", "trl", "accelerate", "datasets",
-                 "hpctrain.train.__main__", "hpctrain.train.loop", "hpctrain.train.tune.run", "pydoc_data.topics"):
+    from hpctrain.train.preload import MODULES, TUNING_MODULES
+
+    names = [kind.removesuffix("_text") for kind in architectures]
+    modules = [f"transformers.models.{name}.modeling_{name}" for name in names]
+    modules += [name for names in TUNING_MODULES.values() for name in names]
+    for name in (*MODULES, *modules, "peft", "peft.tuners.lora", *OTHERS):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 def forked(work: Callable[[], int], log: Path, env: Mapping[str, str] | None = None) -> int:
@@ -178,8 +135,8 @@ def start(run_dir: Path, values: Mapping[str, Any], key: str) -> int:
     return forked(work, run_dir / "log", env)
 
 
-def kill_after(pid: int, beat: Path, step: int) -> bool:
-    """SIGKILL a rank once it has completed a step; False if it ended before."""
+def kill_after(pid: int, beat: Path, step: int, later_s: float) -> bool:
+    """SIGKILL a rank so long after it has completed a step; False if it ended before."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         found, _ = os.waitpid(pid, os.WNOHANG)
@@ -187,11 +144,11 @@ def kill_after(pid: int, beat: Path, step: int) -> bool:
             return False
         with contextlib.suppress(OSError, ValueError):
             if json.loads(beat.read_bytes()).get("step", 0) >= step:
+                time.sleep(later_s)
                 break
         time.sleep(0.0005)
     os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return True
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) < 0
 
 
 # ---------------------------------------------------------------- cells
@@ -202,30 +159,18 @@ class Cell:
     """What came of one architecture with one method.
 
     Attributes:
-        verdict: ``same bytes``, ``resumed``, ``not killed`` or ``failed``.
-        told: the last lines of what failed.
+        verdict: ``same bytes``, ``resumed``, ``not killed``, ``failed``, or ``none`` where the libraries cannot do it.
+        seconds: of the run that was not killed and, at the same time, of the one that was, with its second start.
+        killed: after which step.
+        told: why it failed, or is none.
     """
 
     kind: str
     method: str
     verdict: str
     seconds: float
+    killed: int = 0
     told: str = ""
-
-
-def make_base(kind: str, folder: Path) -> int:
-    """A model with random weights and the tokenizer of bytes, as a run leaves it."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from hpctrain.train.byte_tokenizer import byte_tokenizer
-
-    torch.manual_seed(1)
-    config = AutoConfig.for_model(kind, **{**TOY, **PARTS.get(kind, {})})
-    kind_of_model: Any = AutoModelForCausalLM
-    kind_of_model.from_config(config).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return 0
 
 
 def weights(run_dir: Path) -> bytes:
@@ -233,23 +178,10 @@ def weights(run_dir: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted((run_dir / "model").glob("*.safetensors")))
 
 
-def run_cell(kind: str, method: str, values: Mapping[str, Any], place: Path, key: str) -> Cell:
-    """Train undisturbed and disturbed, and compare."""
-    begun = time.monotonic()
-    name = f"{kind}-{method.replace(' ', '-').replace(',', '')}"
-    calm, stormy = place / f"{name}-calm", place / f"{name}-stormy"
-    calm_pid = start(calm, values, key)
-    killed = kill_after(start(stormy, values, key), stormy / "beat", KILL_AT)
-    code = ended(start(stormy, values, key)) if killed else 0
-    calm_code = ended(calm_pid)
-    seconds = time.monotonic() - begun
-    for run_dir, found in ((calm, calm_code), (stormy, code)):
-        if found or not weights(run_dir):
-            return Cell(kind, method, "failed", seconds, f"exit code {found}\n{(run_dir / 'log').read_text()[-1500:]}")
-    restored = any("checkpoint.restored" in path.read_text() for path in (stormy / "events").glob("*.jsonl"))
-    verdict = "not killed" if not killed else "failed" if not restored else (
-        "same bytes" if weights(calm) == weights(stormy) else "resumed")
-    return Cell(kind, method, verdict, seconds, "" if restored or not killed else "the second start restored nothing")
+def learned(run_dir: Path) -> bool:
+    """Whether every step is there and some had a gradient: a run that changes nothing is easily the same twice."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"] for line in lines} == set(range(1, STEPS + 1)) and any(line["grad_norm"] > 0 for line in lines)
 
 
 @contextlib.contextmanager
@@ -257,12 +189,12 @@ def servers(place: Path, key: str) -> Iterator[dict[str, str]]:
     """The judge and the teacher; their URLs by name."""
     started, urls = [], {}
     try:
-        for name in ("judge", "arithmetic"):
-            ready = place / f"{name}.json"
+        for name in SERVERS:
             command = [sys.executable, "-m", "hpctrain.testing.openai_server", "--scripted", name, "--name", name,
-                       "--key-env", KEY, "--ready-file", str(ready)]
+                       "--key-env", KEY, "--ready-file", str(place / f"{name}.json")]
             started.append(process.start(command, env={**os.environ, KEY: key}, stdout=process.DEVNULL, new_session=True))
-            deadline = time.monotonic() + 60
+        for name in SERVERS:
+            ready, deadline = place / f"{name}.json", time.monotonic() + 60
             while not ready.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             urls[name] = json.loads(ready.read_text())["url"]
@@ -273,59 +205,172 @@ def servers(place: Path, key: str) -> Iterator[dict[str, str]]:
             server.wait()
 
 
-def wanted(short: bool, only: str, columns: list[str]) -> list[tuple[str, str]]:
-    """The cells, row by row."""
-    found = kinds()
-    if short:
-        rows = [(found[index % len(found)], column) for index, column in enumerate(columns)]
-        trained = next(kind for kind, column in rows if column == "reward")  # its model marks the answers of rlhf
-        return [(trained if column == "rlhf" else kind, column) for kind, column in rows]
-    return [(kind, column) for kind in found for column in columns
-            if only in f"{kind} {column}" or (column == "reward" and only in f"{kind} rlhf")]
+def wanted(options: argparse.Namespace, columns: Sequence[str]) -> list[Pair]:
+    """The cells of the table."""
+    every = list(kinds())
+    if options.sample:
+        return list(SAMPLE.items())
+    if options.short:
+        return [(every[index % len(every)], column) for index, column in enumerate(columns)]
+    return [(kind, column) for kind in every for column in columns if options.only in f"{kind} {column}"]
 
 
-def table(cells: list[Cell], columns: list[str]) -> str:
-    """The cells as a Markdown table, architectures down and methods across."""
-    by_place = {(cell.kind, cell.method): cell.verdict for cell in cells}
-    head = [f"| architecture | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+def groups_of(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """What one process does one after the other: rlhf after the reward run of its architecture, or of any."""
+    after_reward = {kind: [(kind, "reward")] for kind, method in pairs if method == "reward" and kind not in NO_REWARD_MODEL}
+    alone = [[pair] for pair in pairs if pair[1] != "rlhf" and pair not in [group[0] for group in after_reward.values()]]
+    for kind, method in pairs:
+        if method == "rlhf":
+            own = "llama" if kind in NO_REWARD_MODEL else kind
+            home = kind if kind in after_reward else next(iter(after_reward), own)
+            after_reward.setdefault(home, [(home, "reward")]).append((kind, method))
+    return [*after_reward.values(), *alone]
+
+
+def table(cells: Sequence[Cell], columns: Sequence[str]) -> str:
+    """The cells as a Markdown table, architectures down and methods across: seconds, or what was not the same."""
+    by_place = {(cell.kind, cell.method): {"same bytes": f"{cell.seconds:.1f}", "none": "-"}.get(cell.verdict, cell.verdict)
+                for cell in cells}
+    head = [f"| architecture | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     return "\n".join([*head, *(
         f"| `{kind}` | {' | '.join(by_place.get((kind, column), '') for column in columns)} |"
-        for kind in dict.fromkeys(cell.kind for cell in cells))])
+        for kind in kinds() if any(cell.kind == kind for cell in cells))])
 
 
-def main(arguments: list[str]) -> int:
+def summary(cells: Sequence[Cell]) -> str:
+    """How many of each verdict."""
+    count = Counter(cell.verdict for cell in cells)
+    runs = len(cells) - count["none"] - count["not killed"]
+    return (f"{runs} runs killed and resumed, {count['same bytes']} with the same bytes, {count['failed']} failed"
+            + "".join(f", {count[verdict]} {verdict}" for verdict in ("not killed", "none") if count[verdict]))
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all cells share."""
+
+    place: Path
+    urls: Mapping[str, str]
+    key: str
+    seed: int
+    results: Path
+
+    def run_cell(self, pair: Pair, values: Mapping[str, Any], chance: random.Random) -> Cell:
+        """Train undisturbed and disturbed, and compare."""
+        begun, name = time.monotonic(), "-".join(pair).replace(" ", "-").replace(",", "")
+        calm, stormy = self.place / f"{name}-calm", self.place / f"{name}-stormy"
+        step = chance.randint(2, STEPS - 1)  # the checkpoint of the step before is complete then
+        calm_pid = start(calm, values, self.key)
+        killed = kill_after(start(stormy, values, self.key), stormy / "beat", step, chance.uniform(0, 0.05))
+        code = ended(start(stormy, values, self.key)) if killed else 0
+        calm_code = ended(calm_pid)
+        found = partial(Cell, *pair, seconds=round(time.monotonic() - begun, 1), killed=step)
+        for run_dir, exit_code in ((calm, calm_code), (stormy, code)):
+            if exit_code or not weights(run_dir):
+                return found("failed", told=f"exit code {exit_code}\n{(run_dir / 'log').read_text()[-1500:]}")
+        if not learned(calm):
+            return found("failed", told="no step had a gradient, or some step is missing")
+        if not killed:
+            shutil.rmtree(calm)
+            shutil.rmtree(stormy)
+            return found("not killed")
+        if not any("checkpoint.restored" in path.read_text() for path in (stormy / "events").glob("*.jsonl")):
+            return found("failed", told="the second start restored nothing")
+        return found("same bytes" if weights(calm) == weights(stormy) else "resumed")
+
+    def run_group(self, group: Sequence[Pair]) -> None:
+        """Run cells one after the other, and write each result at once."""
+        reward = self.place
+        for kind, method in group:
+            base, chance = self.place / kind, random.Random(f"{self.seed} {kind} {method}")
+            values = recipe(kind, methods(self.urls, self.place, base, reward)[method], base)
+            why = impossible(kind, values)
+            cell = Cell(kind, method, "none", 0.0, told=why)
+            for _ in range(0 if why else 3):  # one that was too quick for its end is run again
+                cell = self.run_cell((kind, method), values, chance)
+                if cell.verdict != "not killed":
+                    break
+            if method == "reward":
+                reward = self.place / f"{kind}-reward-calm" / "model"
+            with self.results.open("a") as file:
+                file.write(json.dumps(asdict(cell)) + "\n")
+
+    def run(self, groups: Sequence[Sequence[Pair]], jobs: int) -> bool:
+        """Run the groups in some processes, each of which takes the next that nobody has taken; whether all ended well."""
+        tickets, fill = os.pipe()
+        os.write(fill, bytes(range(len(groups))))  # a pipe gives each byte to one reader
+        os.close(fill)
+
+        def work() -> int:
+            while ticket := os.read(tickets, 1):
+                self.run_group(groups[ticket[0]])
+            return 0
+
+        logs = [self.place / f"worker{number}.log" for number in range(jobs)]
+        codes = [ended(pid, PATIENCE_S * len(groups)) for pid in [forked(work, log) for log in logs]]
+        os.close(tickets)
+        for log in logs:
+            sys.stderr.write(log.read_text()[-2000:])
+        return not any(codes)
+
+
+def read_cells(results: Path) -> dict[Pair, Cell]:
+    """The latest result of each cell."""
+    lines = results.read_text().splitlines() if results.exists() else []
+    return {(cell.kind, cell.method): cell for cell in (Cell(**json.loads(line)) for line in lines)}
+
+
+def arguments_of(words: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Kill and resume each architecture of the catalogue with each method.")
+    few = parser.add_mutually_exclusive_group()
+    few.add_argument("--short", action="store_true", help="each architecture and each column at least once")
+    few.add_argument("--sample", action="store_true", help="each family and each method of the recipes once")
+    parser.add_argument("--only", default="", metavar="WORD", help="cells with this in 'ARCHITECTURE COLUMN'")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="keep each result here, and go on where it ends")
+    parser.add_argument("--seed", type=int, default=int(time.time()), metavar="N", help="of the moments of death")
+    return parser.parse_args(words)
+
+
+def run_missing(options: argparse.Namespace, place: Path, pairs: Sequence[Pair], results: Path) -> bool:
+    """Run what has no result yet; whether that went well."""
+    known = {pair for pair, cell in read_cells(results).items() if cell.verdict != "failed"}
+    groups = groups_of([pair for pair in pairs if pair not in known])
+    architectures = list(dict.fromkeys(kind for group in groups for kind, _ in group))
+    if not groups:
+        return True
+    key = secrets.token_urlsafe()
+    with servers(place, key) as urls:
+        warm(architectures)
+        write_rows(place)
+        for kind in architectures:
+            if ended(forked(partial(make_base, kind, place / kind), place / f"{kind}.log")):
+                print((place / f"{kind}.log").read_text()[-2000:], file=sys.stderr)
+                return False
+        return Bench(place, urls, key, options.seed, results).run(groups, options.jobs)
+
+
+def main(words: Sequence[str]) -> int:
     """Run all cells, print the table and what failed; exit code 1 if something did."""
+    options, begun = arguments_of(words), time.monotonic()
     os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0"})
-    only = arguments[arguments.index("--only") + 1] if "--only" in arguments else ""
-    place, key, begun = Path(tempfile.mkdtemp(prefix="hpct-catalogue-")), secrets.token_urlsafe(), time.monotonic()
-    print(machine() + "\n", flush=True)
+    place = Path(tempfile.mkdtemp(prefix="hpct-catalogue-"))
+    columns = list(methods({}, place, place, place))
+    pairs, results = wanted(options, columns), options.results or place / "results.jsonl"
+    print(f"{machine()}; seed {options.seed}\n", flush=True)
     try:
-        with servers(place, key) as urls:
-            warm()
-            columns = list(methods(urls, place, place))
-            cells: list[Cell] = []
-            pairs = wanted("--short" in arguments, only, columns)
-            for kind in dict.fromkeys(kind for kind, _ in pairs):
-                base = place / kind
-                if ended(forked(partial(make_base, kind, base), place / f"{kind}.log")):
-                    print((place / f"{kind}.log").read_text()[-2000:], file=sys.stderr)
-                    return 1
-            for kind, method in pairs:
-                base = place / kind
-                sections = methods(urls, base, place / f"{kind}-reward-calm" / "model")[method]
-                cell = run_cell(kind, method, recipe(kind, sections, base), place, key)
-                print(f"{cell.kind} {cell.method}: {cell.verdict}, {cell.seconds:.1f} s", file=sys.stderr, flush=True)
-                cells.append(cell)
-        print(table(cells, columns))
-        failed = [cell for cell in cells if cell.verdict == "failed"]
-        same = sum(cell.verdict == "same bytes" for cell in cells)
-        print(f"\n{len(cells)} runs killed and resumed, {same} with the same bytes, {len(failed)} failed; "
-              f"{time.monotonic() - begun:.0f} s.")
-        for cell in failed:
-            print(f"\n{cell.kind} {cell.method}: {cell.told}", file=sys.stderr)
-        return 1 if failed else 0
+        well = run_missing(options, place, pairs, results)
+        found = read_cells(results)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+    cells = [found[pair] for pair in pairs if pair in found]
+    print(table(cells, columns))
+    print(f"\n{summary(cells)}; {time.monotonic() - begun:.0f} s.")
+    for cell in cells:
+        if cell.told:
+            print(f"\n{cell.kind} {cell.method}: {cell.told}", file=sys.stdout if cell.verdict == "none" else sys.stderr)
+    return 0 if well and len(cells) == len(pairs) and not any(cell.verdict == "failed" for cell in cells) else 1
 
 
 if __name__ == "__main__":

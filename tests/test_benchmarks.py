@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hpctrain import process
+from hpctrain.recipe.tables import tables
 from tests.source_tree import ROOT
 
 pytestmark = pytest.mark.slow
@@ -68,14 +69,42 @@ def test_health(tmp_path: Path) -> None:
     assert 1.0 < by_case["hpctrain, prolog.sh"] < by_case["hpctrain's checks, one process per check"]
 
 
-@pytest.mark.long
-def test_catalogue(tmp_path: Path) -> None:
-    """Each architecture of the catalogue, and each method, trains at toy width through a kill, and none fails."""
-    argv = [sys.executable, str(ROOT / "benchmarks" / "catalogue.py"), "--short"]
-    result = process.run(argv, timeout_s=290, cwd=str(tmp_path))
-
+def catalogue(tmp_path: Path, *words: str) -> str:
+    """What benchmarks/catalogue.py prints; no run of it may fail."""
+    pytest.importorskip("trl")
+    pytest.importorskip("peft")
+    argv = [sys.executable, str(ROOT / "benchmarks" / "catalogue.py"), "--jobs", "2", *words]
+    result = process.run(argv, timeout_s=550, env={**os.environ, "TMPDIR": str(tmp_path)}, cwd=str(tmp_path))
     assert result.ok, result.stdout + result.stderr
-    assert " 0 failed;" in result.stdout
+    return result.stdout
+
+
+@pytest.mark.timeout(600)
+def test_a_sample_of_the_catalogue(tmp_path: Path) -> None:
+    """An architecture of each family and each method of the recipes: killed and resumed, all end with the same bytes."""
+    results = tmp_path / "results.jsonl"
+    printed = catalogue(tmp_path, "--sample", "--results", str(results))
+
+    assert "8 runs killed and resumed, 8 with the same bytes, 0 failed;" in printed
+    cells = [json.loads(line) for line in results.read_text().splitlines()]
+    families = {str(model.config["model_type"]): model.family for model in reversed(tables().models.values())}
+    assert {model.family for model in tables().models.values()} <= {families[cell["kind"]] for cell in cells}
+    assert set(tables().methods) == {re.split("[ ,]", cell["method"])[0] for cell in cells}
+    before = results.read_text()
+    assert printed.partition("| architecture")[2].partition(" s.")[0][:-3] in catalogue(
+        tmp_path, "--sample", "--results", str(results))
+    assert before == results.read_text()  # nothing was left to do
+    assert [results] == list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_catalogue(tmp_path: Path) -> None:
+    """Each architecture of the catalogue, and each of its methods with their adapters, trains through a kill; none fails."""
+    printed = catalogue(tmp_path, "--short")
+
+    assert " 0 failed" in printed
+    assert all(f"| `{model.config['model_type']}` |" in printed for model in tables().models.values())
 
 
 def block(system: str, stall_s: float, durable_s: float, restores: dict[str, float]) -> dict[str, Any]:

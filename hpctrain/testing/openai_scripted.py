@@ -37,12 +37,23 @@ def judge(messages: Messages) -> str:
     return f"MARK: {round(worth(question or '', _part('answer', text) or '') * int(scale[-1] if scale else 10))}"
 
 
+def letters(messages: Messages) -> str:
+    """Marks the share of small letters in an answer: even what an untrained model writes gets marks that differ."""
+    text = _last(messages)
+    answer = _part("answer", text) or ""
+    scale = _SCALE.findall(text)
+    share = sum("a" <= letter <= "z" for letter in answer) / max(1, len(answer))
+    return f"MARK: {round(share * int(scale[-1] if scale else 10))}"
+
+
 def echo(messages: Messages) -> str:
     """Says the last message again."""
     return _last(messages)
 
 
-SCRIPTS: Mapping[str, Callable[[Messages], str]] = {"arithmetic": arithmetic, "echo": echo, "judge": judge}
+SCRIPTS: Mapping[str, Callable[[Messages], str]] = {
+    "arithmetic": arithmetic, "echo": echo, "judge": judge, "letters": letters,
+}
 """By name, as the command line takes them."""
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from hpctrain import process
 from hpctrain.endpoint.client import Client
+from hpctrain.endpoint.judge_text import mark_question
 from hpctrain.recipe.schema_method import Endpoint
-from hpctrain.testing.openai_scripted import SCRIPTS, arithmetic, judge, worth
+from hpctrain.testing.openai_scripted import SCRIPTS, arithmetic, judge, letters, worth
 from hpctrain.testing.openai_server import OpenAiServer
 
 KEY = "secret"
@@ -67,6 +68,8 @@ def test_scripted_models_do_real_work() -> None:
     assert (1.0, 0.0, 0.0) == (worth("2 + 3", "it is 5"), worth("2 + 3", "it is 6"), worth("2 + 3", "?"))
     assert 0.5 == worth("colour theory", "the colour red")
     assert judge([{"role": "user", "content": "no brackets at all"}]).startswith("MARK: 0")
+    assert "MARK: 5" == letters(mark_question("any", 10, "1 + 1", "ab?!"))
+    assert "MARK: 0" == letters(mark_question("any", 10, "1 + 1", ""))
 
 
 def test_it_runs_as_a_program_and_ends_when_told(tmp_path: Path) -> None:
