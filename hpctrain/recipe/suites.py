@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -18,6 +19,7 @@ from hpctrain.recipe.schema_method import REINFORCED, Judge, Suite
 
 KINDS: tuple[str, ...] = get_args(Suite.model_fields["kind"].annotation)
 _LISTS = ("paths", "tasks")
+_PLAIN = ("limit", "max_new_tokens", "pairwise", "samples", "temperature")
 _BELONGS = {"tasks": "harness", "function": "function", "pairwise": "judge", "match": "accuracy"}
 """The one kind that a key is for."""
 _BARE = {"harness": "tasks", "function": "function"}
@@ -41,7 +43,7 @@ def parse_suite(text: str) -> Suite:
         elif key in values:
             raise UsageError(f"--suite {text}: {key!r} is given twice")
         else:
-            values[key] = _number_or_truth(value) if key in ("limit", "max_new_tokens", "pairwise", "samples") else value
+            values[key] = _plain(value) if key in _PLAIN else value
     return _suite(values, text)
 
 
@@ -63,10 +65,13 @@ def _has_function(kind: str, found: Sequence[tuple[str, str]]) -> bool:
     return kind == "function" and any(key == "function" for key, _ in found)
 
 
-def _number_or_truth(value: str) -> Any:
+def _plain(value: str) -> Any:
+    """A number or a truth value where it is one."""
     if value in ("true", "false"):
         return value == "true"
-    return int(value) if value.isdecimal() else value
+    with contextlib.suppress(ValueError):
+        return int(value) if value.isdecimal() else float(value)
+    return value
 
 
 def _suite(values: dict[str, Any], text: str) -> Suite:
