@@ -19,6 +19,7 @@ pytest.importorskip("peft")
 
 KEY = {"TEACHER_KEY": "secret"}
 ROWS = 40
+COUNTING = "tests.train.targets:count_models_before_the_evaluation"
 
 
 def asked(place: Path, url: str, **more: Any) -> dict[str, Any]:
@@ -128,11 +129,25 @@ def test_a_local_teachers_student_ends_byte_equal(trainers: WarmRanks, tmp_path:
 
 
 @pytest.mark.slow
+def test_the_teacher_is_gone_when_the_student_is_measured(trainers: WarmRanks, tmp_path: Path) -> None:
+    """The evaluation at the end has the memory that student, teacher and optimizer took."""
+    make_model(tmp_path / "teacher", hidden_size=48)
+    rows = tmp_path / "distill.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"{number}?", "completion": "1"}) + "\n" for number in range(ROWS)))
+    recipe = tuning_recipe("distill", tmp_path, teacher={"path": str(tmp_path / "teacher")}, training={"steps": 2},
+                           data={"format": "prompt_completion"})
+    run = tmp_path / "run"
+
+    assert [0] == trainers.finish(run, recipe, ranks=1, modules=modules("distill"), target=COUNTING), logs(run)
+    assert "" == (run / "models").read_text()
+
+
+@pytest.mark.slow
 def test_a_teacher_with_other_tokens_is_refused(trainers: WarmRanks, tmp_path: Path) -> None:
     """Probabilities over other tokens cannot be compared: the recipe's code, with the way to use such a teacher."""
     make_model(tmp_path / "teacher", vocab_size=300)
     rows = tmp_path / "distill.jsonl"
-    rows.write_text(json.dumps({"prompt": "1?", "completion": "1"}) + "\n")
+    rows.write_text((json.dumps({"prompt": "1?", "completion": "1"}) + "\n") * ROWS)
     recipe = tuning_recipe("distill", tmp_path, teacher={"path": str(tmp_path / "teacher")},
                            data={"format": "prompt_completion", "validation_fraction": 0.0},
                            training={"evaluate_every_steps": 0})

@@ -150,6 +150,17 @@ def test_a_function_that_raises_stops_the_run(trainers: WarmRanks, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_the_reward_model_is_gone_when_the_model_is_measured(trainers: WarmRanks, tmp_path: Path) -> None:
+    """The evaluation at the end has the memory that the trained model and the reward model took."""
+    recipe, run = recipe_of("rlhf", tmp_path), tmp_path / "run"
+    recipe["training"] |= {"micro_batch_size": 16, "steps": 1}
+
+    assert [0] == trainers.finish(run, recipe, ranks=1, modules=modules("rlhf"),
+                                  target="tests.train.targets:count_models_before_the_evaluation"), logs(run)
+    assert "" == (run / "models").read_text()
+
+
+@pytest.mark.slow
 def test_rows_without_what_a_reward_needs(trainers: WarmRanks, tmp_path: Path) -> None:
     """A reward that compares with a key which no row has ends the run before the model is loaded."""
     recipe = recipe_of("grpo", tmp_path)

@@ -89,7 +89,7 @@ def build_rewards(recipe: Recipe, around: Surroundings | None = None) -> list[Na
 
 
 def close_rewards(rewards: list[NamedReward]) -> None:
-    """End the processes of all."""
+    """End the processes of all, and let go of their models."""
     for reward in rewards:
         reward.close()
 
@@ -120,7 +120,8 @@ def _build(reward: Reward, name: str, recipe: Recipe, around: Surroundings) -> t
     if reward.kind == "model":
         from hpctrain.train.rewards.model import ModelReward  # which brings transformers
 
-        return ModelReward(str(reward.path), name=name, device=around.device, dtype=around.dtype), _nothing
+        scores = ModelReward(str(reward.path), name=name, device=around.device, dtype=around.dtype)
+        return scores, scores.close
     if reward.kind == "code":
         around.notify(_held(protections()))
         return _code(reward), _nothing

@@ -52,6 +52,10 @@ class ModelReward:
             scores += self._scores(texts[begin:begin + _AT_ONCE])
         return scores
 
+    def close(self) -> None:
+        """Let go of the model."""
+        self._model = None
+
     @torch.inference_mode()
     def _scores(self, texts: list[str]) -> list[float]:
         inputs = self._tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)

@@ -66,8 +66,7 @@ def _learn_distributions(context: TuneContext, teacher: Teacher) -> int:
     if form == "prompts":
         context.eval_rows = None  # there is no answer to measure a distance on
     load_trained(context)
-    model = _load_teacher(context, teacher)
-    return run_trainer(context, partial(_make, teacher=teacher, model=model, has_answers=form != "prompts"))
+    return run_trainer(context, partial(_make, teacher=teacher, has_answers=form != "prompts"))
 
 
 def _load_teacher(context: TuneContext, teacher: Teacher) -> Any:
@@ -98,9 +97,13 @@ def _load_teacher(context: TuneContext, teacher: Teacher) -> Any:
 
 
 def _make(
-    context: TuneContext, common: dict[str, Any], callbacks: list[Any], *, teacher: Teacher, model: Any, has_answers: bool,
+    context: TuneContext, common: dict[str, Any], callbacks: list[Any], *, teacher: Teacher, has_answers: bool
 ) -> Any:
-    """Trl's trainer for generalised distillation, on rows that are tokens already."""
+    """Trl's trainer for generalised distillation, on rows that are tokens already; it alone holds the teacher.
+
+    Raises:
+        NotFoundError, RecipeError: see :func:`_load_teacher`.
+    """
     from hpctrain.train.tune.distill_trainer import distiller  # first: it keeps the next one quiet
     from trl.experimental import gkd  # isort: skip
 
@@ -110,7 +113,7 @@ def _make(
         max_new_tokens=context.recipe.generation.max_new_tokens, seq_kd=not has_answers, disable_dropout=False,
     )
     return trainer(
-        model=context.model, teacher_model=model, args=arguments, train_dataset=context.train_rows,
+        model=context.model, teacher_model=_load_teacher(context, teacher), args=arguments, train_dataset=context.train_rows,
         eval_dataset=context.eval_rows, processing_class=context.tokenizer, peft_config=context.peft_config,
         callbacks=callbacks, data_collator=PromptsAndAnswers(context.tokenizer.pad_token_id),
     )

@@ -51,13 +51,16 @@ _NEEDED = (
 """What a Trainer must have for the engine to take its place."""
 
 
-def run_trainer(context: TuneContext, make: Make, plan: FeedPlan | None = None) -> int:
+def run_trainer(
+    context: TuneContext, make: Make, plan: FeedPlan | None = None, *, let_go: Callable[[], None] = lambda: None
+) -> int:
     """Train to the end, or until it is time to stop; return the exit code. Called by every rank.
 
     Args:
         context: with rows and model.
         make: see :data:`Make`.
         plan: how rows are drawn; None: each optimizer step draws its own global batch.
+        let_go: called when the model is saved, before it is measured: to free what only training needs.
 
     Raises:
         HpctrainError: what the user or the site can mend; on every rank, with the same exit code.
@@ -93,6 +96,7 @@ def run_trainer(context: TuneContext, make: Make, plan: FeedPlan | None = None) 
     checkpointer.close(flush=recipe.checkpoint.save_final)
     del trainer, keeper, checkpointer, losses  # their memory is for the models that are measured
     context.model = None
+    let_go()
     code = evaluate_at_end(recipe, context.run_dir, context.environment, ranks=ranks, report=report, heartbeat=heartbeat,
                            stop=context.stop)
     leave(report)

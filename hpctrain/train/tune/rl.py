@@ -42,7 +42,7 @@ def run(context: TuneContext) -> int:
     try:
         wait_for_server(context)
         load_trained(context)
-        return run_trainer(context, _maker(rewards), feed_plan(context))
+        return run_trainer(context, _maker(rewards), feed_plan(context), let_go=lambda: close_rewards(rewards))
     finally:
         close_rewards(rewards)
 
