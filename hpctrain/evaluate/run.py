@@ -22,7 +22,7 @@ from hpctrain.evaluate.kinds import KINDS, ByRow
 from hpctrain.evaluate.language_model import LanguageModel, Place, free_memory, load
 from hpctrain.evaluate.measures import Measure
 from hpctrain.evaluate.results import Evaluation, ModelResult, SuiteResult
-from hpctrain.evaluate.rows import HeldOut, rows_of
+from hpctrain.evaluate.rows import HeldOut, RowSource
 from hpctrain.evaluate.task import Record, Scorer, SetRow, StoppedError, Task
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.schema_method import Judge, Suite
@@ -123,7 +123,8 @@ def evaluate(order: Order, helpers: Helpers) -> Evaluation | None:
     Raises:
         StorageError: results cannot be written.
     """
-    sets = {name_of(suite): _rows(suite, order, helpers) for suite in order.suites}
+    source = RowSource(order.recipe, helpers.held_out)
+    sets = {name_of(suite): _rows(suite, source, helpers) for suite in order.suites}
     evaluation, keys = helpers.ranks.on_first(lambda: _plan(order, sets))
     first: dict[str, Mapping[int, Record]] = {}
     for number, subject in enumerate(order.subjects):
@@ -161,10 +162,10 @@ def evaluate(order: Order, helpers: Helpers) -> Evaluation | None:
     return evaluation
 
 
-def _rows(suite: Suite, order: Order, helpers: Helpers) -> Rows:
+def _rows(suite: Suite, source: RowSource, helpers: Helpers) -> Rows:
     helpers.beat(f"reading the rows of {name_of(suite)}")
     try:
-        return rows_of(suite, order.recipe, helpers.held_out)
+        return source.rows_of(suite)
     except HpctrainError as error:
         return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,10 @@ from hpctrain.evaluate import examples
 from hpctrain.evaluate.measures import HIGHER, LOWER, Measure
 from hpctrain.evaluate.page import render as page
 from hpctrain.evaluate.results import Evaluation, ModelResult, SuiteResult, compare
+from hpctrain.evaluate.rows import RowSource
 from hpctrain.evaluate.table import render
+from hpctrain.recipe.schema import Recipe
+from hpctrain.recipe.schema_method import Suite
 
 USER, ASSISTANT = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 
@@ -45,6 +49,24 @@ def test_rows_that_lack_something(ask: object, row: dict[str, object]) -> None:
     assert callable(ask)
     with pytest.raises(ValueError, match=r"has|choices|answer"):
         ask(row)
+
+
+def test_what_was_kept_out_is_read_once(tmp_path: Path) -> None:
+    """The second suite gets its rows, as many as it asks for, although the file is gone; so do suites on text."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": str(number), "completion": "x"}) + "\n" for number in range(20)))
+    data = {"source": "files", "paths": [str(file)], "validation_fraction": 0.2}
+    source = RowSource(Recipe.model_validate({"version": 1, "name": "t", "method": "sft", "data": data}))
+    assert ["16", "17", "18", "19"] == [row.values["prompt"] for row in source.rows_of(Suite(kind="perplexity"))]
+    file.unlink()
+    assert ["16", "17"] == [row.values["prompt"] for row in source.rows_of(Suite(kind="accuracy", limit=2))]
+
+    asked: list[str] = []
+    texts = RowSource(Recipe.model_validate({"version": 1, "name": "t", "method": "cpt", "data": data}),
+                      lambda: asked.append("once") or ["words"])
+    assert [["words"]] * 2 == [[row.values["text"] for row in texts.rows_of(Suite(kind=kind))]
+                               for kind in ("perplexity", "function")]
+    assert ["once"] == asked
 
 
 def _evaluation() -> Evaluation:
