@@ -69,7 +69,7 @@ def validate(source: str, sets: tuple[str, ...], format_: str, output: str) -> i
         return 0 if found.rows and not found.bad_rows else 3
     for bad in found.problems:
         say(f"{bad.where}: {bad.message}")
-    require_good(found)
+    require_good(found, source)
     click.secho("OK", fg="green", bold=True, nl=False)
     click.echo(f"  {source}\n" + "\n".join(_lines_of(found)))
     return 0
@@ -141,6 +141,8 @@ def _show_tokens(target: _Target, shown: list[Row], output: str) -> None:
 
 
 def _target(source: str, sets: tuple[str, ...], format_: str) -> _Target:
+    import os
+
     from hpctrain.errors import RecipeError
     from hpctrain.recipe.check_data import MADE
     from hpctrain.recipe.schema import Data
@@ -148,6 +150,8 @@ def _target(source: str, sets: tuple[str, ...], format_: str) -> _Target:
     values: dict[str, Any] | None = None
     if source in MADE:
         values = {"source": source}
+    elif _is_saved(source):
+        values = {"source": "huggingface", "name": os.path.abspath(source)}  # noqa: PTH100 - it may be a link
     elif _is_data(source):
         values = {"source": "files", "paths": [source]}
     if values is not None:
@@ -157,12 +161,38 @@ def _target(source: str, sets: tuple[str, ...], format_: str) -> _Target:
     from hpctrain.recipe.resolve import resolve
     from hpctrain.settings_file import load_settings
 
+    _refuse_other_data(source)
     recipe = resolve(source, sets, load_settings()).recipe
     if recipe.data is None or recipe.method is None:
         raise RecipeError("runs a command of its own, which brings its own data", where=source)
     if format_ not in ("auto", recipe.data.format):
         raise click.UsageError("--format is for files; a recipe says data.format, so: --set data.format=" + format_)
     return _Target(recipe.data, recipe.method, recipe)
+
+
+def _refuse_other_data(source: str) -> None:
+    """A file that holds data in a form that is not read, and would be taken for a recipe."""
+    from pathlib import Path
+
+    from hpctrain.errors import RecipeError
+    from hpctrain.recipe.files import DATA_SUFFIXES
+
+    path = Path(source)
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        is_list = path.suffix == ".json" and file.read(4096).lstrip().startswith(b"[")
+    if is_list or path.suffix in (".csv", ".tsv", ".arrow", ".zst", ".xz", ".bz2", ".gz", ".zip"):
+        raise RecipeError(f"not one of {' '.join(DATA_SUFFIXES)}", where=source, hint=(
+            "write its rows as jsonl, one object per line; with Hugging Face's datasets: "
+            "load_dataset(...)['train'].to_json('rows.jsonl')"))
+
+
+def _is_saved(source: str) -> bool:
+    """A directory that Hugging Face's ``save_to_disk`` has made."""
+    from hpctrain.data.hub import is_saved
+
+    return is_saved(source)
 
 
 def _is_data(source: str) -> bool:

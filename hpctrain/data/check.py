@@ -115,7 +115,11 @@ def check_before_submission(recipe: Recipe) -> list[str]:
         return [f"the data set {data.name} is loaded and checked when the job starts; 'hpctrain data validate' does it now"]
     from hpctrain.data.identity import source_files
 
-    per_file = max(1, LOOK_AT // max(1, len(source_files(data))))
+    per_file = LOOK_AT
+    if data.source == "files":
+        per_file = max(1, LOOK_AT // max(1, len(source_files(data))))
+    else:
+        data = data.model_copy(update={"mode": "stream"})  # without a copy of the whole directory in the cache
     try:
         found = check_all(data, recipe.method, needed=needed_fields(recipe), template=chat_template(recipe),
                           per_file=per_file, at_most=LOOK_AT)
@@ -128,14 +132,17 @@ def check_before_submission(recipe: Recipe) -> list[str]:
     return []
 
 
-def require_good(found: Outcome) -> None:
+def require_good(found: Outcome, where: str = "data") -> None:
     """Raise the first problem, with the number of the others.
+
+    Args:
+        where: what was looked at, for messages.
 
     Raises:
         RecipeError: there is one, or there are no rows.
     """
     if not found.rows:
-        raise RecipeError("the data holds no rows", where="data")
+        raise RecipeError("the data holds no rows", where=where, hint="look at its files: they are empty")
     if found.problems:
         first, others = found.problems[0], found.bad_rows - 1
         more = f" (and {others} more bad rows of {found.rows})" if others else ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from hpctrain.errors import NotFoundError, RecipeError
-from hpctrain.recipe.files import DATA_SUFFIXES, data_files
+from hpctrain.recipe.files import DATA_SUFFIXES, data_files, saved_hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class BadRow:
         return RecipeError(self.message, where=self.where, hint=self.hint or HINT)
 
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape for half of a character; two of them make a whole one."""
 HINT = "'hpctrain data validate FILE' lists all bad rows; docs/data.md shows what rows look like"
 
 
@@ -60,6 +64,9 @@ def find_files(patterns: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for pattern in patterns:
         files = data_files(str(Path(pattern).expanduser()))
+        if not files and Path(pattern).is_dir():
+            raise NotFoundError(f"{pattern} holds none of {' '.join(DATA_SUFFIXES)}", where="data.paths",
+                                hint=saved_hint(Path(pattern)))
         if not files:
             raise NotFoundError(
                 f"{pattern!r} is no {' '.join(DATA_SUFFIXES)} file, nor a directory or pattern of them", where="data.paths",
@@ -105,7 +112,7 @@ def _read_text(path: Path, field: str, *, only_text: bool) -> Row | BadRow:
     if not only_text:
         return BadRow(f"a {path.suffix} file is plain text; rows with keys come from .jsonl or .parquet", str(path))
     try:
-        return Row({field: path.read_text(encoding="utf-8")}, str(path))
+        return Row({field: path.read_text(encoding="utf-8-sig")}, str(path))
     except UnicodeDecodeError as error:
         raise RecipeError(f"not UTF-8 text: {error.reason} at byte {error.start}", where=str(path)) from None
 
@@ -128,13 +135,21 @@ def _open(path: Path) -> IO[bytes]:
 def _parse_line(line: bytes, where: str, *, first: bool) -> Row | BadRow:
     try:
         value = json.loads(line.decode("utf-8-sig" if first else "utf-8"))
+        if _SURROGATE.search(line):
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
+        if first and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return BadRow("UTF-16 text, and UTF-8 is expected", where, "'iconv -f UTF-16 -t UTF-8 FILE' converts it")
         return BadRow(f"not UTF-8 text: {error.reason} at byte {error.start} of the line", where)
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        return BadRow(f"holds {half!r}, which is half of a character: text was cut in the middle of one", where)
     except (ValueError, RecursionError) as error:
         return BadRow(f"not JSON: {error}{_what_instead(line)}", where)
     if not isinstance(value, dict):
         kind = "a list" if isinstance(value, list) else "text" if isinstance(value, str) else "a single value"
-        return BadRow(f"expected one JSON object per line, got {kind}", where)
+        whole = "; a file that is one list is no jsonl: write each of its objects on a line of its own" if first else ""
+        return BadRow(f"expected one JSON object per line, got {kind}{whole if kind == 'a list' else ''}", where)
     return Row(value, where)
 
 

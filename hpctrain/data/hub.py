@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +39,32 @@ def read_hub(data: Data, *, column: str | None = None, streaming: bool = False, 
         RecipeError: there is no such column, or a row cannot be read.
     """
     done = failures = 0
+    local = Path(data.name or "").is_dir()
     while True:
         try:
-            for row in _rows(data, column=column, streaming=streaming, skip=skip + done):
-                yield row
-                done, failures = done + 1, 0
+            with _complaints(keep=local) as complaints:
+                for row in _rows(data, column=column, streaming=streaming, skip=skip + done):
+                    yield row
+                    done, failures = done + 1, 0
             return
         except HpctrainError:
             raise
         except Exception as error:  # noqa: BLE001 - what reads the rows raises dozens of classes
             failures += 1
             if not (streaming and done and is_unreached(error)) or failures > TRIES:
-                raise _unreadable(error, data, skip + done) from None
+                raise _unreadable(error, complaints, data, skip + done) from None
             _log.warning("the hub does not answer (%s); row %d of %s is tried again in %d s, %d of %d", first_line(error),
                          skip + done + 1, data.name, PAUSE_S * 2**failures, failures, TRIES)
             time.sleep(PAUSE_S * 2**failures)
 
 
-def _unreadable(error: Exception, data: Data, done: int) -> HpctrainError:
+def _unreadable(error: Exception, complaints: Sequence[str], data: Data, done: int) -> HpctrainError:
     if is_unreached(error):
         again = f" (after {TRIES} more tries behind row {done})" if done else ""
         found = load_error(error, "data set", data.name or "", where="data.name", env=os.environ)
         return NotFoundError(found.message + again, where=found.where, hint=found.advice)
-    return RecipeError(f"cannot be read behind row {done}: {first_line(error)}", where=f"{data.name} [{data.split}]",
+    what = first_line(ValueError(complaints[0])) if complaints else first_line(error)
+    return RecipeError(f"cannot be read behind row {done}: {what}", where=f"{data.name} [{data.split}]",
                        hint="load it again: its files may be damaged, or its columns differ from file to file")
 
 
@@ -71,25 +77,63 @@ def _rows(data: Data, *, column: str | None, streaming: bool, skip: int) -> Iter
         rows = rows.skip(skip)
     if column is None:
         yield from (dict(row) for row in rows)
-    else:
-        yield from ({column: row[column] or ""} for row in (rows.select_columns([column]) if names else rows))
+        return
+    for row in rows.select_columns([column]) if names else rows:
+        if column not in row:  # a stream learns its columns while it is read
+            raise RecipeError(f"the data set has no column {column!r}, only {', '.join(row)}", where="data.text_field")
+        yield {column: row[column] or ""}
 
 
 def _load(data: Data, *, streaming: bool) -> Any:
     try:
-        from datasets import load_dataset, load_from_disk
+        import datasets
     except ImportError:
         raise MissingDependencyError(
             "data.source huggingface needs the package 'datasets'", hint="pip install datasets"
         ) from None
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    name = data.name or ""
+    with _complaints(keep=True) as complaints:
+        try:
+            if is_saved(name):
+                return _saved(name, data, streaming=streaming)
+            return datasets.load_dataset(name, data.subset, split=data.split, streaming=streaming)
+        except HpctrainError:
+            raise
+        except Exception as error:  # noqa: BLE001 - datasets raises dozens of classes; all mean that it could not be loaded
+            if not Path(name).is_dir():
+                raise load_error(error, "data set", name, where="data.name", env=os.environ) from None
+            what = first_line(ValueError(complaints[0])) if complaints else first_line(error)
+            raise NotFoundError(f"cannot be read: {what}", where=name, hint="copy or make it again; files of one set must "
+                                "have the same columns") from None
+
+
+@contextlib.contextmanager
+def _complaints(*, keep: bool) -> Iterator[list[str]]:
+    """What ``datasets`` logs as errors, which says more than what it raises: the name of the file.
+
+    Args:
+        keep: or leave it in the log, and give nothing.
+    """
+    found: list[str] = []
+    if not keep:
+        yield found
+        return
+
+    class Keep(logging.Handler):
+        """Keeps messages."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            """Keep one."""
+            found.append(record.getMessage())
+
+    logger = logging.getLogger("datasets")
+    before, logger.handlers = logger.handlers, [Keep(logging.ERROR)]
     try:
-        if is_saved(data.name or ""):
-            return _saved(load_from_disk(data.name), data, streaming=streaming)
-        return load_dataset(data.name, data.subset, split=data.split, streaming=streaming)
-    except RecipeError:
-        raise
-    except Exception as error:  # noqa: BLE001 - datasets raises dozens of classes; all mean that it could not be loaded
-        raise load_error(error, "data set", data.name or "", where="data.name", env=os.environ) from None
+        yield found
+    finally:
+        logger.handlers = before
 
 
 def is_saved(name: str) -> bool:
@@ -99,9 +143,32 @@ def is_saved(name: str) -> bool:
     return one_split or (folder / "dataset_dict.json").is_file()
 
 
-def _saved(found: Any, data: Data, *, streaming: bool) -> Any:
-    if hasattr(found, "keys"):  # a dictionary of splits
-        if data.split not in found:
-            raise RecipeError(f"has no split {data.split!r}, only {', '.join(found)}", where=f"{data.name}")
-        found = found[data.split]
+def _saved(name: str, data: Data, *, streaming: bool) -> Any:
+    from datasets import load_from_disk
+
+    folder = Path(name)
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
+        if data.split not in splits:
+            raise RecipeError(f"has no split {data.split!r}, only {', '.join(splits)}", where=name,
+                              hint="data.split names the one to read")
+        folder /= data.split
+    files = _files_of(folder)
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise NotFoundError(f"is incomplete: {len(missing)} of {len(files)} files are missing, the first is {missing[0]}",
+                            where=str(folder), hint="copy or make it again")
+    if not files:
+        raise RecipeError("the data set holds no rows", where=str(folder))
+    found = load_from_disk(str(folder))
     return found.to_iterable_dataset() if streaming else found
+
+
+def _files_of(folder: Path) -> list[str]:
+    """The files that one split says it has."""
+    try:
+        state = json.loads((folder / "state.json").read_bytes())
+        return [str(entry["filename"]) for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise NotFoundError("cannot be read, so the data set is damaged", where=str(folder / "state.json"),
+                            hint="copy or make it again") from None

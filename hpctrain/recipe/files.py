@@ -31,8 +31,9 @@ def data_files(pattern: str) -> list[Path]:
         return [Path(pattern)]
     if Path(pattern).is_dir():
         return sorted(path for path in Path(pattern).rglob("*") if path.is_file() and path.name.endswith(DATA_SUFFIXES))
-    matches = (Path(match) for match in glob.iglob(pattern, recursive=True))
-    return sorted(path for match in matches for path in ([match] if match.is_file() else data_files(str(match))))
+    matches = [Path(match) for match in glob.iglob(pattern, recursive=True)]
+    inside = [path for match in matches if match.is_dir() for path in data_files(str(match))]
+    return sorted([*(match for match in matches if match.is_file()), *inside])  # a link to nowhere matches, and is neither
 
 
 def _data(recipe: Recipe) -> Iterator[Problem]:
@@ -54,9 +55,15 @@ def _files(pattern: str, place: Place, hint: str = "") -> Iterator[Problem]:
     elif not path.exists():
         yield Problem(place, f"no such file or directory: {pattern}{_deepest(path)}", hint=hint)
     elif path.is_dir() and not data_files(pattern):
-        yield Problem(place, f"{pattern} holds none of {' '.join(DATA_SUFFIXES)}")
+        yield Problem(place, f"{pattern} holds none of {' '.join(DATA_SUFFIXES)}", hint=saved_hint(path))
     elif path.is_file() and not pattern.endswith(DATA_SUFFIXES):
         yield Problem(place, f"{pattern} is none of {' '.join(DATA_SUFFIXES)}")
+
+
+def saved_hint(folder: Path) -> str:
+    """What to do with a directory without data files that Hugging Face's ``save_to_disk`` has made."""
+    made = any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+    return f"'save_to_disk' has made it: data.source huggingface and data.name {folder} read it" if made else ""
 
 
 def _suites(recipe: Recipe) -> Iterator[Problem]:

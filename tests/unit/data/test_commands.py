@@ -140,3 +140,13 @@ def test_wrong_arguments_are_explained(capsys: pytest.CaptureFixture[str]) -> No
     assert "nothing to tokenise beforehand: it runs a command of its own" in capsys.readouterr().err
     assert invoke(["data", "preview", "r.yaml"]) == 3
     assert "brings its own data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "text"), [("rows.csv", "a,b\n"), ("rows.json", '[{"text": "a"}]')])
+def test_data_in_another_form_is_not_taken_for_a_recipe(name: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table or a list is told to be one, with the way to jsonl."""
+    Path(name).write_text(text)
+
+    assert invoke(["data", "validate", name]) == 3
+    assert f"error: {name}: not one of .txt" in (said := capsys.readouterr().err)
+    assert "to_json" in said

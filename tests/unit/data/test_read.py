@@ -62,6 +62,31 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     assert caught.value.where.endswith("a.jsonl:2")
 
 
+@pytest.mark.parametrize(("content", "message"), [
+    ('{"text": "é"}\n'.encode("utf-16"), "UTF-16 text"), (b'{"text": "a\\ud83d"}\n', "half of a character"),
+    (b'[{"text": "a"}]', "a file that is one list is no jsonl"),
+    (b'{"text": "a"}\n'.replace(b"\n", b"\r") * 2, "Extra data"),
+])
+def test_forms_that_are_no_jsonl_are_called_by_name(tmp_path: Path, content: bytes, message: str) -> None:
+    """Another encoding, text cut inside a character, a list: the message says which it is."""
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(RecipeError, match=message) as caught:
+        list(rows(Data(source="files", paths=[str(tmp_path)], format="text")))
+    assert caught.value.where == f"{tmp_path}/a.jsonl:1"
+
+
+def test_marks_and_line_ends_of_other_systems_are_read(tmp_path: Path) -> None:
+    """A byte order mark and CRLF belong to no text; a whole character written as two escapes is one."""
+    mark = "\ufeff".encode()
+    (tmp_path / "a.jsonl").write_bytes(mark + b'{"text": "a"}\r\n{"text": "\\ud83d\\ude00"}\r\n\r\n')
+    (tmp_path / "b.txt").write_bytes(mark + b"b")
+    (tmp_path / "lost.jsonl").symlink_to(tmp_path / "nowhere")
+    found = list(rows(Data(source="files", paths=[str(tmp_path)], format="text")))
+    assert [row.values["text"] for row in found] == ["a", "\U0001f600", "b"]
+    with pytest.raises(NotFoundError, match="is no"):
+        list(rows(Data(source="files", paths=[str(tmp_path / "lost.jsonl")])))
+
+
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     """A gzip file that breaks off, and a parquet file that is none, are errors that name the file."""
     whole = gzip.compress((json.dumps(CHAT) + "\n").encode() * 500)
