@@ -138,7 +138,9 @@ def measured(name: str, run: Path) -> list[_Line]:
                 found[model["label"]] = {**measure, "rows": suite["rows"]}
     lines: list[_Line] = []
     for (_, measure), by_label in values.items():
-        before, after = by_label.get("before"), by_label["after"]
+        before, after = by_label.get("before"), by_label.get("after")
+        if after is None:
+            continue  # a reward model has no likelihoods
         change = f"{after['value'] - before['value']:+.3g}" if before else "-"
         lines.append((name, recipe["method"], measure, str(after["rows"]), _value(before), _value(after), change, wall))
     return lines
