@@ -24,7 +24,7 @@ from hpctrain.train.data import Samples
 from hpctrain.train.environment import EXIT_DONE, EXIT_STOPPED, RankEnvironment
 from hpctrain.train.heartbeat import Heartbeat
 from hpctrain.train.model_card import write_model_card
-from hpctrain.train.prepared import find_prepared, tokenizer_of
+from hpctrain.train.prepared import tokenizer_of, tokens_of
 from hpctrain.train.report import Reporter
 from hpctrain.train.rewards.batch import Batch
 from hpctrain.train.rewards.build import Surroundings, build_rewards
@@ -88,8 +88,7 @@ def held_out_texts(recipe: Recipe, run_dir: RunDir) -> list[str]:
     if data is None:
         return []
     tokenizer = tokenizer_of(recipe)
-    key = tokens.fingerprint(text.identity(data), tokenizer)
-    file = tokens.find(run_dir.cache, key) or find_prepared(run_dir.path.parent, key)
+    key, file = tokens_of(data, tokenizer, run_dir.cache)
     values = (file or tokens.prepare(run_dir.cache, key, lambda: text.documents(data), tokenizer)).open()
     samples, codec = Samples(values, data.sequence_length, data.validation_fraction), codec_of(inspect(run_dir.model))
     first, length = samples.training, samples.length

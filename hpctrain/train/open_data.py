@@ -22,7 +22,7 @@ from hpctrain.train.data import DataCursor, Samples
 from hpctrain.train.environment import RankEnvironment
 from hpctrain.train.heartbeat import Heartbeat
 from hpctrain.train.order import SampleOrder
-from hpctrain.train.prepared import find_prepared, tokenizer_of
+from hpctrain.train.prepared import tokenizer_of, tokens_of
 from hpctrain.train.report import Reporter
 from hpctrain.train.staging import Staged, node_dir, stage
 from hpctrain.train.stream import StreamCursor, StreamSamples, WindowOrder, documents_of, window_of
@@ -97,8 +97,7 @@ def prepare_data(
         started = time.monotonic()
         tokenizer = tokenizer_of(recipe)
         own.append(tokenizer)
-        key = tokens.fingerprint(text.identity(data), tokenizer)
-        file = tokens.find(cache, key) or find_prepared(cache.parent.parent, key)
+        key, file = tokens_of(data, tokenizer, cache)
         file = file or tokens.prepare(cache, key, lambda: text.documents(data), tokenizer, progress)
         how = "found in the cache" if file.reused else f"tokenised in {time.monotonic() - started:.1f} s"
         evidence = {"tokens": file.tokens, "documents": file.documents, "reused": file.reused}

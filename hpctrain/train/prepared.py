@@ -18,7 +18,7 @@ from hpctrain.data.identity import data_hashes
 from hpctrain.errors import RecipeError
 from hpctrain.files import make_private_dir, write_json_atomic
 from hpctrain.hashing import CACHE_DIR
-from hpctrain.recipe.schema import Recipe
+from hpctrain.recipe.schema import Data, Recipe
 from hpctrain.train import text, tokens
 from hpctrain.train.tokenizers import Tokenizer, build_tokenizer
 from hpctrain.train.tokens import TokenFile
@@ -49,6 +49,19 @@ def find_prepared(runs_dir: Path, key: str) -> TokenFile | None:
         found = tokens.find(folder, str(record["tokens"]))
         return replace(found, fingerprint=key) if found is not None else None
     return None
+
+
+def tokens_of(data: Data, tokenizer: Tokenizer, cache: Path) -> tuple[str, TokenFile | None]:
+    """The key of a run's tokens, and where they are: in its own cache, or where ``hpctrain data prepare`` has put them.
+
+    Args:
+        cache: of the run directory.
+
+    Raises:
+        NotFoundError, RecipeError: the data's files are not there.
+    """
+    key = tokens.fingerprint(text.identity(data), tokenizer)
+    return key, tokens.find(cache, key) or find_prepared(cache.parent.parent, key)
 
 
 def prepare_text(

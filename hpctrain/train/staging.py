@@ -25,6 +25,7 @@ from typing import Any
 
 import xxhash
 
+from hpctrain.data.identity import stamp as stamp_of
 from hpctrain.errors import NotFoundError, StorageError
 from hpctrain.files import make_private_dir, storage_errors, write_json_atomic
 from hpctrain.recipe.units import format_bytes
@@ -179,7 +180,7 @@ def _require_room(sources: Sequence[Path], folder: Path) -> None:
 def _bring(source: Path, target: Path, tell: Tell) -> int:
     """Have a good copy of one file; return the bytes that had to be copied for it."""
     note = target.with_name(f"{target.name}.json")
-    stamp: list[Any] = _stamp(source)
+    stamp: list[Any] = stamp_of(source)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(note.read_bytes())
         if known["stamp"] == stamp and _digest(target, tell) == known["xxh3_128"]:
@@ -190,7 +191,7 @@ def _bring(source: Path, target: Path, tell: Tell) -> int:
         if _digest(target, tell) != digest:
             raise StorageError("this node's disk gives back something else than was written to it", where=str(target),
                                hint="have the node looked at: 'hpctrain health deep --help'; or take data.mode shared")
-    if _stamp(source) != stamp:
+    if stamp_of(source) != stamp:
         raise StorageError("changed while it was copied", where=str(source), hint="start again when nothing writes to it")
     write_json_atomic(note, {"stamp": stamp, "xxh3_128": digest}, durable=False)
     return int(stamp[1])
@@ -223,10 +224,6 @@ def _digest(path: Path, tell: Tell) -> str:
             digest.update(block)
             tell(f"comparing {path.name}")
     return digest.hexdigest()
-
-
-def _stamp(path: Path) -> list[Any]:
-    return [str(path.resolve()), _size(path), path.stat().st_mtime_ns]
 
 
 def _size(path: Path) -> int:

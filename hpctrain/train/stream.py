@@ -24,7 +24,7 @@ from hpctrain.data.files import BadRow, find_files, read_file
 from hpctrain.errors import CheckpointError, RecipeError
 from hpctrain.recipe.schema import Data
 from hpctrain.train.data import DataCursor
-from hpctrain.train.order import Permutation
+from hpctrain.train.order import SampleOrder
 from hpctrain.train.tokenizers import Tokenizer, Tokens
 
 WINDOW_TOKENS = 2**20
@@ -160,26 +160,12 @@ class Blocks:
             self._offset -= len(self._pending.popleft()[1])
 
 
-@dataclass(frozen=True, slots=True)
-class WindowOrder:
-    """Which sample of a stream is the k-th that training consumes: shuffled inside windows.
-
-    Attributes:
-        size: samples of a window.
-        seed: of the run.
-    """
-
-    size: int
-    seed: int
-
-    def share(self, cursor: int, global_batch_size: int, rank: int, world_size: int) -> list[int]:
-        """The samples of one rank in the global batch that starts at ``cursor``."""
-        return [self.sample(cursor + offset) for offset in range(rank, global_batch_size, world_size)]
+class WindowOrder(SampleOrder):
+    """Which sample of a stream is the k-th that training consumes: shuffled inside windows of ``size`` samples."""
 
     def sample(self, cursor: int) -> int:
         """The sample that is consumed as number ``cursor``, counted from 0."""
-        window, position = divmod(cursor, self.size)
-        return window * self.size + Permutation(self.size, self.seed, window)(position)
+        return cursor // self.size * self.size + super().sample(cursor)
 
 
 class StreamSamples:
@@ -262,10 +248,6 @@ class StreamSamples:
         for number in [number for number in self._starts if number < before - 1]:
             del self._starts[number]
 
-    def close(self) -> None:
-        """Read no further."""
-        self._reader.shutdown(wait=False, cancel_futures=True)
-
 
 class StreamCursor(DataCursor):
     """How many samples were consumed, and where in the stream that is.
@@ -277,7 +259,7 @@ class StreamCursor(DataCursor):
     """
 
     def __init__(self, order: WindowOrder, fingerprint: str, samples: StreamSamples) -> None:
-        super().__init__(order, fingerprint, samples.length)  # type: ignore[arg-type]  # it has the same methods
+        super().__init__(order, fingerprint, samples.length)
         self._samples = samples
 
     @property

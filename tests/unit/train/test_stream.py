@@ -80,8 +80,6 @@ def consume(data: Data, steps: int, ranks: int, state: Any = None) -> tuple[list
         shares = [samples.batch(cursor.next_share(BATCH, rank, ranks), CPU).tolist()
                   for rank, (samples, cursor) in enumerate(cursors)]
         seen += [shares[at % ranks][at // ranks] for at in range(BATCH)]
-    for samples, _ in cursors:
-        samples.close()
     return seen, cursors[0][1].state_dict()
 
 
