@@ -16,7 +16,7 @@ from hpctrain.checkpoint.fill import load_tensors
 from hpctrain.checkpoint.manifest import Manifest
 from hpctrain.checkpoint.shard_reader import DamagedError
 from hpctrain.checkpoint.store import Reader
-from hpctrain.checkpoint.weight_files import MODEL, WeightFile, index_of
+from hpctrain.checkpoint.weight_files import ADAPTER_FILE, MODEL, WeightFile, adapter_name, index_of
 from hpctrain.errors import CheckpointError, StorageError
 from hpctrain.files import PRIVATE_FILE, storage_errors, write_json_atomic
 
@@ -42,6 +42,7 @@ def write_weights(
 
     _check_room(folder, sum(file.size_bytes for file in files))
     for file in files:
+        rename = adapter_name if file.name == ADAPTER_FILE else str
         try:
             loaded = load_tensors(source, manifest, [MODEL + name for name in file.tensors])
         except DamagedError as error:
@@ -49,7 +50,8 @@ def write_weights(
         path = folder / file.name
         with storage_errors(path):
             try:
-                save_file({name: _stored(loaded[MODEL + name], dtype) for name in file.tensors}, path, {"format": "pt"})
+                save_file({rename(name): _stored(loaded[MODEL + name], dtype) for name in file.tensors}, path,
+                          {"format": "pt"})
             except SafetensorError as error:  # also where the disk is full
                 raise StorageError(f"cannot write: {error}", where=str(path)) from None
             path.chmod(PRIVATE_FILE)

@@ -86,7 +86,8 @@ def export(
 ) -> None:
     """Write a checkpoint's model to the new directory DEST as safetensors, so that transformers loads it.
 
-    AutoModelForCausalLM.from_pretrained(DEST) reads it. DEST must not exist; it appears whole or not at all.
+    AutoModelForCausalLM.from_pretrained(DEST) reads it. Of a run with an adapter it is the adapter, as peft reads it.
+    DEST must not exist; it appears whole or not at all.
     """
     from hpctrain.checkpoint.weight_files import model_shapes, plan_files
     from hpctrain.errors import CheckpointError, StorageError

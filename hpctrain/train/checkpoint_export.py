@@ -15,7 +15,7 @@ import torch
 
 from hpctrain.checkpoint.manifest import Manifest
 from hpctrain.checkpoint.store import Reader
-from hpctrain.checkpoint.weight_files import WeightFile, model_shapes, plan_files
+from hpctrain.checkpoint.weight_files import ADAPTED, WeightFile, model_shapes, plan_files
 from hpctrain.checkpoint.weights import sync_file, write_weights
 from hpctrain.errors import CheckpointError, NotFoundError, RecipeError, first_line
 from hpctrain.files import PRIVATE_FILE, make_private_dir, storage_errors, sync_dir
@@ -40,11 +40,15 @@ class Dress:
         config: transformers configuration, None for weights alone.
         save_rest: puts tokenizer files into a directory.
         reward: the model gives one number, not tokens.
+        adapter: peft's configuration, where the weights are those of an adapter; ``config`` is None then.
+        generation: how the model writes, and what ends its answers; None: as its configuration says.
     """
 
     config: Any
     save_rest: Callable[[Path], None]
     reward: bool = False
+    adapter: Any = None
+    generation: Any = None
 
 
 def bare() -> Dress:
@@ -70,14 +74,32 @@ def dress_from_recipe(recipe: Recipe) -> Dress:
 def _tuned(recipe: Recipe, model: Model) -> Dress:
     from hpctrain.train.tune.tokenizer import load_tokenizer, save_tokenizer
 
-    if recipe.adapter is not None:
-        raise RecipeError("checkpoints of this run hold an adapter, not a whole model", where="adapter",
-                          hint="take the model/ that the run leaves at its end, or --weights-only for what is saved")
     tokenizer = load_tokenizer(recipe)
+    if recipe.adapter is not None:
+        from hpctrain.train.tune.model import adapter_config
+
+        adapter = adapter_config(recipe.adapter, reward=recipe.method == "reward")
+        adapter.base_model_name_or_path, adapter.inference_mode = model.path, True
+        return Dress(None, lambda folder: save_tokenizer(tokenizer, folder, recipe), adapter=adapter)
     config = load_config(model, len(tokenizer), tokenizer.eos_token_id)
+    config.pad_token_id = tokenizer.pad_token_id  # as trl sets it
     if recipe.method == "reward":
-        config.num_labels, config.pad_token_id = 1, tokenizer.pad_token_id
-    return Dress(config, lambda folder: save_tokenizer(tokenizer, folder, recipe), recipe.method == "reward")
+        config.num_labels = 1
+    return Dress(config, lambda folder: save_tokenizer(tokenizer, folder, recipe), recipe.method == "reward",
+                 generation=_generation(model, tokenizer))
+
+
+def _generation(model: Model, tokenizer: Any) -> Any:
+    """How the model that was tuned writes: it may end its answers with other tokens than its configuration names."""
+    import transformers
+
+    settings: Any = transformers.GenerationConfig  # untyped
+    try:
+        found = settings.from_pretrained(model.path)
+    except Exception:  # noqa: BLE001 - transformers raises many classes for "not there"
+        return None
+    found.pad_token_id = tokenizer.pad_token_id
+    return found
 
 
 def with_card(dress: Dress, run_dir: RunDir, checkpoint: Mapping[str, Any]) -> Dress:
@@ -138,6 +160,8 @@ def export(
     if model is not None:
         twins = _check_names(model, shapes, where)
         shapes = {name: value for name, value in shapes.items() if name not in twins}
+    if dress.adapter is not None:
+        dress.adapter.target_modules = _adapted(shapes, where)
     files = plan_files(shapes, dtype=dtype, max_file_bytes=max_file_bytes)
     partial = target.with_name(f".{target.name}.partial")
     with storage_errors(target):
@@ -146,13 +170,31 @@ def export(
         make_private_dir(partial)
         try:
             write_weights(source, where, manifest, files, partial, dtype=dtype, on_bytes=on_bytes)
+            if dress.adapter is not None:
+                dress.adapter.save_pretrained(partial)
             if model is not None:
+                if dress.generation is not None:
+                    model.generation_config = dress.generation
                 _save_config(model, dtype or _most(shapes), partial)
             dress.save_rest(partial)
             _finish(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return files
+
+
+def _adapted(shapes: Mapping[str, Any], where: str) -> set[str]:
+    """The layers that an adapter was put on, as peft names them.
+
+    Raises:
+        CheckpointError: the checkpoint holds another model.
+    """
+    other = next((name for name in shapes if ADAPTED not in name and ".modules_to_save." not in name), None)
+    found = {name.partition(ADAPTED)[0].removeprefix("base_model.model.") for name in shapes if ADAPTED in name}
+    if other is not None or not found:
+        raise CheckpointError(f"it holds no adapter, although the recipe has one: {other or 'it is empty'}", where=where,
+                              hint="--weights-only writes what is saved")
+    return found
 
 
 def _bare_model(config: Any, *, reward: bool) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from hpctrain.cli.main import invoke
+from hpctrain.testing.run_builder import RunBuilder
 from tests.train.ranks import WarmRanks, logs, metric_lines
 from tests.train.tuning import SLOWLY, killed_after_every_step, killed_once, modules, tuning_recipe
 
@@ -52,6 +54,7 @@ def test_killed_run_ends_byte_equal(trainers: WarmRanks, tmp_path: Path, case: s
     """SIGKILL of all ranks in a step ends, after another start, with the weights and losses of a run that was not killed."""
     calm, stormy = killed_once(trainers, tmp_path, *recipe_of(case, tmp_path), after_step=7, names=MEASURED)
     assert_whole_model(calm, case)
+    assert_exported(calm, case)
     assert_has_lineage(stormy)
 
 
@@ -70,6 +73,7 @@ def test_kill_after_every_step(trainers: WarmRanks, tmp_path: Path, case: str) -
     """SIGKILL after each step in turn, at a random moment within the next: the final bytes are those of a calm run."""
     calm = killed_after_every_step(trainers, tmp_path, *recipe_of(case, tmp_path), within_s=0.1, names=MEASURED)
     assert_whole_model(calm, case)
+    assert_exported(calm, case)
 
 
 @pytest.mark.slow
@@ -97,6 +101,24 @@ def test_a_wrong_row_is_named_by_file_and_line(trainers: WarmRanks, tmp_path: Pa
     run = tmp_path / "run"
     assert [3, 3] == trainers.finish(run, recipe, ranks=2, modules=imports), logs(run)
     assert "sft.jsonl:45" in (run / "log-0").read_text()
+
+
+def assert_exported(run_dir: Path, case: str) -> None:
+    """The last checkpoint leaves as the run's own model: the same weights and settings, for transformers or peft."""
+    RunBuilder(run_dir.parent, run_dir.name)
+    folder, model = run_dir.parent / "exported", run_dir / "model"
+    half = ["--dtype", "bfloat16"] if "bf16" in case else []
+    assert 0 == invoke(["checkpoints", "export", str(run_dir), "latest", str(folder), *half])
+
+    names = {path.name for path in model.iterdir()}
+    assert names == {path.name for path in folder.iterdir()}
+    for name in names - {"README.md", "hpctrain_lineage.json", "adapter_config.json"}:
+        assert (folder / name).read_bytes() == (model / name).read_bytes(), name
+    if "adapter_config.json" in names:
+        said, its = (json.loads((path / "adapter_config.json").read_bytes()) for path in (folder, model))
+        assert set(said.pop("target_modules")) == set(its.pop("target_modules"))
+        assert set(said.pop("modules_to_save") or ()) <= set(its.pop("modules_to_save") or ())
+        assert its == {name: value for name, value in said.items() if name in its}
 
 
 def assert_whole_model(run_dir: Path, case: str) -> None:
