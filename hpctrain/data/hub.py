@@ -29,8 +29,8 @@ def read_hub(data: Data, *, column: str | None = None, streaming: bool = False, 
     Args:
         data: with ``name``: a hub id, a directory of files, or one that ``save_to_disk`` made.
         column: read only this one; rows without it are given with "".
-        streaming: read while going, and keep nothing on disk; a network that fails in the middle is waited for, two minutes
-            at most.
+        streaming: read while going, and keep nothing on disk. When the network fails in the middle, the stream is opened
+            again :data:`TRIES` times, with two minutes between them in all.
         skip: rows to leave out at the beginning.
 
     Raises:
@@ -51,7 +51,7 @@ def read_hub(data: Data, *, column: str | None = None, streaming: bool = False, 
             raise
         except Exception as error:  # noqa: BLE001 - what reads the rows raises dozens of classes
             failures += 1
-            if not (streaming and done and is_unreached(error)) or failures > TRIES:
+            if not (streaming and skip + done and is_unreached(error)) or failures > TRIES:
                 raise _unreadable(error, complaints, data, skip + done) from None
             _log.warning("the hub does not answer (%s); row %d of %s is tried again in %d s, %d of %d", first_line(error),
                          skip + done + 1, data.name, PAUSE_S * 2**failures, failures, TRIES)

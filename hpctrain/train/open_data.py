@@ -71,7 +71,7 @@ def open_data(
     """
     heartbeat.beat("data")
     if data.mode == "stream":
-        return _open_stream(recipe, data, ranks=ranks, report=report)
+        return _open_stream(recipe, data, ranks=ranks, report=report, heartbeat=heartbeat)
     prepared = prepare_data(recipe, data, run_dir.cache, ranks=ranks, report=report, heartbeat=heartbeat)
     file = prepared.file
     if data.mode == "copy":
@@ -158,11 +158,14 @@ def _tell(heartbeat: Heartbeat) -> Callable[[str], None]:
     return tell
 
 
-def _open_stream(recipe: Recipe, data: Data, *, ranks: Ranks, report: Reporter) -> OpenData:
+def _open_stream(recipe: Recipe, data: Data, *, ranks: Ranks, report: Reporter, heartbeat: Heartbeat) -> OpenData:
+    def waits() -> None:
+        heartbeat.beat("data", detail="waiting for the stream")  # which may take longer than a step before it is a hang
+
     tokenizer = tokenizer_of(recipe)
     key = ranks.on_first(lambda: tokens.fingerprint(["stream", text.identity(data)], tokenizer))
     window = window_of(data.sequence_length)
-    samples = StreamSamples(documents_of(data, tokenizer), data.sequence_length, window)
+    samples = StreamSamples(documents_of(data, tokenizer), data.sequence_length, window, waits)
     cursor = StreamCursor(WindowOrder(window, recipe.training.seed), key, samples)
     how = f"text is read while training, shuffled among {window:,} samples"
     report.event("data.streamed", how, evidence={"window": window})

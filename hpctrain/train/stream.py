@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -30,6 +30,8 @@ from hpctrain.train.tokenizers import Tokenizer, Tokens
 WINDOW_TOKENS = 2**20
 """About so many tokens are shuffled among one another, and held in memory twice by each rank."""
 SMALLEST_WINDOW = 16
+PATIENCE_S = 5.0
+"""A window that takes longer is said to be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +177,15 @@ class StreamSamples:
         documents: the stream.
         length: predicted tokens per sample.
         window: samples of a window.
+        waits: told when a window does not come in time, such as for a network that is down.
     """
 
     validation = 0
     training = 2**62
     """There is always another one."""
 
-    def __init__(self, documents: Documents, length: int, window: int) -> None:
-        self._documents, self.length, self.window = documents, length, window
+    def __init__(self, documents: Documents, length: int, window: int, waits: Callable[[], None] = lambda: None) -> None:
+        self._documents, self.length, self.window, self._waits = documents, length, window, waits
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="stream")
         self.seek(0, Place())
 
@@ -223,7 +226,10 @@ class StreamSamples:
         while number not in self._windows:
             if number < self._next:
                 raise CheckpointError(f"window {number} of the stream was asked for after it was let go")
-            rows, after = self._read_ahead().result()
+            coming = self._read_ahead()
+            if not wait([coming], PATIENCE_S).done:
+                self._waits()
+            rows, after = coming.result()
             self._windows[self._next] = rows
             self._next += 1
             self._starts[self._next] = after

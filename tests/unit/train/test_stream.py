@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from hpctrain.errors import CheckpointError, RecipeError
 from hpctrain.recipe.schema import Data
+from hpctrain.train import stream
 from hpctrain.train.data import DataCursor
 from hpctrain.train.order import SampleOrder
 from hpctrain.train.stream import Blocks, Place, StreamCursor, StreamSamples, WindowOrder, documents_of
@@ -155,3 +158,18 @@ def test_tables_and_data_sets_are_continued(tmp_path: Path, source: str) -> None
         again = Blocks(documents, LENGTH, blocks.place)
         assert again.take(4).tolist() == blocks.take(4).tolist()
         assert again.place == blocks.place
+
+
+def test_a_stream_that_comes_late_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks for hangs is told that a window is waited for; what then comes is the same."""
+    (tmp_path / "a.txt").write_text("hello world " * 50)
+    data = Data(source="files", paths=[str(tmp_path)])
+    documents, told = documents_of(data, ByteTokenizer()), threading.Event()
+
+    def late(place: Place) -> Iterator[tuple[Place, Any]]:
+        assert told.wait(60)
+        yield from documents(place)
+
+    monkeypatch.setattr(stream, "PATIENCE_S", 0.05)
+    slow = StreamSamples(late, LENGTH, WINDOW, told.set).batch([0, 1], CPU)
+    assert slow.tolist() == StreamSamples(documents, LENGTH, WINDOW).batch([0, 1], CPU).tolist()
