@@ -9,7 +9,7 @@ was not as it should be: a number stands for weights with the same bytes. The ju
 lines on the loopback address; the reward model is what the reward run of the same architecture left.
 
 Ranks are forked from one process that has imported everything and computed nothing, as hpctrain's warm process does.
---short takes each architecture and each method at least once, --sample each family and each of the recipes' methods.
+--short takes each architecture and each row of the table, --sample each family and each of the recipes' methods.
 --results writes each result at once, as a line of JSON; what is there and did not fail is not run again.
 """
 
@@ -55,14 +55,14 @@ from hpctrain.recipe.check_method import NO_REWARD_MODEL  # noqa: E402
 
 PATIENCE_S = 240.0
 SAMPLE = {
-    "llama": "cpt", "qwen3": "sft lora", "deepseek_v3": "dpo", "mistral": "reward", "gpt_oss": "rlvr", "gemma2": "rlaif",
-    "qwen2": "rlhf", "llama4_text": "distill, endpoint",
+    "llama": "cpt", "qwen3": "sft, lora", "deepseek_v3": "dpo", "mistral": "reward", "gpt_oss": "rlvr", "gemma2": "rlaif",
+    "qwen2": "rlhf", "llama4_text": "distill, lora",
 }
 """An architecture of each family, and each method of the recipes."""
 OTHERS = ("hpctrain.train.__main__", "hpctrain.train.tune.distill_trainer", "pydoc_data.topics")
 """What some recipes need besides, imported beforehand."""
 Pair = tuple[str, str]
-"""An architecture and a column."""
+"""An architecture and a row of the table."""
 
 
 def warm(architectures: Sequence[str]) -> None:
@@ -205,36 +205,39 @@ def servers(place: Path, key: str) -> Iterator[dict[str, str]]:
             server.wait()
 
 
-def wanted(options: argparse.Namespace, columns: Sequence[str]) -> list[Pair]:
+def wanted(options: argparse.Namespace, rows: Sequence[str]) -> list[Pair]:
     """The cells of the table."""
     every = list(kinds())
     if options.sample:
         return list(SAMPLE.items())
     if options.short:
-        return [(every[index % len(every)], column) for index, column in enumerate(columns)]
-    return [(kind, column) for kind in every for column in columns if options.only in f"{kind} {column}"]
+        return [(every[index % len(every)], row) for index, row in enumerate(rows)]
+    return [(kind, row) for kind in every for row in rows if options.only in f"{kind} {row}"]
 
 
 def groups_of(pairs: Sequence[Pair]) -> list[list[Pair]]:
     """What one process does one after the other: rlhf after the reward run of its architecture, or of any."""
-    after_reward = {kind: [(kind, "reward")] for kind, method in pairs if method == "reward" and kind not in NO_REWARD_MODEL}
-    alone = [[pair] for pair in pairs if pair[1] != "rlhf" and pair not in [group[0] for group in after_reward.values()]]
+    trained = [kind for kind, method in pairs if method == "reward" and kind not in NO_REWARD_MODEL]
+    after_reward = {kind: [(kind, "reward")] for kind in trained}
+    first = [(kind, "reward") for kind in trained]
+    alone = [[pair] for pair in pairs if not pair[1].startswith("rlhf") and pair not in first]
     for kind, method in pairs:
-        if method == "rlhf":
+        if method.startswith("rlhf"):
             own = "llama" if kind in NO_REWARD_MODEL else kind
-            home = kind if kind in after_reward else next(iter(after_reward), own)
+            home = trained[0] if trained and own not in trained else own
             after_reward.setdefault(home, [(home, "reward")]).append((kind, method))
     return [*after_reward.values(), *alone]
 
 
-def table(cells: Sequence[Cell], columns: Sequence[str]) -> str:
-    """The cells as a Markdown table, architectures down and methods across: seconds, or what was not the same."""
+def table(cells: Sequence[Cell], rows: Sequence[str]) -> str:
+    """The cells as a Markdown table, methods down and architectures across: seconds, or what was not the same."""
+    across = [kind for kind in kinds() if any(cell.kind == kind for cell in cells)]
     by_place = {(cell.kind, cell.method): {"same bytes": f"{cell.seconds:.1f}", "none": "-"}.get(cell.verdict, cell.verdict)
                 for cell in cells}
-    head = [f"| architecture | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    head = [f"| method | {' | '.join(f'`{kind}`' for kind in across)} |", f"|---|{'---:|' * len(across)}"]
     return "\n".join([*head, *(
-        f"| `{kind}` | {' | '.join(by_place.get((kind, column), '') for column in columns)} |"
-        for kind in kinds() if any(cell.kind == kind for cell in cells))])
+        f"| {row} | {' | '.join(by_place.get((kind, row), '') for kind in across)} |"
+        for row in rows if any(cell.method == row for cell in cells))])
 
 
 def summary(cells: Sequence[Cell]) -> str:
@@ -324,7 +327,7 @@ def arguments_of(words: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Kill and resume each architecture of the catalogue with each method.")
     few = parser.add_mutually_exclusive_group()
-    few.add_argument("--short", action="store_true", help="each architecture and each column at least once")
+    few.add_argument("--short", action="store_true", help="each architecture and each row at least once")
     few.add_argument("--sample", action="store_true", help="each family and each method of the recipes once")
     parser.add_argument("--only", default="", metavar="WORD", help="cells with this in 'ARCHITECTURE COLUMN'")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time")
@@ -356,8 +359,8 @@ def main(words: Sequence[str]) -> int:
     options, begun = arguments_of(words), time.monotonic()
     os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0"})
     place = Path(tempfile.mkdtemp(prefix="hpct-catalogue-"))
-    columns = list(methods({}, place, place, place))
-    pairs, results = wanted(options, columns), options.results or place / "results.jsonl"
+    rows = list(methods({}, place, place, place))
+    pairs, results = wanted(options, rows), options.results or place / "results.jsonl"
     print(f"{machine()}; seed {options.seed}\n", flush=True)
     try:
         well = run_missing(options, place, pairs, results)
@@ -365,7 +368,7 @@ def main(words: Sequence[str]) -> int:
     finally:
         shutil.rmtree(place, ignore_errors=True)
     cells = [found[pair] for pair in pairs if pair in found]
-    print(table(cells, columns))
+    print(table(cells, rows))
     print(f"\n{summary(cells)}; {time.monotonic() - begun:.0f} s.")
     for cell in cells:
         if cell.told:

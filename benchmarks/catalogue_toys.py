@@ -52,7 +52,7 @@ def write_rows(folder: Path) -> None:
 
 
 def methods(url: Mapping[str, str], rows: Path, base: Path, reward: Path) -> dict[str, Sections]:
-    """Sections of a recipe by the name of a column.
+    """Sections of a recipe by the name of a row of the table.
 
     Args:
         url: of the judge and the teacher.
@@ -70,23 +70,31 @@ def methods(url: Mapping[str, str], rows: Path, base: Path, reward: Path) -> dic
     nowhere = "http://127.0.0.1:9/v1"
     ask = {role: {"url": url.get(role, nowhere), "model": role, "api_key_env": KEY} for role in SERVERS}
     lora = {"kind": "lora", "rank": 4, "alpha": 8}
+    merged = {**lora, "merge": True}
+    rlvr = {"method": "rlvr", "data": sums, "generation": answers, "rewards": rewards}
+    rlaif = {"method": "rlaif", "data": {**sums, "format": "prompts"}, "generation": answers, "judge": ask["letters"]}
+    rlhf = {"method": "rlhf", "data": prompts, "generation": {**answers, "algorithm": "rloo"},
+            "rewards": [{"kind": "model", "path": str(reward)}]}
+    distill = {"method": "distill", "data": {**sums, "format": "prompts"}, "teacher": {"endpoint": ask["arithmetic"]}}
     return {
         "cpt": {"method": "cpt", "data": {"source": "python-docs", "sequence_length": 64}},
         "sft": {"method": "sft", "data": chats},
-        "sft lora": {"method": "sft", "data": chats, "adapter": lora},
-        "sft dora": {"method": "sft", "data": chats, "adapter": {**lora, "kind": "dora"}},
+        "sft, lora": {"method": "sft", "data": chats, "adapter": lora},
+        "sft, dora": {"method": "sft", "data": chats, "adapter": {**lora, "kind": "dora"}},
         "dpo": {"method": "dpo", "data": pairs},
-        "dpo lora": {"method": "dpo", "data": pairs, "adapter": lora},
+        "dpo, lora": {"method": "dpo", "data": pairs, "adapter": lora},
         "reward": {"method": "reward", "data": pairs},
-        "rlvr": {"method": "rlvr", "data": sums, "generation": answers, "rewards": rewards},
-        "rlvr lora": {"method": "rlvr", "data": sums, "generation": answers, "rewards": rewards, "adapter": lora},
-        "rlaif": {"method": "rlaif", "data": {**sums, "format": "prompts"}, "generation": answers, "judge": ask["letters"]},
-        "rlhf": {"method": "rlhf", "data": prompts, "generation": {**answers, "algorithm": "rloo"},
-                 "rewards": [{"kind": "model", "path": str(reward)}]},
-        "distill, endpoint": {"method": "distill", "data": {**sums, "format": "prompts"},
-                              "teacher": {"endpoint": ask["arithmetic"]}},
-        "distill, local": {"method": "distill", "data": prompts, "teacher": {"path": str(base)},
-                           "generation": {"max_new_tokens": 8}},
+        "reward, lora": {"method": "reward", "data": pairs, "adapter": merged},
+        "rlvr": rlvr,
+        "rlvr, lora": {**rlvr, "adapter": lora},
+        "rlaif": rlaif,
+        "rlaif, lora": {**rlaif, "adapter": lora},
+        "rlhf": rlhf,
+        "rlhf, lora": {**rlhf, "adapter": lora},
+        "distill": distill,
+        "distill, lora": {**distill, "adapter": lora},
+        "distill, local teacher": {"method": "distill", "data": prompts, "teacher": {"path": str(base)},
+                                   "generation": {"max_new_tokens": 8}},
     }
 
 
