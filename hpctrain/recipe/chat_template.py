@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,12 @@ class ChatTemplate:
         calls = any(isinstance(message, Mapping) and message.get("tool_calls") for part in talk for message in part)
         if calls and "tool_calls" not in text:
             return f"has tool calls, which the chat template in {self.file} never writes"
-        if isinstance(row.get("messages"), list):
+        said_so_far, answer = row.get("messages") or row.get("prompt"), row.get("chosen") or row.get("completion")
+        if isinstance(said_so_far, list):
+            messages = [*said_so_far, *answer] if isinstance(answer, list) else said_so_far
             own = row.get("chat_template_kwargs")
-            config = _read(self.tokenizer / "tokenizer_config.json")
-            tokens = {name: value.get("content") if isinstance(value, dict) else value for name, value in config.items()
-                      if name.endswith("_token")}
-            values = {**tokens, **(own if isinstance(own, dict) else {})}
-            said = _refusal(text, row["messages"], tools, values)
+            values = {**_special_tokens(self.tokenizer), **(own if isinstance(own, dict) else {})}
+            said = _refusal(text, messages, tools, values)
             return f"the chat template in {self.file} refuses it: {said}" if said else None
         return None
 
@@ -129,7 +129,18 @@ def _refusal(text: str, messages: Any, tools: Any, values: Mapping[str, Any]) ->
     Args:
         values: what else it may ask for: the tokenizer's special tokens, and what the row says itself.
     """
+    known = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": False}
+    try:
+        _compiled(text).render({**values, **known})
+    except _RefusalError as error:
+        return str(error)
+    except Exception:  # noqa: BLE001 - what a template does with values is the run's to find out
+        return ""
+    return ""
 
+
+@lru_cache(maxsize=8)
+def _compiled(text: str) -> Any:
     def refuse(message: str) -> None:
         raise _RefusalError(message)
 
@@ -137,14 +148,14 @@ def _refusal(text: str, messages: Any, tools: Any, values: Mapping[str, Any]) ->
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda _: "01 Jan 2026"
     environment.filters["tojson"] = lambda value, **_: json.dumps(value)
-    known = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": False}
-    try:
-        environment.from_string(text).render({**values, **known})
-    except _RefusalError as error:
-        return str(error)
-    except Exception:  # noqa: BLE001 - what a template does with values is the run's to find out
-        return ""
-    return ""
+    return environment.from_string(text)
+
+
+@lru_cache(maxsize=8)
+def _special_tokens(folder: Path) -> Mapping[str, Any]:
+    found = _read(folder / "tokenizer_config.json")
+    return {name: value.get("content") if isinstance(value, dict) else value for name, value in found.items()
+            if name.endswith("_token")}
 
 
 def _tools_of(row: Mapping[str, Any]) -> Any:

@@ -59,6 +59,8 @@ def test_a_broken_template_is_seen(folder: Path, text: str, says: str) -> None:
     (PLAIN, {"messages": [TURNS[0], CALL]}, "has tool calls, which"),
     (ALTERNATE, {"messages": [{"role": "system", "content": "x"}, *TURNS]}, "refuses it: no system"),
     (None, {"prompt": TURNS[:1], "completion": TURNS[1:]}, "is a conversation"),
+    ("{% if messages[-1].role == 'assistant' %}{{ raise_exception('no answer') }}{% endif %}",
+     {"prompt": TURNS[:1], "completion": TURNS[1:]}, "refuses it: no answer"),
 ])
 def test_a_row_that_cannot_be_written_is_named(folder: Path, text: str | None, row: dict[str, Any], says: str) -> None:
     """A row that the template is known to lose something of, or to refuse, ends the submission with its line."""
