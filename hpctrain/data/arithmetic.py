@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hpctrain.data.question_row import question_row
+
 MOST = 10_000
 """Problems that are made at most, where there are more below the largest number."""
 
@@ -63,22 +65,7 @@ def sums(largest: int) -> list[Sum]:
 def arithmetic_rows(format_: str, largest: int) -> Iterator[dict[str, Any]]:
     """The problems as rows of a format."""
     for problem in sums(largest):
-        question, answer = problem.question, str(problem.answer)
-        asked = [{"role": "user", "content": question}]
-        if format_ == "text":
-            yield {"text": f"{question} {answer}"}
-        elif format_ == "chat":
-            yield {"messages": [*asked, _said(answer)]}
-        elif format_ == "prompt_completion":
-            yield {"prompt": asked, "completion": [_said(answer)]}
-        elif format_ == "preference":
-            yield {"prompt": asked, "chosen": [_said(answer)], "rejected": [_said(str(problem.wrong_answer))]}
-        else:
-            yield {"prompt": asked, "answer": answer}
-
-
-def _said(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
+        yield question_row(format_, problem.question, str(problem.answer), str(problem.wrong_answer))
 
 
 def _number(problem: Sum, purpose: str) -> int:

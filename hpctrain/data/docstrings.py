@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hpctrain.data.question_row import question_row
 from hpctrain.errors import HpctrainError
 
 MODULES = (
@@ -81,20 +82,11 @@ def docstring_rows(format_: str) -> Iterator[dict[str, Any]]:
     """
     every = questions()
     for number, question in enumerate(every):
-        asked = [{"role": "user", "content": question.text}]
-        answer = question.answer
-        if format_ == "text":
-            yield {"text": f"{question.text} {answer}"}
-        elif format_ == "chat":
-            yield {"messages": [*asked, _said(answer)]}
-        elif format_ == "prompt_completion":
-            yield {"prompt": f"{question.text}\n", "completion": answer}
-        elif format_ == "preference":
-            other = every[(number + 1) % len(every)].answer
-            worse = _broken_off(answer) if number % 2 else other
-            yield {"prompt": asked, "chosen": [_said(answer)], "rejected": [_said(worse)]}
-        else:
-            yield {"prompt": asked, "answer": answer}
+        if format_ == "prompt_completion":  # as plain text: an example of this form, too
+            yield {"prompt": f"{question.text}\n", "completion": question.answer}
+            continue
+        worse = _broken_off(question.answer) if number % 2 else every[(number + 1) % len(every)].answer
+        yield question_row(format_, question.text, question.answer, worse)
 
 
 def first_sentence(doc: str | None) -> str:
@@ -153,10 +145,6 @@ def _broken_off(answer: str) -> str:
     """The first half of an answer, up to a word's end."""
     words = answer.split()
     return " ".join(words[: max(1, len(words) // 2)])
-
-
-def _said(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
 
 
 def _digest(name: str) -> bytes:
