@@ -114,6 +114,7 @@ def counted_bytes(case: Case) -> int:
 
     with torch.device("meta"):
         built = _models(case)
+    _group_in_float32()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
         model, reference = _ready(*built)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -138,6 +139,20 @@ def counted_bytes(case: Case) -> int:
     del model, reference, optimizer, tracker, trained
     gc.collect()
     return int(found)
+
+
+def _group_in_float32() -> None:
+    """Let experts multiply in float32: without memory torch's grouped_mm takes bfloat16 only, transformers' stand-in any."""
+    import torch
+    from transformers.integrations import moe
+
+    usable = moe._can_use_grouped_mm
+    if not hasattr(usable, "asked"):
+        def asked(input: Any, weight: Any, offs: Any) -> bool:
+            return bool(weight.dtype == torch.bfloat16 and usable(input, weight, offs))
+
+        asked.asked = True  # type: ignore[attr-defined]
+        moe._can_use_grouped_mm = asked
 
 
 def _whole_tracker() -> Any:
