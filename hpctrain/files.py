@@ -149,6 +149,15 @@ def append_jsonl(path: Path, record: Mapping[str, Any], *, durable: bool = False
             sync_dir(path.parent)
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; an empty one where it cannot be read, is no JSON, or no mapping."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file; torn or foreign lines are skipped, a missing file is empty."""
     try:

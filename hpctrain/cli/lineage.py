@@ -72,16 +72,16 @@ def _show(found: Lineage) -> None:
 
 
 def _write_to_mlflow(found: Lineage, *, dry_run: bool) -> None:
+    from hpctrain.files import read_json_object
     from hpctrain.jobs.layout import RunDir
     from hpctrain.jobs.lineage import without_user
-    from hpctrain.jobs.lineage_read import read_json
     from hpctrain.train.mlflow_log import tracking_uri, write_all
 
     run = (found.record or {}).get("run") or {}
     if found.model is not None or not run.get("directory"):
         raise click.UsageError("--mlflow writes runs: name a run, not a model")
     run_dir = RunDir(Path(str(run["directory"])))
-    uri = without_user(tracking_uri(read_json(run_dir.resolved_json), run_dir))
+    uri = without_user(tracking_uri(read_json_object(run_dir.resolved_json), run_dir))
     if dry_run:
         say(f"would write {run_dir.name} to MLflow at {uri}")
         return

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import NotFoundError
+from hpctrain.files import read_json_object
 from hpctrain.hashing import CACHE_DIR, HashCache
 from hpctrain.jobs.find import list_runs
 from hpctrain.jobs.lineage import MODEL_FILE, Record, Wanted, ancestors, is_weights
 from hpctrain.jobs.lineage_model import hub_snapshot, look_at
-from hpctrain.jobs.lineage_read import read_json, read_model_record, read_record
+from hpctrain.jobs.lineage_read import read_model_record, read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def used_by(record: Mapping[str, Any], runs_dir: str) -> list[Record]:
     sha256 = str(((record.get("outputs") or {}).get("model") or {}).get("sha256") or "")
     found = []
     for run in reversed(list_runs(runs_dir)):
-        later = read_json(run.dir.lineage)
+        later = read_json_object(run.dir.lineage)
         for entry in later.get("inputs") or []:
             mine = (entry.get("record") or {}).get("id") == record.get("id") if record.get("id") else False
             if mine or (sha256 and entry.get("sha256") == sha256):

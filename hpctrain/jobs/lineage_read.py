@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hpctrain.files import read_json_object
 from hpctrain.hashing import CACHE_DIR, HashCache
 from hpctrain.jobs.event import Event
 from hpctrain.jobs.find import read_run
@@ -44,14 +45,14 @@ def read_record(folder: Path, below: frozenset[Path] = frozenset()) -> Record | 
     if folder in below:
         return None
     run = RunDir(folder)
-    recorded = read_json(run.lineage)
+    recorded = read_json_object(run.lineage)
     found = read_run(folder)
     if found is None and not recorded and not run.resolved_json.is_file():
         return None
     record: Record = {"schema_version": SCHEMA_VERSION, "recorded": bool(recorded), **recorded}
     record["run"] = {**_run(run), **mapping(recorded.get("run")), **_job(run)}
     record.setdefault("id", run_id(run.name, str(record["run"].get("submitted_time") or "")))
-    values = mapping(mapping(recorded.get("recipe")).get("values")) or read_json(run.resolved_json)
+    values = mapping(mapping(recorded.get("recipe")).get("values")) or read_json_object(run.resolved_json)
     record["recipe"] = {**recipe_facts(run, values), **mapping(recorded.get("recipe"))}
     if "cluster" not in record:
         record["cluster"] = cluster_facts(read_plan(run), found.cluster if found else "")
@@ -67,7 +68,7 @@ def read_record(folder: Path, below: frozenset[Path] = frozenset()) -> Record | 
 
 def read_model_record(folder: Path) -> Record | None:
     """The record that travels with a model directory, or that of the run it lies in; None if there is neither."""
-    travelling = read_json(folder / MODEL_FILE)
+    travelling = read_json_object(folder / MODEL_FILE)
     return travelling or (read_record(folder.resolve().parent) if folder.resolve().name == "model" else None)
 
 
@@ -157,15 +158,6 @@ def last_metrics(path: Path, step: int | None = None) -> Record:
     return record
 
 
-def read_json(path: Path) -> Record:
-    """A JSON object; empty for anything else."""
-    with contextlib.suppress(OSError, ValueError):
-        value = json.loads(path.read_bytes())
-        if isinstance(value, dict):
-            return value
-    return {}
-
-
 def _outputs(run: RunDir, recorded: Mapping[str, Any], events: Sequence[Event]) -> Record:
     found: Record = dict(recorded)
     if run.model.is_dir():
@@ -183,7 +175,7 @@ def _outputs(run: RunDir, recorded: Mapping[str, Any], events: Sequence[Event]) 
 
 def _measured(path: Path) -> Record:
     """The numbers of an evaluation, without the samples of what the model wrote."""
-    evaluation = read_json(path)
+    evaluation = read_json_object(path)
     for model in evaluation.get("models") or []:
         for suite in (model.get("suites") or []) if isinstance(model, dict) else []:
             if isinstance(suite, dict):
@@ -197,7 +189,7 @@ def _run(run: RunDir) -> Record:
 
 def _job(run: RunDir) -> Record:
     """What only ``run.json`` knows, since it is written after everything else."""
-    found = read_json(run.record)
+    found = read_json_object(run.record)
     keys = ("job_id", "user", "host", "submitted_time", "recipe", "sets", "hpctrain_version")
     return {key: found[key] for key in keys if found.get(key) not in (None, "", [])}
 

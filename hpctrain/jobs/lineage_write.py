@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpctrain.files import write_json_atomic
+from hpctrain.files import read_json_object, write_json_atomic
 from hpctrain.hashing import Progress
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.lineage import MODEL_FILE, SCHEMA_VERSION, Record, mapping
@@ -22,7 +22,6 @@ from hpctrain.jobs.lineage_read import (
     cluster_facts,
     inputs,
     last_metrics,
-    read_json,
     read_record,
     recipe_facts,
     run_id,
@@ -68,7 +67,7 @@ def gather(
     Raises:
         StorageError: it cannot be written.
     """
-    record = read_json(run.lineage)
+    record = read_json_object(run.lineage)
     record.setdefault("schema_version", SCHEMA_VERSION)
     record.setdefault("id", run_id(run.name, str(time_s)))
     record.setdefault("created_time", time_s)
@@ -109,7 +108,7 @@ def model_saved(
         record["metrics"] = last_metrics(run.metrics, int(checkpoint["step"])) or {"step": checkpoint["step"]}
     else:
         record["state"] = "finished"
-        kept = read_json(run.lineage)
+        kept = read_json_object(run.lineage)
         if kept:
             kept["outputs"], kept["metrics"] = {"model": model}, record.get("metrics") or {}
             write_json_atomic(run.lineage, kept, durable=False)

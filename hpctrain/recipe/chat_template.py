@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hpctrain.files import read_json_object
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.schema_method import TUNING
 
@@ -91,7 +92,7 @@ def template_in(folder: Path) -> ChatTemplate:
         more = {path.stem: _text(path) or "" for path in sorted(folder.glob("additional_chat_templates/*.jinja"))}
         return ChatTemplate(folder, folder / "chat_template.jinja", {"default": text, **more})
     for name in ("chat_template.json", "tokenizer_config.json"):
-        found = _read(folder / name).get("chat_template")
+        found = read_json_object(folder / name).get("chat_template")
         if isinstance(found, str) and found:
             return ChatTemplate(folder, folder / name, {"default": found})
         if isinstance(found, list):
@@ -153,7 +154,7 @@ def _compiled(text: str) -> Any:
 
 @lru_cache(maxsize=8)
 def _special_tokens(folder: Path) -> Mapping[str, Any]:
-    found = _read(folder / "tokenizer_config.json")
+    found = read_json_object(folder / "tokenizer_config.json")
     return {name: value.get("content") if isinstance(value, dict) else value for name, value in found.items()
             if name.endswith("_token")}
 
@@ -173,11 +174,3 @@ def _text(file: Path) -> str | None:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

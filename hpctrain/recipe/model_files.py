@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from hpctrain.files import read_json_object
 from hpctrain.recipe.chat_template import chat_template
 from hpctrain.recipe.node import Path as Place
 from hpctrain.recipe.problem import Problem
@@ -31,7 +31,7 @@ def model_problems(folder: Path, place: Place, *, weights: bool) -> Iterator[Pro
         yield from _adapter(folder, place)
     elif not (folder / "config.json").is_file():
         yield Problem(place, f"{folder} holds no config.json, so it is no transformers model")
-    elif not isinstance(_read(folder / "config.json").get("model_type"), str):
+    elif not isinstance(read_json_object(folder / "config.json").get("model_type"), str):
         yield Problem(place, f"{folder}/config.json names no 'model_type', or is no JSON: it is damaged")
     elif weights:
         yield from _weights(folder, place)
@@ -74,7 +74,7 @@ def template_problems(recipe: Recipe) -> Iterator[Problem]:
 def _adapter(folder: Path, place: Place) -> Iterator[Problem]:
     if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
         yield Problem(place, f"{folder} is an adapter without its weights: adapter_model.safetensors is missing")
-    base = _read(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = read_json_object(folder / "adapter_config.json").get("base_model_name_or_path")
     if isinstance(base, str) and base.startswith("/") and not Path(base).is_dir():
         yield Problem(place, f"{folder} is an adapter of {base}, which is not there")
 
@@ -88,7 +88,7 @@ def _weights(folder: Path, place: Place) -> Iterator[Problem]:
     if index is None:
         yield Problem(place, f"{folder} holds no weights (neither {_WEIGHTS[0]} nor {_INDICES[0]})")
         return
-    named = _read(index).get("weight_map")
+    named = read_json_object(index).get("weight_map")
     files = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
     if not files:
         yield Problem(place, f"{index} names no files of weights: it is damaged")
@@ -124,11 +124,3 @@ def _size_wanted(file: Path) -> int | None:
         return _LENGTH_BYTES + length + max(ends, default=0)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import HpctrainError, MissingDependencyError, first_line
-from hpctrain.files import make_private_dir, write_json_atomic
+from hpctrain.files import make_private_dir, read_json_object, write_json_atomic
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.lineage import Record, parent, without_user
-from hpctrain.jobs.lineage_read import parsed, read_json, read_record
+from hpctrain.jobs.lineage_read import parsed, read_record
 from hpctrain.train import mlflow_plan as plan
 
 POLL_S = 2.0
@@ -65,10 +65,10 @@ class MlflowWriter:
         except ImportError as error:
             raise MissingDependencyError(f"MLflow cannot be imported: {error}", hint="pip install mlflow-skinny") from None
         self._run_dir = run_dir
-        self._recipe = read_json(run_dir.resolved_json)
+        self._recipe = read_json_object(run_dir.resolved_json)
         self._uri = tracking_uri(self._recipe, run_dir)
         self._client: Any = MlflowClient(tracking_uri=self._uri)
-        self._told = read_json(run_dir.mlflow)
+        self._told = read_json_object(run_dir.mlflow)
         if self._told.get("uri") != without_user(self._uri):
             self._told = {"uri": without_user(self._uri)}
         self._opened, self._lineage_time = False, 0
@@ -162,7 +162,7 @@ class MlflowWriter:
         """MLflow's id of the run whose model this one starts from, if the same MLflow has it."""
         base = parent(record)
         directory = ((base.get("record") or {}).get("run") or {}).get("directory") if base is not None else None
-        told = read_json(RunDir(Path(directory)).mlflow) if isinstance(directory, str) else {}
+        told = read_json_object(RunDir(Path(directory)).mlflow) if isinstance(directory, str) else {}
         return str(told.get("run_id") or "") if told.get("uri") == self._told["uri"] else ""
 
     def _metrics(self) -> bool:
@@ -189,7 +189,7 @@ class MlflowWriter:
             self._client.log_batch(self._run_id, metrics=metrics)
 
     def _evaluation(self) -> None:
-        found = read_json(self._run_dir.evaluation)
+        found = read_json_object(self._run_dir.evaluation)
         if found:
             step = int((read_record(self._run_dir.path) or {}).get("metrics", {}).get("step") or 0)
             self._log(plan.evaluation_values(found, time_ms=int(self._run_dir.evaluation.stat().st_mtime * 1000), step=step))
@@ -255,7 +255,7 @@ def write_all(run_dir: RunDir) -> Record:
             writer.failed(error)
             first = without_user(first_line(error))
             raise HpctrainError(f"MLflow does not take it: {first}", hint="nothing is lost; try again later") from None
-    return read_json(run_dir.mlflow)
+    return read_json_object(run_dir.mlflow)
 
 
 def main() -> int:

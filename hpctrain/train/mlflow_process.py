@@ -12,9 +12,8 @@ import os
 import sys
 
 from hpctrain import process
-from hpctrain.files import make_private_dir
+from hpctrain.files import make_private_dir, read_json_object
 from hpctrain.jobs.layout import RunDir
-from hpctrain.jobs.lineage_read import read_json
 
 AT_THE_END_S = 10.0
 """How long the end of a training waits for it."""
@@ -54,7 +53,7 @@ class MlflowProcess:
         except process.TimeoutExpired:
             process.kill_group(self._process)
             self._process.wait()
-        told = read_json(self._run_dir.mlflow)
+        told = read_json_object(self._run_dir.mlflow)
         if told.get("problem") or not told.get("complete"):
             why = told.get("problem") or "it did not get to the end in time"
             return f"MLflow has not been told everything ({why}); later: hpctrain lineage {self._run_dir.name} --mlflow"

@@ -10,9 +10,8 @@ from typing import Any
 
 from hpctrain.clock import Clock, SystemClock
 from hpctrain.errors import StorageError
-from hpctrain.files import write_atomic
+from hpctrain.files import read_json_object, write_atomic
 from hpctrain.jobs.layout import RunDir
-from hpctrain.jobs.lineage_read import read_json
 from hpctrain.jobs.lineage_write import model_saved
 from hpctrain.recipe.schema import Recipe
 from hpctrain.train.heartbeat import Heartbeat
@@ -53,7 +52,7 @@ def write_model_card(
         record = model_saved(folder, run_dir, time_s=now, checkpoint=checkpoint, progress=progress)
         is_adapter = (folder / "adapter_config.json").is_file()
         has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-        text = render(record, read_json(folder / "config.json"), is_adapter=is_adapter, has_tokenizer=has_tokenizer)
+        text = render(record, read_json_object(folder / "config.json"), is_adapter=is_adapter, has_tokenizer=has_tokenizer)
         write_atomic(folder / CARD, text, durable=False)
     except StorageError:
         raise

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from hpctrain.errors import HpctrainError
-from hpctrain.files import append_jsonl
+from hpctrain.files import append_jsonl, read_json_object
 from hpctrain.jobs.layout import RunDir
-from hpctrain.jobs.lineage_read import read_json, read_record
+from hpctrain.jobs.lineage_read import read_record
 from hpctrain.train import mlflow_plan as plan
 from hpctrain.train.mlflow_log import MlflowWriter, tracking_uri, write_all
 from hpctrain.train.mlflow_process import MlflowProcess
@@ -83,7 +83,7 @@ def test_whole_run_in_a_store_of_files(tmp_path: Path, monkeypatch: pytest.Monke
     (data,) = found.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("python-docs", "d" * 36)
     assert "lineage.json" in [item.path for item in client.list_artifacts(told["run_id"])]
-    below = client.get_run(read_json(child.mlflow)["run_id"])
+    below = client.get_run(read_json_object(child.mlflow)["run_id"])
     assert below.data.tags["mlflow.parentRunId"] == told["run_id"] and below.data.tags["hpctrain.parent_run"] == "base-1"
 
 
@@ -151,13 +151,13 @@ def test_process_beside_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run = make_run(tmp_path, "live-1", values("pretrain"))
     beside = MlflowProcess(run)
     deadline = time.monotonic() + 120
-    while read_json(run.mlflow).get("offset") != run.metrics.stat().st_size:
+    while read_json_object(run.mlflow).get("offset") != run.metrics.stat().st_size:
         assert time.monotonic() < deadline, (run.logs / "mlflow.log").read_text()
         time.sleep(0.1)
     append_jsonl(run.metrics, {"step": 6, "time": START, "loss": 1.0})
 
     assert beside.finish("finished") == ""
-    told = read_json(run.mlflow)
+    told = read_json_object(run.mlflow)
     assert told["complete"] and told["offset"] == run.metrics.stat().st_size
 
 
@@ -191,4 +191,4 @@ def test_rewritten_offset_is_believed(tmp_path: Path, monkeypatch: pytest.Monkey
     with run.metrics.open("a") as file:
         file.write('me": 1.0, "loss": 2.0}\n')
     writer.sync()
-    assert read_json(run.mlflow)["offset"] == run.metrics.stat().st_size
+    assert read_json_object(run.mlflow)["offset"] == run.metrics.stat().st_size
