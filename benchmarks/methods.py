@@ -40,9 +40,9 @@ RECIPES: Mapping[str, str] = {
     "base": "methods/base.yaml", "cpt": "methods/cpt.yaml", "sft": "methods/sft.yaml", "sft-lora": "methods/sft_lora.yaml",
     "sft-dora": "methods/sft_dora.yaml", "dpo": "methods/dpo.yaml", "reward": "methods/reward.yaml",
     "distill": "methods/distill.yaml", "distill-local": "methods/distill_local.yaml",
+    "rlvr": "reinforcement/rlvr.yaml", "rlhf": "reinforcement/rlhf.yaml",
     "sums-sft": "reinforcement/sums_sft.yaml", "sums-rlvr": "reinforcement/sums_rlvr.yaml",
-    "sums-rlaif": "reinforcement/sums_rlaif.yaml", "sums-reward": "reinforcement/sums_reward.yaml",
-    "sums-rlhf": "reinforcement/sums_rlhf.yaml",
+    "sums-rlaif": "reinforcement/sums_rlaif.yaml",
 }
 """By name, in an order in which each finds the models that it starts from."""
 LONGEST_S = 3600.0
@@ -130,14 +130,15 @@ def measured(name: str, run: Path) -> list[_Line]:
     if not (run / "evaluation.json").is_file():
         return [(name, recipe["method"], *["-"] * 5, wall)]
     document = json.loads((run / "evaluation.json").read_text())
-    values: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    values: dict[str, dict[str, dict[str, Any]]] = {}
     for model in document["models"]:
         for suite in model["suites"]:
             for measure in suite["measures"]:
-                found = values.setdefault((suite["name"], measure["name"]), {})
+                of = "" if suite["name"] == suite["kind"] else f" ({suite['name']})"
+                found = values.setdefault(measure["name"] + of, {})
                 found[model["label"]] = {**measure, "rows": suite["rows"]}
     lines: list[_Line] = []
-    for (_, measure), by_label in values.items():
+    for measure, by_label in values.items():
         before, after = by_label.get("before"), by_label.get("after")
         if after is None:
             continue  # a reward model has no likelihoods
