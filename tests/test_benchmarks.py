@@ -70,6 +70,18 @@ def test_health(tmp_path: Path) -> None:
     assert 1.0 < by_case["hpctrain, prolog.sh"] < by_case["hpctrain's checks, one process per check"]
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_methods(tmp_path: Path) -> None:
+    """A few of the methods' examples run one after the other, each from the model of the one before, and are measured."""
+    argv = [sys.executable, str(ROOT / "benchmarks" / "methods.py"), "--short", "--only", "base,sft,dpo,rlvr"]
+    result = process.run(argv, timeout_s=850, env={**os.environ, "TMPDIR": str(tmp_path)}, cwd=str(tmp_path))
+
+    assert result.ok, result.stdout + result.stderr
+    names = [line.split(" | ")[0] for line in result.stdout.splitlines() if line.startswith("| ")]
+    assert ["| recipe", "| ---", "| base", "| sft", "| dpo", "| rlvr"] == list(dict.fromkeys(names))
+
+
 def catalogue(tmp_path: Path, *words: str) -> str:
     """What benchmarks/catalogue.py prints; no run of it may fail."""
     pytest.importorskip("trl")
