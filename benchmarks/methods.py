@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     kept = Path(words[words.index("--keep") + 1]).absolute() if "--keep" in words else None
     place = kept or Path(tempfile.mkdtemp(prefix="hpct-methods-"))
     place.mkdir(exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are ended on the way out
     print(machine() + "\n")
     lines: list[_Line] = []
     try:
