@@ -49,14 +49,15 @@ def test_good_data_is_described(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bad_rows_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every bad row is a line with its place; the exit code is that of a wrong recipe, in JSON too."""
+    """Every bad row is a line with its place, told once; the exit code is that of a wrong recipe, in JSON too."""
     write("a.jsonl", CHAT, {"messages": []}, CHAT, {"x": 1})
 
     assert invoke(["data", "validate", "a.jsonl"]) == 3
     said = capsys.readouterr().err
     assert "a.jsonl:2: 'messages' is an empty list" in said
     assert "a.jsonl:4: has no 'messages'" in said
-    assert "and 1 more bad rows of 4" in said
+    assert "a.jsonl: 2 of 4 rows are bad" in said
+    assert 1 == said.count("a.jsonl:2")
     assert invoke(["data", "validate", "a.jsonl", "-o", "json"]) == 3
     assert len(json.loads(capsys.readouterr().out)["data"]["problems"]) == 2
 
