@@ -8,17 +8,18 @@ from collections.abc import Sequence
 _TRACEBACK = "Traceback (most recent call last):"
 
 
-def explain(error_file: str, tail: Sequence[str]) -> tuple[str, str]:
+def explain(error_file: str, tail: Sequence[str], *, killed: bool = False) -> tuple[str, str]:
     """The message and the traceback of an error, each "" if there is none.
 
     Args:
         error_file: text of TORCHELASTIC_ERROR_FILE in torchrun's format, "" if the rank wrote none.
         tail: last lines of its output, without stamps.
+        killed: it was killed from outside: what it said last, unless that was an error, has nothing to do with its end.
     """
     message, traceback = _from_file(error_file)
     if not traceback:
         traceback = _traceback_in(tail)
-    if not message:
+    if not message and (traceback or not killed):
         spoken = [line.strip() for line in (traceback.splitlines() or tail) if line.strip()]
         message = spoken[-1] if spoken else ""
     return message, traceback

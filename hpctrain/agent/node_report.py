@@ -64,7 +64,7 @@ def explained(ended: RankExit, error_path: str, tail: Sequence[str], memory_kill
     error_file = ""
     with contextlib.suppress(OSError):
         error_file = Path(error_path).read_text(encoding="utf-8", errors="replace")
-    message, traceback = explain(error_file, tuple(tail))
+    message, traceback = explain(error_file, tuple(tail), killed=ended.returncode == -signal.SIGKILL)
     if memory_kills and ended.returncode == -signal.SIGKILL:  # it could leave no word of its own
         message = f"ended by the kernel for want of memory (oom-kill of {memory_kills} processes in the job's control group)"
     return RankExit(

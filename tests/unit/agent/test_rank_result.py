@@ -67,8 +67,10 @@ def test_traceback_is_found_in_the_output() -> None:
 
 
 def test_last_words_are_better_than_nothing() -> None:
-    """A program that dies without a traceback is quoted with its last line."""
+    """A program that dies without a traceback is quoted with its last line; one that was killed from outside is not."""
     assert explain("", ["Segmentation fault", ""]) == ("Segmentation fault", "")
+    assert explain("", ["step 5/10  loss 2.1"], killed=True) == ("", "")
+    assert explain("", ["Traceback (most recent call last):", "KeyError: 'x'"], killed=True)[0] == "KeyError: 'x'"
     assert explain("", []) == ("", "")
 
 
