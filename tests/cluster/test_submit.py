@@ -135,7 +135,7 @@ def test_ranks_see_what_torchrun_would_tell_them(jobs: Jobs) -> None:
 def test_time_limit_saves_and_continues_under_the_same_id(jobs: Jobs) -> None:
     """At the signal before the limit the ranks stop, the job queues itself again at once and takes up where it was."""
     job_id, run_dir = jobs.submit(COUNT, "25")
-    until((run_dir.path / "place-3").exists)
+    until(lambda: all((run_dir.path / f"place-{rank}").exists() for rank in range(4)))
     jobs.slurm("scancel", "--signal=USR1", "--batch", str(job_id))
     begun = time.monotonic()
     assert jobs.wait(job_id, "COMPLETED", "FAILED", timeout_s=120)["Restarts"] == "1", run_dir.job_log.read_text()
