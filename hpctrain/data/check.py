@@ -133,7 +133,7 @@ def check_before_submission(recipe: Recipe) -> list[str]:
 
 
 def require_good(found: Outcome, where: str = "data") -> None:
-    """Raise the first problem, with the number of the others.
+    """Raise the bad row, or how many there are.
 
     Args:
         where: what was looked at, for messages.
@@ -143,10 +143,13 @@ def require_good(found: Outcome, where: str = "data") -> None:
     """
     if not found.rows:
         raise RecipeError("the data holds no rows", where=where, hint="look at its files: they are empty")
-    if found.problems:
-        first, others = found.problems[0], found.bad_rows - 1
-        more = f" (and {others} more bad rows of {found.rows})" if others else ""
-        raise RecipeError(f"{first.message}{more}", where=first.where, hint=first.hint or HINT)
+    if found.bad_rows == 1:
+        bad = found.problems[0]
+        raise RecipeError(bad.message, where=bad.where, hint=bad.hint or HINT)
+    if found.bad_rows:
+        listed = f"; the first {len(found.problems)} are listed" if found.bad_rows > len(found.problems) else ""
+        hint = found.problems[0].hint or "docs/data.md shows what rows look like"
+        raise RecipeError(f"{found.bad_rows:,} of {found.rows:,} rows are bad{listed}", where=where, hint=hint)
 
 
 def _lacking(row: Row, needed: Mapping[str, str]) -> BadRow | None:

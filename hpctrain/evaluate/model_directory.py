@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from hpctrain.errors import NotFoundError
 from hpctrain.jobs.lineage import MODEL_FILE
 from hpctrain.recipe.load import local_model_config
+from hpctrain.recipe.model_files import safetensors_extent
 
 CONFIG, ADAPTER, BYTES = "config.json", "adapter_config.json", "hpctrain_tokenizer.json"
 _INDEX = "model.safetensors.index.json"
@@ -88,18 +88,12 @@ def _require_weights(folder: Path) -> None:
 
 
 def _require_whole(file: Path) -> None:
-    """A safetensors file begins with the length of its header, which says where the last tensor ends."""
-    with file.open("rb") as handle:
-        size = int.from_bytes(handle.read(8), "little")
-        whole = os.fstat(handle.fileno()).st_size
-        header = handle.read(size) if 8 + size <= whole else b""
-    try:
-        entries = dict(json.loads(header))
-        ends = [int(entry["data_offsets"][1]) for name, entry in entries.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, IndexError):
-        raise NotFoundError("its beginning is damaged or cut off", where=str(file)) from None
-    if 8 + size + max(ends, default=0) > whole:
-        raise NotFoundError(f"it is cut off: {whole} bytes instead of {8 + size + max(ends, default=0)}", where=str(file),
+    _, end = safetensors_extent(file)
+    if end is None:
+        raise NotFoundError("its beginning is damaged or cut off", where=str(file))
+    whole = file.stat().st_size
+    if end > whole:
+        raise NotFoundError(f"it is cut off: {whole} bytes instead of {end}", where=str(file),
                             hint="copy the model again, or export the checkpoint again")
 
 

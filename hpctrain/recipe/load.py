@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpctrain import resources
 from hpctrain.errors import NotFoundError, RecipeError
-from hpctrain.recipe.node import Node
+from hpctrain.recipe.node import Node, with_texts_changed
 from hpctrain.recipe.parse import MAX_BYTES, parse_document
 from hpctrain.recipe.problem import shown
 
@@ -116,8 +116,12 @@ def anchor(node: Node, base_dir: Path) -> Node:
     ``tokenizer.path``, ``teacher.path`` and ``data.name`` may be hub ids and are paths where they look like one or exist.
     """
     for path, absolute in PATHS.items():
-        node = _changed(node, path, absolute(base_dir))
+        node = with_texts_changed(node, path, _to(absolute(base_dir)))
     return node
+
+
+def _to(change: _Change) -> Callable[[Node, object], str]:
+    return lambda node, _: change(node.value)
 
 
 def local_model_config(model_path: str) -> Path | None:
@@ -186,18 +190,6 @@ PATHS: Mapping[tuple[str, ...], Callable[[Path], _Change]] = {
     ("evaluate", "suites", "tasks"): _absolute_task,
 }
 """Where a recipe may name local files, and how each becomes absolute."""
-
-
-def _changed(node: Node, path: tuple[str, ...], change: _Change) -> Node:
-    """Apply a change to the text at a path; lists on the way mean each of their items; the rest is left for the schema."""
-    if isinstance(node.value, list):
-        return replace(node, value=[_changed(item, path, change) for item in node.value])
-    if path:
-        below = node.child(path[0])
-        if below is None:
-            return node
-        return replace(node, value={**node.value, path[0]: _changed(below, path[1:], change)})
-    return replace(node, value=change(node.value)) if isinstance(node.value, str) and "\0" not in node.value else node
 
 
 def _near(path: Path, name: str, known: Mapping[str, Path]) -> str:

@@ -110,17 +110,35 @@ def _cut_off(files: list[Path], folder: Path, place: Place) -> Iterator[Problem]
 
 
 def _size_wanted(file: Path) -> int | None:
-    """Bytes of a safetensors file by its own header; None where it has none that can be read."""
+    """Bytes of a file of weights as far as it says; None where it does not."""
     if file.suffix != ".safetensors":
         return 1
     try:
-        with file.open("rb") as reader:
-            start = reader.read(_LENGTH_BYTES)
-            length = int.from_bytes(start, "little")
-            if len(start) < _LENGTH_BYTES or length > file.stat().st_size:
-                return _LENGTH_BYTES + max(length, 1) if len(start) == _LENGTH_BYTES else _LENGTH_BYTES
-            header = json.loads(reader.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return _LENGTH_BYTES + length + max(ends, default=0)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        header_end, end = safetensors_extent(file)
+        return end if end is not None else header_end if header_end > file.stat().st_size else None
+    except OSError:
         return None
+
+
+def safetensors_extent(file: Path) -> tuple[int, int | None]:
+    """Where the header of a safetensors file ends, and where its last tensor does, as the file says itself.
+
+    It begins with the length of its header, which says where each tensor ends. The second number is None where the header
+    is damaged or cut off.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as reader:
+        start = reader.read(_LENGTH_BYTES)
+        if len(start) < _LENGTH_BYTES:
+            return _LENGTH_BYTES, None
+        header_end = _LENGTH_BYTES + max(int.from_bytes(start, "little"), 1)
+        if header_end > file.stat().st_size:
+            return header_end, None
+        header = reader.read(header_end - _LENGTH_BYTES)
+    try:
+        ends = [int(entry["data_offsets"][1]) for name, entry in dict(json.loads(header)).items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return header_end, None
+    return header_end, header_end + max(ends, default=0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 Path = tuple[str | int, ...]
@@ -75,6 +75,26 @@ def origin_of(node: Node, path: Path) -> str:
             break
         current, origin = below, below.origin
     return origin
+
+
+def with_texts_changed(node: Node, keys: Sequence[str], change: Callable[[Node, Path], str], path: Path = ()) -> Node:
+    """A copy in which the text under some keys is another one; a list on the way means each of its items.
+
+    What is no text there is left for the schema.
+
+    Args:
+        change: given the text's node and its path.
+        path: of ``node`` itself.
+    """
+    if isinstance(node.value, list):
+        items = [with_texts_changed(item, keys, change, (*path, at)) for at, item in enumerate(node.value)]
+        return replace(node, value=items)
+    if keys:
+        below = node.child(keys[0])
+        if below is None:
+            return node
+        return replace(node, value={**node.value, keys[0]: with_texts_changed(below, keys[1:], change, (*path, keys[0]))})
+    return replace(node, value=change(node, path)) if isinstance(node.value, str) and "\0" not in node.value else node
 
 
 def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:

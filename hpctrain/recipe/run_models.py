@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 from hpctrain.errors import RecipeError
-from hpctrain.recipe.node import Node, walk
+from hpctrain.recipe.node import Node, with_texts_changed
+from hpctrain.recipe.node import Path as NodePath
 from hpctrain.recipe.problem import dotted, shown
 
 RUN = "run:"
@@ -31,12 +31,17 @@ def with_run_models(merged: Node, runs_dir: Callable[[], str]) -> tuple[Node, li
         RecipeError: there is no such run, or none has left a model.
     """
     notes: list[str] = []
-    for path, node in list(walk(merged)):
-        field = tuple(part for part in path if isinstance(part, str))
-        if field in FIELDS and isinstance(node.value, str) and node.value.startswith(RUN):
-            model, note = _model_of(node.value.removeprefix(RUN), Path(runs_dir()), f"{dotted(path)}: ", node.origin)
-            merged = _put(merged, path, replace(node, value=str(model), written=None))
-            notes.append(note)
+
+    def change(node: Node, path: NodePath) -> str:
+        text = str(node.value)
+        if not text.startswith(RUN):
+            return text
+        model, note = _model_of(text.removeprefix(RUN), Path(runs_dir()), f"{dotted(path)}: ", node.origin)
+        notes.append(note)
+        return str(model)
+
+    for keys in FIELDS:
+        merged = with_texts_changed(merged, keys, change)
     return merged, notes
 
 
@@ -74,11 +79,3 @@ def _runs(runs_dir: Path) -> list[str]:
 def _age(name: str) -> tuple[str, int]:
     found = _STAMP.search(name)
     return (found[1], int(found[2] or 1)) if found else ("", 0)
-
-
-def _put(node: Node, path: tuple[str | int, ...], leaf: Node) -> Node:
-    if not path:
-        return leaf
-    if isinstance(node.value, Mapping):
-        return replace(node, value={**node.value, path[0]: _put(node.value[path[0]], path[1:], leaf)})
-    return replace(node, value=[_put(item, path[1:], leaf) if at == path[0] else item for at, item in enumerate(node.value)])

@@ -85,6 +85,16 @@ class Drill:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
 
+    @contextlib.contextmanager
+    def without(self, node: str, cluster: ClusterInfo) -> Iterator[None]:
+        """Power off a node: its daemon, its step and its ranks are gone; and switch it on again afterwards."""
+        where = ("--name", cluster.state_dir.name, node)
+        try:
+            assert 0 == self.command("cluster", "kill-node", *where).returncode
+            yield
+        finally:
+            assert 0 == self.command("cluster", "start-node", *where).returncode
+
     def finish(self) -> None:
         """Wait until the work is complete, and nothing of it is left."""
         self.until(lambda: self.events("job.finished", "job.failed"), 180)
@@ -166,13 +176,9 @@ def test_a_lost_node_costs_what_its_peer_had_not_got_yet(
 ) -> None:
     """A node dies with its ranks and its memory: the other one has copies of its parts, and saves those with its own."""
     drill = begin()
-    name = private_cluster.state_dir.name
     drill.until(lambda: drill.step >= 8)
-    try:
-        assert 0 == drill.command("cluster", "kill-node", "--name", name, "n2").returncode
+    with drill.without("n2", private_cluster):
         drill.finish()
-    finally:
-        drill.command("cluster", "start-node", "--name", name, "n2")
 
     (flushed,), (lost,) = drill.events("checkpoint.flushed"), drill.lost()
     assert ["n1"] == flushed.evidence["nodes"]

@@ -36,16 +36,6 @@ def recipe(folder: Path, method: str, **sections: Any) -> str:
     return str(path)
 
 
-def kill_a_node(drill: Drill, cluster: ClusterInfo, node: str) -> None:
-    """Power off: its daemon, its step and its ranks are gone."""
-    assert 0 == drill.command("cluster", "kill-node", "--name", cluster.state_dir.name, node).returncode
-
-
-def restore_node(drill: Drill, cluster: ClusterInfo, node: str) -> None:
-    """Switch it on again; Slurm waits until it may be used."""
-    assert 0 == drill.command("cluster", "start-node", "--name", cluster.state_dir.name, node).returncode
-
-
 def test_fine_tuning_outlives_a_rank_and_a_node(
     begin: Callable[..., Drill], trainers: WarmRanks, tmp_path: Path, private_cluster: ClusterInfo,  # noqa: F811 - fixtures
 ) -> None:
@@ -57,11 +47,8 @@ def test_fine_tuning_outlives_a_rank_and_a_node(
     drill.until(lambda: drill.step >= 5)
     drill.kill(drill.pids("n1")[1])
     drill.until(lambda: len(drill.events("recovery.finished")) == 1 and drill.step >= 15)
-    try:
-        kill_a_node(drill, private_cluster, "n2")
+    with drill.without("n2", private_cluster):
         drill.finish()
-    finally:
-        restore_node(drill, private_cluster, "n2")
 
     rungs = [(event.evidence["rung"], event.evidence["cause"]) for event in drill.events("recovery.finished")]
     assert [("R1", "rank"), ("R2", "node")] == rungs, drill.told()
@@ -84,11 +71,8 @@ def test_learning_from_rewards_outlives_a_rank_and_its_allocation(
     drill.until(lambda: drill.step >= 3)
     drill.kill(drill.pids("n1")[1])
     drill.until(lambda: len(drill.events("recovery.finished")) == 1 and drill.step >= 8)
-    try:
-        kill_a_node(drill, private_cluster, "n2")
+    with drill.without("n2", private_cluster):
         drill.finish()
-    finally:
-        restore_node(drill, private_cluster, "n2")
 
     assert "R1" == drill.events("recovery.finished")[0].evidence["rung"]
     assert 1 == len(drill.events("job.requeued")), drill.told()
