@@ -21,14 +21,20 @@ pytestmark = pytest.mark.slow
 ROW = re.compile(r"^\| (.+?) \| (\d+) \| ([\d.]+) ms \| ([\d.]+) to ([\d.]+) ms \| ([\d.]+) \|$", re.MULTILINE)
 
 
+def printed_by(script: str, tmp_path: Path, *words: str, timeout_s: float, **env: str) -> str:
+    """What a benchmark prints; it must not fail."""
+    argv = [sys.executable, str(ROOT / "benchmarks" / script), *words]
+    result = process.run(argv, timeout_s=timeout_s, env={**os.environ, **env}, cwd=str(tmp_path))
+    assert result.ok, result.stdout + result.stderr
+    return result.stdout
+
+
 def rows_of(script: str, tmp_path: Path) -> dict[str, float]:
     """Ratio by case, from the printed table; every number must be consistent."""
-    env = {**os.environ, "HPCTRAIN_STATE_DIR": str(tmp_path / "state"), "HPCTRAIN_RUNS_DIR": str(tmp_path / "runs")}
-    argv = [sys.executable, str(ROOT / "benchmarks" / script), "--short"]
-    result = process.run(argv, timeout_s=250, env=env, cwd=str(tmp_path))
-    assert result.ok, result.stdout + result.stderr
+    env = {"HPCTRAIN_STATE_DIR": str(tmp_path / "state"), "HPCTRAIN_RUNS_DIR": str(tmp_path / "runs")}
+    printed = printed_by(script, tmp_path, "--short", timeout_s=250, **env)
     ratios = {}
-    for name, runs, median, low, high, ratio in ROW.findall(result.stdout):
+    for name, runs, median, low, high, ratio in ROW.findall(printed):
         assert int(runs) >= 2
         assert 0 < float(low) <= float(median) <= float(high)
         ratios[name] = float(ratio)
@@ -74,11 +80,10 @@ def test_health(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_methods(tmp_path: Path) -> None:
     """A few of the methods' examples run one after the other, each from the model of the one before, and are measured."""
-    argv = [sys.executable, str(ROOT / "benchmarks" / "methods.py"), "--short", "--only", "base,sft,dpo,rlvr"]
-    result = process.run(argv, timeout_s=850, env={**os.environ, "TMPDIR": str(tmp_path)}, cwd=str(tmp_path))
+    words = ("--short", "--only", "base,sft,dpo,rlvr")
+    printed = printed_by("methods.py", tmp_path, *words, timeout_s=850, TMPDIR=str(tmp_path))
 
-    assert result.ok, result.stdout + result.stderr
-    names = [line.split(" | ")[0] for line in result.stdout.splitlines() if line.startswith("| ")]
+    names = [line.split(" | ")[0] for line in printed.splitlines() if line.startswith("| ")]
     assert ["| recipe", "| ---", "| base", "| sft", "| dpo", "| rlvr"] == list(dict.fromkeys(names))
 
 
@@ -86,10 +91,7 @@ def catalogue(tmp_path: Path, *words: str) -> str:
     """What benchmarks/catalogue.py prints; no run of it may fail."""
     pytest.importorskip("trl")
     pytest.importorskip("peft")
-    argv = [sys.executable, str(ROOT / "benchmarks" / "catalogue.py"), "--jobs", "2", *words]
-    result = process.run(argv, timeout_s=550, env={**os.environ, "TMPDIR": str(tmp_path)}, cwd=str(tmp_path))
-    assert result.ok, result.stdout + result.stderr
-    return result.stdout
+    return printed_by("catalogue.py", tmp_path, "--jobs", "2", *words, timeout_s=550, TMPDIR=str(tmp_path))
 
 
 @pytest.mark.timeout(600)
@@ -173,11 +175,10 @@ def test_checkpoint(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     systems = ["hpctrain", "hpctrain, all tiers", "torch.save", "safetensors", "DCP save", "DCP async_save, thread"]
     numbers = tmp_path / "numbers.json"
-    argv = [sys.executable, str(ROOT / "benchmarks/checkpoint.py"), "--short", "--blocks", "1", "--json", str(numbers)]
+    words = ("--short", "--blocks", "1", "--json", str(numbers), "--systems", *systems)
 
-    result = process.run([*argv, "--systems", *systems], timeout_s=250, cwd=str(tmp_path))
+    printed = printed_by("checkpoint.py", tmp_path, *words, timeout_s=250)
 
-    assert result.ok, result.stdout + result.stderr
     run = json.loads(numbers.read_text())
     assert {} == run["missing"]
     assert {"rates", *systems} == {block["system"] for block in run["blocks"]}
@@ -189,19 +190,17 @@ def test_checkpoint(tmp_path: Path) -> None:
     assert all({"ram", "peer", "local"} == set(save["levels_s"]) for save in tiers["saves"])
     assert {"ram, hot", "peer, hot", "local, cold", "local, hot", "shared, cold", "shared, hot"} == set(tiers["restores"][0])
     for name in systems:
-        assert 2 == len(re.findall(rf"^\| {re.escape(name)} \| .*\d ms", result.stdout, re.MULTILINE))
+        assert 2 == len(re.findall(rf"^\| {re.escape(name)} \| .*\d ms", printed, re.MULTILINE))
 
 
 def test_checkpoint_campaign(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Fifty starts of four ranks, keepers and writers are killed at random; nothing that was there is lost or corrupt."""
     pytest.importorskip("torch")
-    argv = [sys.executable, str(ROOT / "benchmarks/checkpoint_campaign.py"), "--short"]
     # torch makes a kernel cache on first use; it gets a place of its own, so that what is left in tmp_path is ours.
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path_factory.mktemp("kernels"))}
-    result = process.run(argv, timeout_s=250, env={**os.environ, **cache, "TMPDIR": str(tmp_path)}, cwd=str(tmp_path))
-    counts = {name: int(count) for name, count in re.findall(r"^\| (.+?) \| (\d+) \|$", result.stdout, re.MULTILINE)}
+    printed = printed_by("checkpoint_campaign.py", tmp_path, "--short", timeout_s=250, TMPDIR=str(tmp_path), **cache)
+    counts = {name: int(count) for name, count in re.findall(r"^\| (.+?) \| (\d+) \|$", printed, re.MULTILINE)}
 
-    assert result.ok, result.stdout + result.stderr
     assert 50 == counts["starts of 4 ranks ended by SIGKILL"]
     assert (0, 0) == (counts["checkpoints lost"], counts["corrupt restores"])
     assert counts["saves reported: ram"]
@@ -217,17 +216,16 @@ def test_recovery(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     numbers = tmp_path / "numbers.json"
-    argv = [sys.executable, str(ROOT / "benchmarks/recovery.py"), "--short", "--systems", "torchrun", "--json", str(numbers)]
+    words = ("--short", "--systems", "torchrun", "--json", str(numbers), "--patience", "600")
 
-    result = process.run([*argv, "--patience", "600"], timeout_s=1250, cwd=str(tmp_path))
+    printed = printed_by("recovery.py", tmp_path, *words, timeout_s=1250)
 
-    assert result.ok, result.stdout + result.stderr
     run = json.loads(numbers.read_text())
     assert [] == run["problems"]
     for one in run["systems"]["torchrun"]:
         assert one["total_s"] == pytest.approx(sum(one["phases_s"].values()))
         assert all(value > 0 for value in one["phases_s"].values())
-    assert re.search(r"^\| torchrun \| 1 \| [\d.]+ s \|", result.stdout, re.MULTILINE)
+    assert re.search(r"^\| torchrun \| 1 \| [\d.]+ s \|", printed, re.MULTILINE)
 
 
 def test_recovery_times_are_read_from_timelines() -> None:
@@ -257,11 +255,9 @@ def test_recovery_times_are_read_from_timelines() -> None:
 @pytest.mark.cluster
 def test_watchdog(tmp_path: Path) -> None:
     """A watchdog costs little, lists the jobs once per poll, and has a job without a coordinator queued again, once."""
-    env = {**os.environ, "HPCTRAIN_STATE_DIR": str(tmp_path / "state")}
-    argv = [sys.executable, str(ROOT / "benchmarks/watchdog.py"), "--short", "--minutes", "0.7"]
-    result = process.run(argv, timeout_s=250, env=env, cwd=str(tmp_path))
-    assert result.ok, result.stdout + result.stderr
-    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", result.stdout, re.MULTILINE))
+    words, state = ("--short", "--minutes", "0.7"), str(tmp_path / "state")
+    printed = printed_by("watchdog.py", tmp_path, *words, timeout_s=250, HPCTRAIN_STATE_DIR=state)
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", printed, re.MULTILINE))
 
     assert float(rows["CPU, squeue included"].split()[0]) < 50
     listings = "listings of jobs that slurmctld answered, without this benchmark's own"
