@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 
@@ -10,7 +11,8 @@ import pytest
 
 from hpctrain import process
 from hpctrain.devcluster.docker_cluster import DockerCluster
-from tests.docker.people import the_queue_is_written
+from tests.docker.people import Person, the_queue_is_written
+from tests.source_tree import ROOT
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -28,6 +30,13 @@ def states(cluster: DockerCluster) -> dict[str, str]:
     answer = cluster.exec("login", ["sinfo", "-N", "-h", "-o", "%N %T"])
     assert answer.ok, answer.stderr
     return dict(line.split() for line in answer.stdout.splitlines())
+
+
+def test_what_the_readme_has_alice_submit(docker_cluster: DockerCluster) -> None:
+    """The command that docker-slurm/README.md gives her works from her home."""
+    (line,) = re.findall(r"^    (hpctrain submit .+)$", (ROOT / "docker-slurm/README.md").read_text(), flags=re.MULTILINE)
+    alice = Person(docker_cluster, "alice")
+    assert "#SBATCH" in alice.must("sh", "-c", f"cd && {line} --dry-run")
 
 
 def test_all_nodes_are_idle_and_run_a_job_of_an_ordinary_user(docker_cluster: DockerCluster) -> None:
