@@ -300,7 +300,6 @@ metric_list:
 
 def test_a_task_of_the_harness(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task from a YAML file runs on a model of ours with the real harness, and a name it does not know is one error."""
-    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     data, task = tmp_path / "sums.jsonl", tmp_path / "sums.yaml"
