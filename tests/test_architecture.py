@@ -32,7 +32,8 @@ class Owner:
     reason: str
 
 
-TRAINING = ("hpctrain/train/", "hpctrain/checkpoint/", "hpctrain/agent/", "hpctrain/evaluate/", "hpctrain/health/deep/")
+TRAINING = ("hpctrain/train/", "hpctrain/checkpoint/", "hpctrain/agent/", "hpctrain/evaluate/", "hpctrain/health/deep/",
+            "hpctrain/sharding.py", "hpctrain/process_group.py")
 OWNERS: dict[str, Owner] = {
     "subprocess": Owner(("hpctrain/process.py",), "every program is started from an argument list, with a timeout"),
     "click": Owner(("hpctrain/cli/",), "services are called from Python and from the command line alike"),

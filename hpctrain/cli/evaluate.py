@@ -39,7 +39,7 @@ if TYPE_CHECKING:
               help="Where to compute.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
               help="auto: as stored; on a CPU fp32.")
-@click.option("--spread", is_flag=True, help="Put the layers of one model on all GPUs in turn, where one GPU is too small.")
+@click.option("--spread", is_flag=True, help="One copy of the model on all GPUs of a node, where one GPU is too small.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model, with your rights.")
 @click.option("--judge", metavar="URL", default=None,
               help="OpenAI-compatible endpoint of a judge.  [default: the recipe's judge:]")

@@ -35,9 +35,11 @@ def submit(asked: Asked, sets: Sequence[str], *, dry_run: bool, output: str) -> 
 
 def recipe_text(asked: Asked) -> str:
     """The job as a recipe."""
-    from hpctrain.submit.command_recipe import command_recipe, with_one_gpu
+    from hpctrain.submit.command_recipe import command_recipe, with_gpus
 
-    resources = with_one_gpu(asked.recipe.resources) if asked.recipe is not None else {"nodes": 1}
+    resources: dict[str, Any] = {"nodes": 1}
+    if asked.recipe is not None:
+        resources = with_gpus(asked.recipe.resources, all_of_a_node=asked.options["spread"])
     return command_recipe(_name(asked.name), command(asked), resources, description=f"evaluation of {asked.name}",
                           workdir=str(Path.cwd()))
 

@@ -27,11 +27,12 @@ def measure(asked: Asked) -> tuple[Evaluation, bool]:
     """
     from hpctrain.evaluate.at_end import chat_template_of
     from hpctrain.evaluate.language_model import Place
-    from hpctrain.evaluate.peers import join
+    from hpctrain.evaluate.peers import environment_of, meet
     from hpctrain.evaluate.run import Order, Subject, evaluate
     from hpctrain.files import make_private_dir
 
-    options, ranks = asked.options, join(os.environ)
+    here = environment_of(os.environ)
+    options, ranks = asked.options, meet(here, os.environ)
     if asked.folder is not None and ranks.is_first:
         make_private_dir(asked.folder)
     data = asked.recipe.data if asked.recipe is not None else None
@@ -39,7 +40,8 @@ def measure(asked: Asked) -> tuple[Evaluation, bool]:
         asked.recipe is not None and asked.recipe.model is not None and asked.recipe.model.trust_remote_code)
     place = Place(
         device=_device(options["device"]), precision=options["precision"],
-        batch_size=options["batch_size"], spread=options["spread"], trust_remote_code=remote_code,
+        batch_size=options["batch_size"], spread=options["spread"], local_world_size=here.local_world_size,
+        trust_remote_code=remote_code,
         sequence_length=options["sequence_length"] or (data.sequence_length if data is not None else 0),
     )
     subjects = tuple(Subject(label, path) for label, path in asked.subjects)

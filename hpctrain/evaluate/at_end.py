@@ -6,18 +6,21 @@ together, after they have let go of the model that they trained.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.errors import HpctrainError
 from hpctrain.evaluate.codec import codec_of
 from hpctrain.evaluate.files import HTML
-from hpctrain.evaluate.language_model import Place, free_memory
+from hpctrain.evaluate.language_model import Place, device_of, free_memory, memory_of
 from hpctrain.evaluate.model_directory import inspect, locate
 from hpctrain.evaluate.results import Evaluation, compare
 from hpctrain.evaluate.run import Helpers, Order, Subject, evaluate
+from hpctrain.evaluate.spread import is_too_large
 from hpctrain.evaluate.table import number, render, words
 from hpctrain.jobs.layout import RunDir
 from hpctrain.recipe.schema import Recipe
@@ -52,7 +55,7 @@ def evaluate_run(
     free_memory()
     started = time.monotonic()
     try:
-        found = evaluate(_order(recipe, run_dir, environment), lent)
+        found = evaluate(_order(recipe, run_dir, environment, lent.ranks), lent)
     except HpctrainError as error:
         say("evaluation.failed", str(error), {"exit_code": error.exit_code})
         return True
@@ -81,7 +84,7 @@ def summary(evaluation: Evaluation) -> str:
     return ", ".join(parts)
 
 
-def _order(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> Order:
+def _order(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment, ranks: Ranks) -> Order:
     if recipe.evaluate is None:
         raise ValueError("the recipe has no 'evaluate'")
     subjects = []
@@ -94,10 +97,24 @@ def _order(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment) -> Ord
         device="cpu" if on_cpu else "", precision="fp32" if on_cpu else "auto",
         batch_size=max(MOST_ROWS, recipe.training.micro_batch_size),
         sequence_length=recipe.data.sequence_length if recipe.data else 0,
+        local_world_size=environment.local_world_size,
         trust_remote_code=bool(recipe.model and recipe.model.trust_remote_code),
     )
+    if spread := recipe.evaluate.spread:
+        place = replace(place, spread=True)
+    elif spread is None:
+        place = replace(place, spread=ranks.on_first(lambda: _one_gpu_is_too_small(place, subjects)))
     return Order(run_dir.name, tuple(subjects), tuple(recipe.evaluate.suites), place, recipe, recipe.judge,
                  chat_template_of(str(run_dir.model)), run_dir.path, time.time())
+
+
+def _one_gpu_is_too_small(place: Place, subjects: Sequence[Subject]) -> bool:
+    """By the largest of the models; one that is not there is told of when it is loaded."""
+    largest = 0
+    for subject in subjects:
+        with contextlib.suppress(HpctrainError):
+            largest = max(largest, inspect(subject.path).weights_bytes)
+    return is_too_large(largest, memory_of(device_of(place)))
 
 
 def chat_template_of(path: str) -> str:

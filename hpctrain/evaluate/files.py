@@ -16,6 +16,7 @@ from hpctrain.evaluate.results import Evaluation
 from hpctrain.files import make_private_dir, read_jsonl, write_atomic, write_json_atomic
 
 JSON, HTML, RECORDS = "evaluation.json", "evaluation.html", "evaluation"
+_TRY = "try.json"
 
 
 def write(folder: Path, evaluation: Evaluation, *, page: bool) -> None:
@@ -67,6 +68,27 @@ def read_records(folder: Path, label: str, suite: str) -> dict[int, dict[str, An
         return {int(record["row"]): record for record in read_jsonl(_records(folder, label, suite))}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def begin_try(folder: Path, what: str) -> int:
+    """Note that something is now measured; how many times in a row it was begun and came to no end, this one included.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    file = make_private_dir(folder / RECORDS) / _TRY
+    try:
+        before = dict(json.loads(file.read_bytes()))
+        count = int(before["count"]) if before.get("what") == what else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        count = 0
+    write_json_atomic(file, {"what": what, "count": count + 1}, durable=False)
+    return count + 1
+
+
+def end_try(folder: Path) -> None:
+    """It came to an end, whichever."""
+    (folder / RECORDS / _TRY).unlink(missing_ok=True)
 
 
 def _records(folder: Path, label: str, suite: str) -> Path:

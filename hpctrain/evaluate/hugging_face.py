@@ -5,14 +5,19 @@ The only file of the evaluation that knows either library.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 
+from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.errors import HpctrainError, MissingDependencyError, NotFoundError, first_line
 from hpctrain.evaluate.model_directory import ModelDirectory
+from hpctrain.sharding import fill_from_first, parameters_without_memory, shard
 
 
 def load_tokenizer(folder: str, *, trust_remote_code: bool) -> Any:
@@ -53,9 +58,91 @@ def load_model(
         return (model if spread else model.to(device)).eval()
     except torch.cuda.OutOfMemoryError:
         raise HpctrainError("the model does not fit into this GPU's memory", where=directory.path,
-                            hint="use --precision bf16, or --spread with several GPUs in one process") from None
+                            hint="use --precision bf16, or --spread on several GPUs") from None
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise NotFoundError(f"transformers cannot load it: {first_line(error)}", where=directory.path) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the ranks must know of the model that the first one has read."""
+
+    dtype: torch.dtype
+    parameters: int
+    generation: dict[str, Any] | None
+
+
+def load_sharded(
+    directory: ModelDirectory, *, device: torch.device, dtype: torch.dtype | None, trust_remote_code: bool, ranks: Ranks,
+    ranks_of_a_copy: int,
+) -> tuple[Any, int]:
+    """A model in evaluation mode of which every rank holds a share, and how many parameters it has; all ranks together.
+
+    The first rank reads it into its host's memory and gives it out, so that no GPU ever holds all of it. An adapter is
+    merged into its model, and tied embeddings become two tensors of equal value.
+
+    Args:
+        ranks_of_a_copy: ranks that hold one copy together; divides the number of ranks.
+
+    Raises:
+        HpctrainError: as :func:`load_model`, on every rank; or its weights are quantised.
+    """
+    _quiet()
+    source: Any = None
+
+    def read() -> _Read:
+        nonlocal source
+        config = _config(directory, trust_remote_code)
+        if getattr(config, "quantization_config", None):
+            raise HpctrainError("its weights are quantised, and such a model cannot be spread over ranks",
+                                where=directory.path, hint="save it in bfloat16 first")
+        source = load_model(directory, device=torch.device("cpu"), dtype=dtype, spread=False,
+                            trust_remote_code=trust_remote_code)
+        parameters = sum(parameter.numel() for parameter in source.parameters())
+        if directory.is_adapter:
+            source = source.merge_and_unload()
+        source.to(source.dtype)  # one type throughout: FSDP2 gathers a layer's weights as one
+        settings = getattr(source, "generation_config", None)
+        return _Read(source.dtype, parameters, settings.to_dict() if settings is not None else None)
+
+    known = ranks.on_first(read)
+    with parameters_without_memory():
+        model = _without_weights(directory, known.dtype, trust_remote_code)
+    copies = ranks.world_size // ranks_of_a_copy
+    sizes, names = ((copies, ranks_of_a_copy), ("copy", "share")) if copies > 1 else ((ranks_of_a_copy,), ("share",))
+    shard(model, init_device_mesh(device.type, sizes, mesh_dim_names=names), bf16=False)
+    fill_from_first(model, source, device)
+    if known.generation is not None and not directory.is_reward:
+        import transformers
+
+        model.generation_config = transformers.GenerationConfig.from_dict(known.generation)
+        # Who has more to write is our affair (hpctrain.evaluate.lockstep); by itself it lets all ranks write as much.
+        model.generate = functools.partial(model.generate, synced_gpus=False)
+    return model.eval(), known.parameters
+
+
+def _config(directory: ModelDirectory, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    path = directory.base if directory.is_adapter else directory.path
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise NotFoundError(f"transformers cannot load it: {first_line(error)}", where=path) from None
+
+
+def _without_weights(directory: ModelDirectory, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """The architecture alone, with an output layer of its own: without memory, tied weights would come apart."""
+    import transformers
+
+    config = _config(directory, trust_remote_code)
+    for part in (config, config.get_text_config()):
+        part.tie_word_embeddings = False
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, _dtype_name(): dtype}
+    kind: Any = transformers.AutoModelForCausalLM
+    if directory.is_reward:
+        kind, config.num_labels = transformers.AutoModelForSequenceClassification, 1
+    return kind.from_config(config, **options)
 
 
 def generation(*, max_new_tokens: int, ends: Sequence[int], padding: int, temperature: float = 0.0) -> Any:

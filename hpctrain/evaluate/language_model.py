@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.errors import HpctrainError, RecipeError
 from hpctrain.evaluate.batching import batches
 from hpctrain.evaluate.codec import Codec, Tools, codec_of, prompt_tokens
 from hpctrain.evaluate.examples import Prompt
-from hpctrain.evaluate.hugging_face import generation, load_model
+from hpctrain.evaluate.hugging_face import generation, load_model, load_sharded
+from hpctrain.evaluate.lockstep import Lockstep
 from hpctrain.evaluate.model_directory import ModelDirectory, inspect
+from hpctrain.evaluate.spread import ranks_of_a_copy
 
 Progress = Callable[[int, int], None]
 """Told how many of how many rows are done; it may raise, which ends the measuring."""
@@ -36,7 +39,9 @@ class Place:
         device: of torch; "" takes a GPU if there is one.
         precision: ``auto`` (as stored; on a CPU float32), ``fp32`` or ``bf16``.
         batch_size: rows at once at most.
-        spread: put layers on all visible GPUs in turn (accelerate), for models that one GPU does not hold.
+        spread: one copy on many GPUs, for models that one does not hold: each rank has a share of every layer (FSDP2), or,
+            of a single rank, layers go to all visible GPUs in turn (accelerate).
+        local_world_size: ranks of each node.
         trust_remote_code: run Python code that comes with the model.
         sequence_length: predicted tokens of one text at most, 0 for as many as the architecture takes. A model is best at
             the length that it was trained on.
@@ -46,6 +51,7 @@ class Place:
     precision: str = "auto"
     batch_size: int = 16
     spread: bool = False
+    local_world_size: int = 1
     trust_remote_code: bool = False
     sequence_length: int = 0
 
@@ -59,13 +65,17 @@ class LanguageModel:
         parameters: how many numbers it has.
         longest: positions that the architecture has.
         window: predicted tokens of one text at most.
-        model: transformers' object, for metrics of your own.
+        model: transformers' object, for metrics of your own. Where it is spread over ranks, call it as a whole.
+        lockstep: of the ranks that it is spread over.
     """
 
-    def __init__(self, directory: ModelDirectory, codec: Codec, model: Any, place: Place) -> None:
-        self.directory, self.codec, self.model = directory, codec, model
+    def __init__(
+        self, directory: ModelDirectory, codec: Codec, model: Any, place: Place, *, parameters: int,
+        lockstep: Lockstep | None = None,
+    ) -> None:
+        self.directory, self.codec, self.model, self.lockstep = directory, codec, model, lockstep
         self.device = next(model.parameters()).device
-        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.parameters = parameters
         self.longest = _longest(model.config)
         self.window = min(self.longest, place.sequence_length or self.longest)
         self._batch_size = place.batch_size
@@ -84,7 +94,7 @@ class LanguageModel:
         excess = len(tokens) - self.window - 1
         return (tokens, first) if excess <= 0 else (tokens[excess:], max(1, first - excess))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def negative_log_likelihoods(
         self, texts: Sequence[tuple[list[int], int]], progress: Progress | None = None,
     ) -> list[float]:
@@ -113,7 +123,7 @@ class LanguageModel:
                 progress(done, len(texts))
         return found
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(
         self, prompts: Sequence[Prompt], *, max_new_tokens: int, tools: Sequence[Tools] | None = None,
         progress: Progress | None = None, temperature: float = 0.0,
@@ -152,7 +162,7 @@ class LanguageModel:
                     progress(done, len(asked))
         return answers
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def scores(self, texts: Sequence[list[int]], progress: Progress | None = None) -> list[float]:
         """A reward model's mark of each text; unbounded, only comparable among its own.
 
@@ -191,11 +201,12 @@ class LanguageModel:
         return {"input_ids": torch.tensor(ids, device=self.device), "attention_mask": torch.tensor(mask, device=self.device)}
 
 
-def load(path: str, place: Place, *, chat_template: str = "") -> LanguageModel:
+def load(path: str, place: Place, *, chat_template: str = "", ranks: Ranks | None = None) -> LanguageModel:
     """Load a model directory, or an adapter and the model that it is for.
 
     Args:
         chat_template: for a tokenizer that has none; so a model before training reads chats as the one after it does.
+        ranks: that load it together; they share one copy where the place says ``spread``.
 
     Raises:
         NotFoundError: a part of it is missing.
@@ -204,13 +215,27 @@ def load(path: str, place: Place, *, chat_template: str = "") -> LanguageModel:
     """
     directory = inspect(path)
     codec = codec_of(directory, chat_template, trust_remote_code=place.trust_remote_code)
-    device = _device(place)
-    stored = torch.float32 if device.type == "cpu" and not place.spread else None
+    device, shared = device_of(place), ranks if place.spread and ranks is not None and ranks.world_size > 1 else None
+    stored = torch.float32 if device.type == "cpu" and not (place.spread and shared is None) else None
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(place.precision, stored)
-    model = load_model(directory, device=device, dtype=dtype, spread=place.spread, trust_remote_code=place.trust_remote_code)
+    if shared is None:
+        model = load_model(directory, device=device, dtype=dtype, spread=place.spread,
+                           trust_remote_code=place.trust_remote_code)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+    else:
+        copy = ranks_of_a_copy(directory.weights_bytes, memory_of(device), world_size=shared.world_size,
+                               local_world_size=place.local_world_size)
+        model, parameters = load_sharded(directory, device=device, dtype=dtype, trust_remote_code=place.trust_remote_code,
+                                         ranks=shared, ranks_of_a_copy=copy)
     if directory.is_reward and getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = codec.padding
-    return LanguageModel(directory, codec, model, place)
+    lockstep = Lockstep(model, shared.group, codec.padding) if shared is not None else None
+    return LanguageModel(directory, codec, model, place, parameters=parameters, lockstep=lockstep)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of a GPU's memory; 0 of a CPU."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 0
 
 
 def free_memory() -> None:
@@ -222,7 +247,12 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _device(place: Place) -> torch.device:
+def device_of(place: Place) -> torch.device:
+    """The device that a place means.
+
+    Raises:
+        HpctrainError: a GPU is asked for and there is none.
+    """
     if place.device and not place.device.startswith("cuda"):
         return torch.device(place.device)
     if torch.cuda.is_available():

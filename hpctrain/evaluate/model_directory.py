@@ -40,6 +40,13 @@ class ModelDirectory:
     has_bytes: bool
 
     @property
+    def weights_bytes(self) -> int:
+        """Size of its files of weights, of an adapter those of the model that it is for; 0 where they are elsewhere."""
+        folder = Path(self.base or self.path)
+        first = next((found for pattern in _WEIGHTS if (found := list(folder.glob(pattern)))), [])
+        return sum(file.stat().st_size for file in first)
+
+    @property
     def identity(self) -> str:
         """Changes when a file of it does; reads samples of its files."""
         return _identity(Path(self.path), self.base)

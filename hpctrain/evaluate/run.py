@@ -20,6 +20,7 @@ from hpctrain.evaluate import files
 from hpctrain.evaluate.keys import identity_of, result_key
 from hpctrain.evaluate.kinds import KINDS, ByRow
 from hpctrain.evaluate.language_model import LanguageModel, Place, free_memory, load
+from hpctrain.evaluate.lockstep import HalfwayError
 from hpctrain.evaluate.measures import Measure
 from hpctrain.evaluate.results import Evaluation, ModelResult, SuiteResult
 from hpctrain.evaluate.rows import HeldOut, RowSource
@@ -32,6 +33,8 @@ _SAMPLE_TEXT = 2000
 _INNER = ("row", "nats", "tokens", "size_bytes", "marks", "chosen_tokens", "rejected_tokens")
 """Keys of records that say nothing to a reader."""
 _TICK_S = 10.0
+MOST_TRIES = 3
+"""Times that a suite may end its ranks (memory that is full, a crash in code of yours) before it is left out."""
 Rows = list[SetRow] | HpctrainError
 """The rows of a suite, or why there are none."""
 
@@ -122,33 +125,27 @@ def evaluate(order: Order, helpers: Helpers) -> Evaluation | None:
 
     Raises:
         StorageError: results cannot be written.
+        HalfwayError: a pass through a model that is spread over the ranks ended in its middle; these ranks can only end.
     """
     source = RowSource(order.recipe, helpers.held_out)
     sets = {name_of(suite): _rows(suite, source, helpers) for suite in order.suites}
     evaluation, keys = helpers.ranks.on_first(lambda: _plan(order, sets))
     first: dict[str, Mapping[int, Record]] = {}
     for number, subject in enumerate(order.subjects):
-        model: LanguageModel | HpctrainError | None = None
+        model = _Model(order, subject, helpers)
         for suite in order.suites:
             name, label = name_of(suite), subject.label
             if any(one.label == label and one.suite(name) for one in evaluation.models):
                 if not number and order.folder is not None:
                     first[name] = files.read_records(order.folder, label, name)
                 continue
-            started, rows = time.monotonic(), sets[name]
-            if model is None and not isinstance(rows, HpctrainError):
-                model = _load(order, subject, helpers)
-            if isinstance(rows, HpctrainError):
-                share = _failed(rows)
-            elif not isinstance(model, LanguageModel):
-                share = _failed(model or HpctrainError("the model was not loaded"))
-            else:
-                asked = _Asked(subject, suite, model, rows, first.get(name, {}) if number else {})
-                share = _share(order, helpers, asked)
+            started = time.monotonic()
+            share = _attempt(model, suite, sets[name], first.get(name, {}) if number else {})
             helpers.beat("waiting for the other ranks")
             gathered = helpers.ranks.gather(share)
             result = SuiteResult(name, suite.kind, keys[label, name], seconds=time.monotonic() - started)
             merged = helpers.ranks.broadcast(_merge(gathered, result, order, label))
+            _end_try(order, helpers)
             if merged is None:
                 return None
             if not number:
@@ -191,12 +188,23 @@ def _plan(order: Order, sets: Mapping[str, Rows]) -> tuple[Evaluation, dict[tupl
     return Evaluation(order.name, tuple(models), order.made_at, __version__), keys
 
 
-def _load(order: Order, subject: Subject, helpers: Helpers) -> LanguageModel | HpctrainError:
-    helpers.beat(f"loading {subject.label}")
-    try:
-        return load(subject.path, order.place, chat_template=order.chat_template)
-    except HpctrainError as error:
-        return error
+class _Model:
+    """The model of a subject, loaded when the first suite needs it."""
+
+    def __init__(self, order: Order, subject: Subject, helpers: Helpers) -> None:
+        self.order, self.subject, self.helpers = order, subject, helpers
+        self._found: LanguageModel | HpctrainError | None = None
+
+    def get(self) -> LanguageModel | HpctrainError:
+        """It, or why it cannot be had; all ranks together."""
+        if self._found is None:
+            self.helpers.beat(f"loading {self.subject.label}")
+            try:
+                self._found = load(self.subject.path, self.order.place, chat_template=self.order.chat_template,
+                                   ranks=self.helpers.ranks)
+            except HpctrainError as error:
+                self._found = error
+        return self._found
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +216,30 @@ class _Asked:
     model: LanguageModel
     rows: list[SetRow]
     first: Mapping[int, Record]
+
+
+def _attempt(model: _Model, suite: Suite, rows: Rows, first: Mapping[int, Record]) -> Share:
+    """This rank's part of a suite; not begun again when it has ended its ranks too often, which would cost the whole run."""
+    if isinstance(rows, HpctrainError):
+        return _failed(rows)
+    tries = model.helpers.ranks.on_first(lambda: _begin_try(model.order, f"{name_of(suite)} of {model.subject.label}"))
+    if tries > MOST_TRIES:
+        return _failed(HpctrainError(
+            f"its ranks ended {MOST_TRIES} times before it was done", hint="the log of those starts says why; "
+            f"then measure it by itself: hpctrain evaluate {model.order.name} --suite {suite.kind}"))
+    found = model.get()
+    if isinstance(found, HpctrainError):
+        return _failed(found)
+    return _share(model.order, model.helpers, _Asked(model.subject, suite, found, rows, first))
+
+
+def _begin_try(order: Order, what: str) -> int:
+    return files.begin_try(order.folder, what) if order.folder is not None else 1
+
+
+def _end_try(order: Order, helpers: Helpers) -> None:
+    if order.folder is not None and helpers.ranks.is_first:
+        files.end_try(order.folder)
 
 
 def _share(order: Order, helpers: Helpers, asked: _Asked) -> Share:
@@ -234,8 +266,12 @@ def _share(order: Order, helpers: Helpers, asked: _Asked) -> Share:
                 share.measures = kind.measure(task)
     except StoppedError:
         share.stopped = True
-    except Exception as error:  # noqa: BLE001 - told with its reason; the other suites go on
-        return _failed(error)
+    except Exception as error:
+        share = _failed(error)
+        if asked.model.lockstep is not None and asked.model.lockstep.broken:
+            raise HalfwayError(f"{title}: {share.problem}") from error
+    if asked.model.lockstep is not None:
+        asked.model.lockstep.finish(lambda: helpers.beat(f"{title}: the other ranks have more rows"))
     return share
 
 

@@ -211,3 +211,6 @@ class Evaluate(Strict):
     """What is measured."""
     before: bool = True
     """Measure the model that training started from too, for the table of before and after."""
+    spread: bool | None = None
+    """Hold one copy of the model on the GPUs of a node (or of all nodes, where it takes those), each rank a share of every
+    layer; default: only where one GPU is too small for it."""

@@ -12,6 +12,7 @@ from torch._C._distributed_c10d import HashStore  # torch.distributed offers it,
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from hpctrain.errors import HpctrainError, RecipeError
+from hpctrain.process_group import backend_of, join
 from hpctrain.recipe.schema import Parallelism
 from hpctrain.train.environment import DEVICE, RankEnvironment
 
@@ -61,7 +62,7 @@ def connect(environment: RankEnvironment, device: torch.device) -> Place:
     Raises:
         HpctrainError: the other ranks do not come together.
     """
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    backend = backend_of(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if environment.world_size == 1 and "MASTER_ADDR" not in os.environ:
@@ -73,19 +74,8 @@ def connect(environment: RankEnvironment, device: torch.device) -> Place:
                 f"{' and '.join(missing)} must be set for {environment.world_size} ranks",
                 hint="start the trainer with torchrun, or through 'hpctrain submit'",
             )
-        _join(backend)
+        join(backend, COLLECTIVE_TIMEOUT)
     return Place(device, environment.rank, environment.world_size)
-
-
-def _join(backend: str) -> None:
-    try:
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-    except RuntimeError as error:
-        if "libuv" not in str(error):
-            raise
-        # A torch built without libuv (Debian's is) refuses its own default, on every rank before anything is sent.
-        os.environ["USE_LIBUV"] = "0"
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
 
 
 def disconnect() -> None:

@@ -22,10 +22,10 @@ from hpctrain.errors import NotFoundError, RecipeError, first_line
 from hpctrain.files import make_private_dir
 from hpctrain.hub import load_error
 from hpctrain.recipe import schema
+from hpctrain.sharding import fill_from_first, parameters_without_memory, shard
 from hpctrain.train.distributed import Place
 from hpctrain.train.hugging_face import dtype_option, enable_activation_checkpointing
 from hpctrain.train.randomness import unchanged_randomness
-from hpctrain.train.sharding import fill_from_first, parameters_without_memory, shard
 
 
 def load_config(recipe: schema.Model, vocab_size: int, end_of_text: int) -> Any:

@@ -17,10 +17,10 @@ from hpctrain.errors import MissingDependencyError, RecipeError
 from hpctrain.recipe import schema
 from hpctrain.recipe.check_method import check_architecture
 from hpctrain.recipe.schema_method import Adapter
+from hpctrain.sharding import fill_from_first, parameters_without_memory, shard
 from hpctrain.train.hugging_face import dtype_option
 from hpctrain.train.model import from_path, load_config
 from hpctrain.train.randomness import seed_all
-from hpctrain.train.sharding import fill_from_first, parameters_without_memory, shard
 from hpctrain.train.tune.context import TuneContext
 
 ADAPTER_FILE = "adapter_config.json"
