@@ -173,6 +173,7 @@ def submit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
     import sys
 
     from hpctrain.jobs.find import find_run
+    from hpctrain.submit import beside
     from hpctrain.submit import run as service
 
     # JSON is YAML, so that a value arrives as what it is: "1" stays text, None becomes null.
@@ -183,7 +184,7 @@ def submit(recipe: str | Path, overrides: Mapping[str, Any] | None = None) -> Jo
         command_line=("hpctrain.submit", argument, *sets),
     )
     prepared = service.prepare(argument, sets, context.settings, site)
-    submitted = service.submit(prepared, context.settings, site, argument=argument, sets=sets)
+    submitted = beside.submit(prepared, context.settings, site, argument=argument, sets=sets)
     run = find_run(str(submitted.run_dir.path), context.settings.runs_dir)
     return Job(run, Context(context.settings, site.slurm, context.clock))
 

@@ -43,6 +43,7 @@ def submit(  # noqa: PLR0917 - click passes every option by name
     'hpctrain describe', 'logs' and all others take that name, the job's id, or 'latest'.
     """
     from hpctrain.settings_file import load_settings
+    from hpctrain.submit import beside
     from hpctrain.submit import run as service
 
     settings = load_settings()
@@ -54,7 +55,7 @@ def submit(  # noqa: PLR0917 - click passes every option by name
     prepared = service.prepare(recipe, sets, settings, site)
     if dry_run:
         return print_dry_run(prepared, output)
-    submitted = service.submit(prepared, settings, site, argument=recipe, sets=sets)
+    submitted = beside.submit(prepared, settings, site, argument=recipe, sets=sets)
     print_submitted(submitted, output, following=follow)
     if link is not None:
         link.mark({"run": submitted.run_name, "job": submitted.job_id, "key": str(submitted.run_dir.path)})
@@ -84,11 +85,12 @@ def run(recipe: str, sets: tuple[str, ...], output: str) -> int:
 
 
 def _run_here(recipe: str, sets: tuple[str, ...], settings: Settings, output: str, *, own_cluster: bool) -> int:
+    from hpctrain.submit import beside
     from hpctrain.submit import run as service
 
     site = site_of(settings, dry_run=False)
     prepared = service.prepare(recipe, sets, settings, site)
-    submitted = service.submit(prepared, settings, site, argument=recipe, sets=sets)
+    submitted = beside.submit(prepared, settings, site, argument=recipe, sets=sets)
     print_submitted(submitted, output, following=True)
     try:
         return _watch(submitted.run_dir.path, settings, site, follow=True, wait_=True, say_goodbye=not own_cluster)
@@ -131,14 +133,17 @@ def _run_on_own_cluster(recipe: str, sets: tuple[str, ...], settings: Settings, 
     from hpctrain.devcluster.cluster import Clusters
     from hpctrain.devcluster.state import name_for_one_run
     from hpctrain.recipe.resolve import resolve
+    from hpctrain.submit.beside import nodes_beside
     from hpctrain.submit.run import undisturbed
 
-    resources = resolve(recipe, sets, settings).recipe.resources  # before minutes are spent on a misspelt recipe
+    resolved = resolve(recipe, sets, settings).recipe  # before minutes are spent on a misspelt recipe
+    resources = resolved.resources
     clusters = Clusters(say=say)
     name = name_for_one_run(os.getpid())
     say(f"there is no Slurm here: making private cluster '{name}' for this run")
     try:
-        clusters.up(name, nodes=resources.nodes + resources.spares, gpus_per_node=max(resources.gpus_per_node, 1))
+        clusters.up(name, nodes=resources.nodes + resources.spares + nodes_beside(resolved),
+                    gpus_per_node=max(resources.gpus_per_node, resolved.generation.server_gpus or 0, 1))
         os.environ["HPCTRAIN_CLUSTER"] = name
         from hpctrain.settings_file import load_settings
 

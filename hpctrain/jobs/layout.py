@@ -122,6 +122,16 @@ class RunDir:
         return self.control / "rewind.json"
 
     @property
+    def answers(self) -> Path:
+        """Where the server that writes this run's answers is, ``{"url": ...}``; written by that server's run."""
+        return self.control / "answers.json"
+
+    @property
+    def serves(self) -> Path:
+        """Of a server's run: the run that it writes answers for, ``{"run_dir": ...}``."""
+        return self.control / "serves.json"
+
+    @property
     def cache(self) -> Path:
         """Tokenised data."""
         return self.path / "cache"

@@ -116,14 +116,24 @@ def _generation(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(("training", "global_batch_size"), (
             f"{batch} answers per step cannot be whole groups of generation.completions_per_prompt, {several}; "
             f"nearest that work: {near} or {near + several}"))
+    length = recipe.data.sequence_length if recipe.data is not None else 0
+    if length and generation.max_new_tokens >= length:
+        yield Problem(("generation", "max_new_tokens"), (
+            f"{generation.max_new_tokens} tokens of an answer leave no room for a prompt in data.sequence_length, {length}"))
     gpus = recipe.resources.gpus_per_node
     if generation.engine == "vllm" and gpus == 0:
         yield Problem(("generation", "engine"), "vllm needs GPUs; resources.gpus_per_node is 0")
     if generation.placement == "separate":
         if generation.engine == "transformers":
             yield Problem(("generation", "placement"), "separate nodes write answers with vLLM, not 'transformers'")
-        elif not re.match(r"https?://[^/\s@]+", generation.server or ""):
-            yield Problem(("generation",), "placement 'separate' needs 'server': the http address at which "
-                                           "'trl vllm-serve' answers")
-    elif generation.server:
-        yield Problem(("generation", "server"), "belongs to placement 'separate'")
+        elif generation.server_gpus and generation.server:
+            yield Problem(("generation", "server"), "and 'server_gpus' are two servers; give one of them")
+        elif not generation.server_gpus and not re.match(r"https?://[^/\s@]+", generation.server or ""):
+            yield Problem(("generation",), "placement 'separate' needs 'server_gpus': on how many GPUs a server is started "
+                                           "beside the run; or 'server': the http address at which 'trl vllm-serve' answers")
+        if generation.server_command and not generation.server_gpus:
+            yield Problem(("generation", "server_command"), "is for the server that 'server_gpus' starts")
+    else:
+        for key in ("server", "server_gpus", "server_command"):
+            if getattr(generation, key):
+                yield Problem(("generation", key), "belongs to placement 'separate'")

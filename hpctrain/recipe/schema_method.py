@@ -82,10 +82,16 @@ class Generation(Strict):
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """``auto``: vLLM where it is installed and there is a GPU, else transformers."""
     placement: Literal["colocated", "separate"] = "colocated"
-    """``colocated``: on the training GPUs; ``separate``: by a vLLM server on other nodes, at ``server``."""
+    """``colocated``: on the training GPUs; ``separate``: by a vLLM server on another node, which hpctrain starts
+    (``server_gpus``) or which is there already (``server``)."""
+    server_gpus: int | None = Field(default=None, ge=1, le=64)
+    """For ``separate``: start the server beside this run, as a run of its own on so many GPUs of one node; it begins before
+    this run does and ends with it."""
+    server_command: list[str] | None = Field(default=None, min_length=1)
+    """For ``server_gpus``: program and first arguments of the server, before those of ``trl vllm-serve`` (``--model``,
+    ``--tensor-parallel-size``, ``--max-model-len``, ``--host``, ``--port``); default: trl's of this installation."""
     server: str | None = None
-    """For ``separate``: where ``trl vllm-serve`` answers, such as ``http://gpu017:8000``; docs/reinforcement.md says how it
-    is started as a job of its own."""
+    """For ``separate``: where ``trl vllm-serve`` answers, such as ``http://gpu017:8000``."""
     gpu_memory_share: float = Field(default=0.3, gt=0, lt=1)
     """For colocated vLLM: share of a GPU's memory that it may take."""
 

@@ -14,19 +14,22 @@ _OF_GPUS = ("gpu_type", "gpu_memory", "constraint")
 
 
 def command_recipe(
-    name: str, command: Sequence[str], resources: Mapping[str, Any], *, description: str, workdir: str
+    name: str, command: Sequence[str], resources: Mapping[str, Any], *, description: str, workdir: str,
+    env: Mapping[str, str] | None = None,
 ) -> str:
     """The text of the recipe.
 
     Args:
         name: of the run.
         command: program and arguments.
-        resources: from :func:`without_gpus` or :func:`with_one_gpu`.
+        resources: from :func:`without_gpus` or :func:`with_gpus`.
         description: what it does, for people.
-        workdir: where the command runs; the recipe's own directory is gone by then.
+        workdir: where the command runs; the recipe's own directory is gone by then. "" is the run directory.
+        env: variables for it.
     """
-    values = {"version": 1, "name": name, "description": description, "command": list(command), "workdir": workdir,
-              "resources": dict(resources)}
+    values = {"version": 1, "name": name, "description": description, "command": list(command),
+              "resources": {key: value for key, value in resources.items() if value is not None},
+              **({"workdir": workdir} if workdir else {}), **({"env": dict(env)} if env else {})}
     return json.dumps(values, indent=2) + "\n"  # JSON is YAML
 
 

@@ -32,7 +32,11 @@ class RankCommand:
 
 @dataclass(frozen=True, slots=True)
 class SlurmRequest:
-    """The header of the batch script, field by field. None leaves a line out."""
+    """The header of the batch script, field by field. None leaves a line out.
+
+    Attributes:
+        after: a job that has to begin before this one may.
+    """
 
     job_name: str
     nodes: int
@@ -51,6 +55,7 @@ class SlurmRequest:
     requeue: bool = True
     signal_before_limit_s: int = 120
     comment: str = ""
+    after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

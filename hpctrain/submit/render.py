@@ -61,6 +61,8 @@ def header(request: SlurmRequest) -> Iterator[str]:
             yield f"--{option}={sbatch_word(value)}"
     if request.exclusive:
         yield "--exclusive"
+    if request.after is not None:
+        yield f"--dependency=after:{int(request.after)}"
     yield "--requeue" if request.requeue else "--no-requeue"
     yield "--no-kill"
     yield f"--signal=B:USR1@{int(request.signal_before_limit_s)}"

@@ -74,6 +74,7 @@ class Prepared:
 
     Attributes:
         facts: None where the cluster was not asked.
+        after: a job that has to begin first, None for none.
         plan: with the name that the run would get now; the real one is claimed by :func:`submit`.
         script: the batch script.
     """
@@ -82,6 +83,7 @@ class Prepared:
     facts: ClusterFacts | None
     plan: Plan
     script: str
+    after: JobId | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -145,8 +147,8 @@ def submit(
     asked = False
     try:
         final = prepared
-        if run_dir.name != prepared.plan.run_name:
-            final = _planned(prepared.resolved, prepared.facts, run_dir.path, site)
+        if run_dir.name != prepared.plan.run_name or prepared.after is not None:
+            final = _planned(prepared.resolved, prepared.facts, run_dir.path, site, after=prepared.after)
         draft = _draft(final, site, argument, sets)
         _write_files(run_dir, final, draft, site.clock.time())
         for name, text in files.items():
@@ -159,7 +161,8 @@ def submit(
         write_json_atomic(run_dir.record, complete_record(draft, job_id, now))
     except BaseException as error:
         with undisturbed():
-            advice = _undo(run_dir, site, job_id, asked=asked, error=error)
+            refused = isinstance(error, SlurmError) and not isinstance(error, ControllerDownError)
+            advice = undo(run_dir, site, job_id, asked=asked and not refused)
         if advice and isinstance(error, HpctrainError):
             error.advice = f"{error.advice}; {advice}" if error.advice else advice
         raise
@@ -196,11 +199,15 @@ def compact_stamp(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, timezone.utc).strftime("%Y%m%d-%H%M%S")
 
 
-def _planned(resolved: Resolved, facts: ClusterFacts | None, run_dir: Path, site: Site) -> Prepared:
+def _planned(
+    resolved: Resolved, facts: ClusterFacts | None, run_dir: Path, site: Site, *, after: JobId | None = None,
+) -> Prepared:
     output_pattern(str(run_dir))
     place = Place(run_dir.name, str(run_dir), site.python, site.one_host, site.status_dir)
     plan = make_plan(resolved.recipe, facts, place)
-    return Prepared(resolved, facts, plan, render(plan, batch_template(), package_dir=PACKAGE_DIR))
+    if after is not None:
+        plan = replace(plan, slurm=replace(plan.slurm, after=int(after)))
+    return Prepared(resolved, facts, plan, render(plan, batch_template(), package_dir=PACKAGE_DIR), after)
 
 
 def batch_template() -> str:
@@ -255,12 +262,13 @@ def _write_files(run_dir: RunDir, prepared: Prepared, draft: dict[str, Any], tim
     write_json_atomic(draft_path(run_dir), draft, durable=False)
 
 
-def _undo(run_dir: RunDir, site: Site, job_id: JobId | None, *, asked: bool, error: BaseException) -> str:
-    """Cancel the job if there may be one, then remove the directory; returns what the user must still do, or ""."""
-    advice = ""
-    refused = isinstance(error, SlurmError) and not isinstance(error, ControllerDownError)
-    if asked and not refused:
-        advice = _cancel(run_dir, site, job_id)
+def undo(run_dir: RunDir, site: Site, job_id: JobId | None, *, asked: bool = True) -> str:
+    """Cancel the job if there may be one, then remove the directory; returns what the user must still do, or "".
+
+    Args:
+        asked: Slurm was asked for the job, and has not refused it.
+    """
+    advice = _cancel(run_dir, site, job_id) if asked else ""
     shutil.rmtree(run_dir.path, ignore_errors=True)
     if run_dir.path.exists():
         advice = f"{advice}; {run_dir.path} could not be removed".removeprefix("; ")

@@ -42,6 +42,7 @@ class TuneContext:
         model: the network that is trained, in memory or sharded, without an adapter.
         peft_config: the adapter that the trainer puts on it; None trains all weights.
         steps: optimizer steps of the whole run; the engine fills it in.
+        answers_url: of the server that writes answers, "" where the ranks do.
     """
 
     recipe: Recipe
@@ -61,6 +62,7 @@ class TuneContext:
     model: Any = None
     peft_config: Any = None
     steps: int = 0
+    answers_url: str = ""
 
     @property
     def training(self) -> schema.Training:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
 import urllib.error
 import urllib.request
@@ -11,8 +12,9 @@ from typing import Any
 from hpctrain.errors import MissingDependencyError, RecipeError, UnreachableError
 from hpctrain.train.tune.context import TuneContext
 
-SERVER_WAIT_S = 300.0
-"""How long a server of answers may take to load its model before the run stops."""
+SERVER_WAIT_S, SERVER_BESIDE_WAIT_S = 300.0, 1800.0
+"""How long a server of answers may take to load its model before the run stops; and one that was started beside the run,
+which its own recovery may move to another node meanwhile."""
 _TRY_EVERY_S, _ONE_TRY_S = 2.0, 10.0
 
 
@@ -48,34 +50,53 @@ def generation_arguments(context: TuneContext) -> dict[str, Any]:
     if not uses_vllm(context):
         return {"use_vllm": False}
     if generation.placement == "separate":
-        return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": generation.server,
+        return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": context.answers_url,
                 "vllm_server_timeout": SERVER_WAIT_S}
     return {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": generation.gpu_memory_share,
             "vllm_max_model_length": context.data.sequence_length}
 
 
 def wait_for_server(context: TuneContext) -> None:
-    """Wait until the server of answers is there, on rank 0 for all.
+    """Wait until the server of answers is there, on rank 0 for all; the context then has its address.
 
     Raises:
+        MissingDependencyError, RecipeError: see :func:`uses_vllm`; before anything is waited for.
         UnreachableError: it does not answer in time.
     """
-    generation = context.recipe.generation
-    if generation.placement == "separate" and generation.server:
-        url = generation.server.rstrip("/")
-        context.ranks.on_first(lambda: _wait(context, f"{url}/health"))
+    if context.recipe.generation.placement == "separate":
+        uses_vllm(context)
+        context.answers_url = context.ranks.on_first(lambda: find_server(context))
 
 
-def _wait(context: TuneContext, url: str) -> None:
-    deadline = time.monotonic() + SERVER_WAIT_S
+def find_server(context: TuneContext) -> str:
+    """The address of a server that answers.
+
+    Raises:
+        UnreachableError: none does in time.
+    """
+    server = context.recipe.generation.server
+    wait_s = SERVER_WAIT_S if server else SERVER_BESIDE_WAIT_S
+    deadline, reason = time.monotonic() + wait_s, "it has not said where it is"
     while True:
-        context.heartbeat.beat("init", detail=f"waiting for {url}")
+        url = (server or _beside(context)).rstrip("/")
+        context.heartbeat.beat("init", detail=f"waiting for the server of answers{f' at {url}' if url else ''}")
         try:
-            with urllib.request.urlopen(url, timeout=_ONE_TRY_S):  # noqa: S310 - the recipe's check allows http(s) only
-                return
+            if url:
+                with urllib.request.urlopen(f"{url}/health", timeout=_ONE_TRY_S):  # noqa: S310 - http(s) by the recipe's check
+                    return url
         except (OSError, urllib.error.URLError) as error:
-            if time.monotonic() > deadline:
-                raise UnreachableError(
-                    f"no answer within {SERVER_WAIT_S:g} s: {getattr(error, 'reason', error)}", where=url,
-                    hint="start 'trl vllm-serve' there first; docs/reinforcement.md shows how") from None
+            reason = str(getattr(error, "reason", error))
+        if time.monotonic() > deadline:
+            raise UnreachableError(
+                f"no answer within {wait_s:g} s: {reason}", where=url or "the server of answers beside this run",
+                hint="start 'trl vllm-serve' there first; docs/reinforcement.md shows how" if server else
+                "'hpctrain list' has its run, whose name ends in -answers: its log says why")
         time.sleep(_TRY_EVERY_S)
+
+
+def _beside(context: TuneContext) -> str:
+    """Where the server's own run says that it is, "" before it has."""
+    try:
+        return str(json.loads(context.run_dir.answers.read_bytes())["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -18,6 +18,12 @@ from hpctrain.recipe.schema import Recipe
 Make = Callable[..., Recipe]
 
 
+@pytest.fixture
+def make(make: Make) -> Make:
+    """Recipes whose answers leave room for a prompt in the short texts of these tests."""
+    return lambda **sections: make(**{**sections, "generation": {"max_new_tokens": 8, **sections.get("generation", {})}})
+
+
 def problems(recipe: Recipe) -> list[tuple[str, str]]:
     return [(dotted(problem.path), problem.message) for problem in check_rewards(recipe)]
 
@@ -62,8 +68,14 @@ def test_a_bad_reward(make: Make, reward: dict[str, Any], key: str, message: str
     ({"method": "sft", "rewards": [{"kind": "math"}]}, "rewards", "belong to rlvr, rlaif, rlhf"),
     ({"method": "rlaif", "generation": {"completions_per_prompt": 3}},
      "training.global_batch_size", "nearest that work: 6 or 9"),
+    ({"method": "rlaif", "generation": {"max_new_tokens": 64}}, "generation.max_new_tokens", "no room for a prompt"),
     ({"method": "rlaif", "generation": {"engine": "vllm"}}, "generation.engine", "needs GPUs"),
-    ({"method": "rlaif", "generation": {"placement": "separate"}}, "generation", "needs 'server'"),
+    ({"method": "rlaif", "generation": {"placement": "separate"}}, "generation", "needs 'server_gpus'"),
+    ({"method": "rlaif", "generation": {"placement": "separate", "server_gpus": 1, "server": "http://x:1"}},
+     "generation.server", "two servers"),
+    ({"method": "rlaif", "generation": {"server_gpus": 1}}, "generation.server_gpus", "belongs to placement 'separate'"),
+    ({"method": "rlaif", "generation": {"placement": "separate", "server": "http://x:1", "server_command": ["a"]}},
+     "generation.server_command", "that 'server_gpus' starts"),
     ({"method": "rlaif", "generation": {"server": "http://x:1"}}, "generation.server", "belongs to placement 'separate'"),
     ({"method": "rlaif", "generation": {"engine": "transformers", "placement": "separate"}},
      "generation.placement", "with vLLM"),

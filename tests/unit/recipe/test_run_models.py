@@ -119,7 +119,8 @@ def test_reward_models_may_be_named_so_too(tmp_path: Path, monkeypatch: pytest.M
     text = RECIPE
     for old, new in (("od: sft", "od: rlhf"), ("docstring-questions", "arithmetic"), ("batch_size: 1", "batch_size: 8")):
         text = text.replace(old, new)
-    path.write_text(text + 'rewards: [{kind: length, max_tokens: 3}, {kind: model, path: "run:reward"}]\n')
+    rewards = 'rewards: [{kind: length, max_tokens: 3}, {kind: model, path: "run:reward"}]\n'
+    path.write_text(text + "generation: {max_new_tokens: 8}\n" + rewards)
 
     resolved = resolve(str(path), (), Settings(str(runs)))
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 
-from hpctrain.errors import MissingDependencyError
+from hpctrain.errors import MissingDependencyError, UnreachableError
+from hpctrain.files import make_private_dir, write_json_atomic
+from hpctrain.jobs.layout import RunDir
 from hpctrain.recipe.schema_method import Generation
 from hpctrain.train.rewards.batch import Batch
+from hpctrain.train.tune import rl_engine
 from hpctrain.train.tune.rl_arguments import VARIANTS, config_arguments
 from hpctrain.train.tune.rl_engine import generation_arguments
 from hpctrain.train.tune.rl_samples import SampleLog
@@ -45,6 +51,54 @@ def test_on_cpus_transformers_writes() -> None:
     for wanted in ({"engine": "vllm"}, {"placement": "separate", "server": "http://x:8000"}):
         with pytest.raises(MissingDependencyError, match="needs GPUs"):
             generation_arguments(context(**wanted))
+
+
+class _Answering(BaseHTTPRequestHandler):
+    """A server that is well."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def answering() -> Iterator[str]:
+    """Its address."""
+    with HTTPServer(("127.0.0.1", 0), _Answering) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_beside_the_run_is_found_where_it_moves_to(
+    tmp_path: Path, answering: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The address that its run has written is tried until it answers, read anew each time; none in time is one error."""
+    own, beats = RunDir(tmp_path), list[str]()
+    asked = context(placement="separate", server_gpus=1)
+    asked.run_dir, asked.heartbeat = own, SimpleNamespace(beat=lambda _phase, detail: beats.append(detail))
+
+    def sleep(_seconds: float) -> None:
+        if len(beats) == 1:
+            write_json_atomic(make_private_dir(own.control) / own.answers.name, {"url": "http://127.0.0.1:9"})
+        else:
+            write_json_atomic(own.answers, {"url": answering})
+
+    monkeypatch.setattr(rl_engine.time, "sleep", sleep)
+    assert answering == rl_engine.find_server(asked)
+    assert ["", " at http://127.0.0.1:9", f" at {answering}"] == [
+        beat.removeprefix("waiting for the server of answers") for beat in beats]
+
+    own.answers.unlink()
+    monkeypatch.setattr(rl_engine, "SERVER_BESIDE_WAIT_S", -1.0)
+    with pytest.raises(UnreachableError, match="has not said where it is") as caught:
+        rl_engine.find_server(asked)
+    assert "-answers" in caught.value.advice
 
 
 def test_samples_hold_all_rewards_of_an_answer(tmp_path: Path) -> None:
