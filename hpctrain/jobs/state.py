@@ -256,8 +256,16 @@ def _failed(facts: Facts, why: str) -> Verdict:
     cause = verdict or next((e for e in reversed(current) if e.kind in ("rank.failed", "node.lost") and e.reason), None)
     sentence = verdict.reason if verdict else why + (f"; before that: {cause.reason}" if cause else "")
     where = f" on {cause.node}" if cause and cause.node and cause.node not in sentence else ""
-    advice = f"read the last lines before the end: hpctrain logs {facts.name} --all --tail 50"
+    look = f"hpctrain logs {facts.name} --all --tail 50"
+    hint = _own_hint(verdict) if verdict else ""
+    advice = f"{hint} (the last lines before the end: {look})" if hint else f"read the last lines before the end: {look}"
     return Verdict(State.FAILED, sentence + where, advice, final=True, succeeded=False)
+
+
+def _own_hint(verdict: Event) -> str:
+    """What the program itself said to do, as errors of ours do in their second line; "" where it said nothing."""
+    lines = str(verdict.evidence.get("traceback") or "").splitlines()
+    return next((line.removeprefix("hint:").strip() for line in reversed(lines) if line.startswith("hint:")), "")
 
 
 def _who_cancelled(facts: Facts) -> str:

@@ -37,7 +37,6 @@ def test_preemption_and_return(docker_cluster: DockerCluster) -> None:
         goes_on(his)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_the_time_limit(docker_cluster: DockerCluster) -> None:
     """Slurm's own limit, which it has in minutes: the run saves before it, is queued again, and goes on, to its end."""

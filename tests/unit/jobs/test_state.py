@@ -144,6 +144,15 @@ def test_failure_without_verdict_names_the_failed_rank():
     assert "exit code 137" in verdict.explanation and "rank 3 was killed by SIGKILL on n2" in verdict.explanation
 
 
+def test_what_to_do_is_what_the_program_said() -> None:
+    """An error that says what to do is not answered with "read the log"; one that says nothing is."""
+    told = {"traceback": "error: data: it holds no rows\nhint:  give it rows\n"}
+    for evidence, advice in ((told, "give it rows (the last lines before the end: hpctrain logs r --all --tail 50)"),
+                             ({}, "read the last lines before the end: hpctrain logs r --all --tail 50")):
+        event = Event(NOW, "coordinator", "job.failed", reason="hopeless", evidence=evidence)
+        assert judge(Facts(SlurmAnswer.FORGOTTEN, NOW, name="r", events=[event])).advice == advice
+
+
 @pytest.mark.parametrize(
     ("kind", "state"), [("job.finished", "finished"), ("job.failed", "failed"), ("job.cancelled", "cancelled")],
 )
