@@ -103,18 +103,19 @@ def _order(recipe: Recipe, run_dir: RunDir, environment: RankEnvironment, ranks:
     if spread := recipe.evaluate.spread:
         place = replace(place, spread=True)
     elif spread is None:
-        place = replace(place, spread=ranks.on_first(lambda: _one_gpu_is_too_small(place, subjects)))
+        weights = ranks.on_first(lambda: _largest(subjects))
+        place = replace(place, spread=is_too_large(weights, min(ranks.everyone(memory_of(device_of(place))))))
     return Order(run_dir.name, tuple(subjects), tuple(recipe.evaluate.suites), place, recipe, recipe.judge,
                  chat_template_of(str(run_dir.model)), run_dir.path, time.time())
 
 
-def _one_gpu_is_too_small(place: Place, subjects: Sequence[Subject]) -> bool:
-    """By the largest of the models; one that is not there is told of when it is loaded."""
+def _largest(subjects: Sequence[Subject]) -> int:
+    """Bytes of the largest model's weights; one that is not there is told of when it is loaded."""
     largest = 0
     for subject in subjects:
         with contextlib.suppress(HpctrainError):
             largest = max(largest, inspect(subject.path).weights_bytes)
-    return is_too_large(largest, memory_of(device_of(place)))
+    return largest
 
 
 def chat_template_of(path: str) -> str:

@@ -100,17 +100,23 @@ def load_sharded(
                             trust_remote_code=trust_remote_code)
         parameters = sum(parameter.numel() for parameter in source.parameters())
         if directory.is_adapter:
-            source = source.merge_and_unload()
+            source = _merged(source, directory)
         source.to(source.dtype)  # one type throughout: FSDP2 gathers a layer's weights as one
         settings = getattr(source, "generation_config", None)
         return _Read(source.dtype, parameters, settings.to_dict() if settings is not None else None)
 
     known = ranks.on_first(read)
-    with parameters_without_memory():
-        model = _without_weights(directory, known.dtype, trust_remote_code)
     copies = ranks.world_size // ranks_of_a_copy
     sizes, names = ((copies, ranks_of_a_copy), ("copy", "share")) if copies > 1 else ((ranks_of_a_copy,), ("share",))
-    shard(model, init_device_mesh(device.type, sizes, mesh_dim_names=names), bf16=False)
+    mesh, problem = init_device_mesh(device.type, sizes, mesh_dim_names=names), ""
+    model: Any = None
+    try:
+        with parameters_without_memory():
+            model = _without_weights(directory, known.dtype, trust_remote_code)
+        shard(model, mesh, bf16=False)
+    except Exception as error:  # noqa: BLE001 - each architecture breaks in its own way
+        problem = first_line(error)
+    require_spread(ranks, problem, directory)
     fill_from_first(model, source, device)
     if known.generation is not None and not directory.is_reward:
         import transformers
@@ -119,6 +125,25 @@ def load_sharded(
         # Who has more to write is our affair (hpctrain.evaluate.lockstep); by itself it lets all ranks write as much.
         model.generate = functools.partial(model.generate, synced_gpus=False)
     return model.eval(), known.parameters
+
+
+def require_spread(ranks: Ranks, problem: str, directory: ModelDirectory) -> None:
+    """All ranks together: go on, if none of them has met a problem.
+
+    Raises:
+        HpctrainError: one has.
+    """
+    if told := ranks.first_error(problem):
+        raise HpctrainError(f"this architecture cannot be spread over ranks: {told}", where=directory.path,
+                            hint="measure it on one GPU that holds it")
+
+
+def _merged(model: Any, directory: ModelDirectory) -> Any:
+    try:
+        return model.merge_and_unload()
+    except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
+        raise HpctrainError(f"this adapter cannot be merged, and so not be spread over ranks: {first_line(error)}",
+                            where=directory.path) from None
 
 
 def _config(directory: ModelDirectory, trust_remote_code: bool) -> Any:

@@ -61,6 +61,8 @@ class Lockstep:
             self._helping = False
 
     def _before(self, *_: Any) -> None:
+        if self._inside:  # whoever caught the first error would now compute with another layer's weights
+            raise HalfwayError("an earlier pass through the sharded model ended in its middle; the other ranks wait there")
         if not self._helping:
             self._anybody(True)
         self._inside = True

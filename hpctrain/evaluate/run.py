@@ -33,8 +33,9 @@ _SAMPLE_TEXT = 2000
 _INNER = ("row", "nats", "tokens", "size_bytes", "marks", "chosen_tokens", "rejected_tokens")
 """Keys of records that say nothing to a reader."""
 _TICK_S = 10.0
-MOST_TRIES = 3
-"""Times that a suite may end its ranks (memory that is full, a crash in code of yours) before it is left out."""
+MOST_TRIES = 2
+"""Times that a suite may end its ranks (memory that is full, a crash in code of yours) before it is left out; fewer than the
+run's own budget allows (hpctrain.watchdog.budget: the same failure three times), or the finished run would fail by it."""
 Rows = list[SetRow] | HpctrainError
 """The rows of a suite, or why there are none."""
 
@@ -220,13 +221,13 @@ class _Asked:
 
 def _attempt(model: _Model, suite: Suite, rows: Rows, first: Mapping[int, Record]) -> Share:
     """This rank's part of a suite; not begun again when it has ended its ranks too often, which would cost the whole run."""
-    if isinstance(rows, HpctrainError):
-        return _failed(rows)
     tries = model.helpers.ranks.on_first(lambda: _begin_try(model.order, f"{name_of(suite)} of {model.subject.label}"))
     if tries > MOST_TRIES:
         return _failed(HpctrainError(
             f"its ranks ended {MOST_TRIES} times before it was done", hint="the log of those starts says why; "
             f"then measure it by itself: hpctrain evaluate {model.order.name} --suite {suite.kind}"))
+    if isinstance(rows, HpctrainError):
+        return _failed(rows)
     found = model.get()
     if isinstance(found, HpctrainError):
         return _failed(found)

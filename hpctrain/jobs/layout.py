@@ -123,8 +123,15 @@ class RunDir:
 
     @property
     def answers(self) -> Path:
-        """Where the server that writes this run's answers is, ``{"url": ...}``; written by that server's run."""
+        """Where the server that writes this run's answers is, and for which start of the ranks, ``{"url": ..., "incarnation":
+        ...}``; written by the server's run.
+        """
         return self.control / "answers.json"
+
+    @property
+    def server(self) -> Path:
+        """Which run is the server that writes this run's answers, ``{"run_dir": ...}``; there from the beginning."""
+        return self.control / "server.json"
 
     @property
     def serves(self) -> Path:

@@ -4,17 +4,19 @@
 
 ``--host`` and ``--port`` are added: this node's address on the run's interface, and a free port. Where the server is
 stands in the run directory of the run that it serves, which is named in ``serves.json`` of this one.
+
+The server is begun anew each time that the other run's ranks are: they join a group with it over which the weights travel,
+and one that has lost its other half may hang.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,86 +24,107 @@ from hpctrain import process
 from hpctrain.clock import SystemClock
 from hpctrain.errors import HpctrainError
 from hpctrain.files import write_json_atomic
-from hpctrain.jobs.find import Run, read_run
+from hpctrain.ids import JobId
+from hpctrain.jobs.find import read_run
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.poll import Poller
 from hpctrain.network import HeldPort
+from hpctrain.settings_file import load_settings
+from hpctrain.slurm.connect import connect
 from hpctrain.train.environment import RUN_DIR
 
 LOOK_S, FIRST_WORD_S, END_S = 2.0, 600.0, 30.0
-"""Between two looks; until the run that is served has to be named; for the server to end when it is told to."""
+"""Between two looks; until the run that is served must be there and alive; for the server to end when it is told to."""
 
 
 def main(server: Sequence[str]) -> int:
     """Serve; the server's exit code, or 0 once the run that it serves has ended."""
-    own, port = RunDir(Path(os.environ[RUN_DIR])), HeldPort()
-    host, number = os.environ["MASTER_ADDR"], port.port
-    port.close()
-    print(f"server at {host}, port {number}", flush=True)  # noqa: T201 - the job's log
-    # In our process group: who ends this rank ends the server, too.
-    running = process.start([*server, "--host", host, "--port", str(number)], new_session=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        ended = _Served(own, f"http://[{host}]:{number}" if ":" in host else f"http://{host}:{number}")
-        while running.poll() is None:
-            if ended():
-                return 0
-            time.sleep(LOOK_S)
-        print(f"the server has ended with exit code {running.returncode}", flush=True)  # noqa: T201 - the job's log
-        return running.returncode or 1
-    finally:
-        _end(running)
+    served = Served(RunDir(Path(os.environ[RUN_DIR])))
+    while True:
+        seen = served.incarnation()
+        host, number, running = _begin(server, os.environ["MASTER_ADDR"])
+        try:
+            while running.poll() is None and served.incarnation() == seen:
+                served.tell(f"http://[{host}]:{number}" if ":" in host else f"http://{host}:{number}", seen)
+                if served.has_ended():
+                    return 0
+                time.sleep(LOOK_S)
+            if running.poll() is not None:
+                _say(f"the server has ended with exit code {running.returncode}")
+                return running.returncode or 1
+            _say("the ranks that it answered were started again: so is the server")
+        finally:
+            _end(running)
 
 
-class _Served:
-    """The run that is served; calling it says whether that one has ended, or was never named.
+def _begin(server: Sequence[str], host: str) -> tuple[str, int, Any]:
+    """Start the server on a free port, in our process group: who ends this rank ends the server, too."""
+    port = HeldPort()
+    port.close()
+    _say(f"server at {host}, port {port.port}")
+    env = {**os.environ, "VLLM_HOST_IP": host}
+    return host, port.port, process.start([*server, "--host", host, "--port", str(port.port)], new_session=False, env=env)
+
+
+class Served:
+    """The run that is served.
 
     Args:
         own: the run directory of the server.
-        url: told to it once it is known.
     """
 
-    def __init__(self, own: RunDir, url: str) -> None:
-        self._own, self._url, self._started = own, url, time.monotonic()
-        self._final: Callable[[], bool] | None = None
+    def __init__(self, own: RunDir) -> None:
+        self._own, self._began, self._lived = own, time.monotonic(), False
+        self._job: JobId | None = None
+        self._poller: Poller | None = None
 
-    def __call__(self) -> bool:
-        if self._final is None:
-            self._final = self._meet()
-        if self._final is not None:
-            return self._final()
-        return time.monotonic() > self._started + FIRST_WORD_S
+    def tell(self, url: str, incarnation: int) -> None:
+        """Write down where the server is and for which start of the ranks it was begun, if that is not there yet."""
+        run, told = self._dir(), {"url": url, "incarnation": incarnation}
+        if run is not None and run.control.is_dir() and _read(run.answers) != told:
+            write_json_atomic(run.answers, told, durable=False)
 
-    def _meet(self) -> Callable[[], bool] | None:
-        try:
-            place = Path(json.loads(self._own.serves.read_bytes())["run_dir"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        if not place.is_dir():
-            return lambda: True
-        run = read_run(place)
+    def incarnation(self) -> int:
+        """The newest start of its ranks; 0 before the first."""
+        run = self._dir()
+        number = _read(run.control / "incarnation.json").get("incarnation", 0) if run is not None else 0
+        return max(0, number) if isinstance(number, int) else 0
+
+    def has_ended(self) -> bool:
+        """It has ended since this server was started, or it does not come; when nobody knows, it goes on."""
+        ended = self._is_over()
+        if ended is None:
+            return False
+        self._lived = self._lived or not ended
+        return ended and (self._lived or time.monotonic() > self._began + FIRST_WORD_S)
+
+    def _is_over(self) -> bool | None:
+        place = self._dir()
+        if place is None or not place.path.is_dir():
+            return True  # never named, or removed
+        run = read_run(place.path)
         if run is None:
             return None
-        write_json_atomic(run.dir.answers, {"url": self._url}, durable=False)
-        poller = _poller(run)
+        try:
+            if self._poller is None or run.job_id != self._job:
+                clock = SystemClock()
+                self._job = run.job_id
+                self._poller = Poller(run, connect(load_settings(), clock=clock, long_lived=True), clock, lift_delay=False)
+            return self._poller.status().final
+        except HpctrainError:
+            return None  # Slurm does not answer: that is no end
 
-        def final() -> bool:
-            try:
-                return not place.is_dir() or poller.status().final
-            except HpctrainError:
-                return False  # Slurm does not answer: that is no end
-        return final
+    def _dir(self) -> RunDir | None:
+        place = _read(self._own.serves).get("run_dir")
+        return RunDir(Path(place)) if isinstance(place, str) else None
 
 
-def _poller(run: Run) -> Poller:
-    """Looks at the run; where there is no Slurm (in a container), by what the run itself writes down."""
-    from hpctrain.settings_file import load_settings
-    from hpctrain.slurm.connect import connect
-
-    clock, slurm = SystemClock(), None
-    with contextlib.suppress(HpctrainError):
-        slurm = connect(load_settings(), clock=clock, long_lived=True)
-    return Poller(run, slurm, clock, lift_delay=False)
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _end(running: Any) -> None:
@@ -111,6 +134,10 @@ def _end(running: Any) -> None:
             running.wait(END_S)
         except Exception:  # noqa: BLE001 - subprocess's own class, which belongs to process.py
             running.kill()
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - the rank's log
 
 
 if __name__ == "__main__":

@@ -120,20 +120,41 @@ def _generation(recipe: Recipe) -> Iterator[Problem]:
     if length and generation.max_new_tokens >= length:
         yield Problem(("generation", "max_new_tokens"), (
             f"{generation.max_new_tokens} tokens of an answer leave no room for a prompt in data.sequence_length, {length}"))
-    gpus = recipe.resources.gpus_per_node
+    yield from _writers(recipe)
+
+
+def _writers(recipe: Recipe) -> Iterator[Problem]:
+    """Who writes the answers, and where."""
+    generation, gpus = recipe.generation, recipe.resources.gpus_per_node
+    apart = generation.placement == "separate"
     if generation.engine == "vllm" and gpus == 0:
         yield Problem(("generation", "engine"), "vllm needs GPUs; resources.gpus_per_node is 0")
-    if generation.placement == "separate":
-        if generation.engine == "transformers":
-            yield Problem(("generation", "placement"), "separate nodes write answers with vLLM, not 'transformers'")
-        elif generation.server_gpus and generation.server:
-            yield Problem(("generation", "server"), "and 'server_gpus' are two servers; give one of them")
-        elif not generation.server_gpus and not re.match(r"https?://[^/\s@]+", generation.server or ""):
-            yield Problem(("generation",), "placement 'separate' needs 'server_gpus': on how many GPUs a server is started "
-                                           "beside the run; or 'server': the http address at which 'trl vllm-serve' answers")
-        if generation.server_command and not generation.server_gpus:
-            yield Problem(("generation", "server_command"), "is for the server that 'server_gpus' starts")
+    if (generation.engine == "vllm" or apart) and recipe.training.parallelism.kind != "ddp":
+        yield Problem(("training", "parallelism", "kind"), (
+            "vLLM takes its weights from ranks that each hold all of them: 'ddp', or generation.engine: transformers"))
+    if apart:
+        yield from _server(recipe)
     else:
         for key in ("server", "server_gpus", "server_command"):
             if getattr(generation, key):
                 yield Problem(("generation", key), "belongs to placement 'separate'")
+
+
+def _server(recipe: Recipe) -> Iterator[Problem]:
+    """A server apart: one that is started beside the run, or one that is there already."""
+    generation = recipe.generation
+    if generation.engine == "transformers":
+        yield Problem(("generation", "placement"), "separate nodes write answers with vLLM, not 'transformers'")
+    elif generation.server_gpus and generation.server:
+        yield Problem(("generation", "server"), "and 'server_gpus' are two servers; give one of them")
+    elif generation.server_gpus and recipe.resources.container:
+        yield Problem(("generation", "server_gpus"), (
+            "starts no server in a container; start one as a job of its own and give its address as 'server'"))
+    elif not generation.server_gpus and not re.match(r"https?://[^/\s@]+", generation.server or ""):
+        yield Problem(("generation",), (
+            "placement 'separate' needs 'server_gpus': on how many GPUs a server is started beside the run; or 'server': "
+            "the http address at which 'trl vllm-serve' answers"))
+    if recipe.resources.gpus_per_node == 0:
+        yield Problem(("generation", "placement"), "a server takes its weights from GPUs; resources.gpus_per_node is 0")
+    if generation.server_command and not generation.server_gpus:
+        yield Problem(("generation", "server_command"), "is for the server that 'server_gpus' starts")

@@ -6,14 +6,17 @@ never held by ranks that wait. Each is a run as any other, so a server that dies
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hpctrain.errors import RecipeError
+from hpctrain.errors import HpctrainError, RecipeError
 from hpctrain.files import write_json_atomic
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.units import several
@@ -47,37 +50,60 @@ def submit(
     """
     if not wants_server(prepared.resolved.recipe):
         return single.submit(prepared, settings, site, argument=argument, sets=sets, files=files)
-    server = _submit_server(prepared, settings, site)
+    with _server_prepared(prepared, settings, site) as found:
+        server = single.submit(found, settings, site, argument=f"the server beside {prepared.resolved.recipe.name}")
+    submitted: Submitted | None = None
     try:
+        place = str(server.run_dir.server.relative_to(server.run_dir.path))
+        link = {place: json.dumps({"run_dir": str(server.run_dir.path)})}
         waiting = replace(prepared, after=server.job_id)
-        submitted = single.submit(waiting, settings, site, argument=argument, sets=sets, files=files)
+        submitted = single.submit(waiting, settings, site, argument=argument, sets=sets, files={**files, **link})
         write_json_atomic(server.run_dir.serves, {"run_dir": str(submitted.run_dir.path)}, durable=False)
-    except BaseException:
+    except BaseException as error:
         with single.undisturbed():
-            single.undo(server.run_dir, site, server.job_id)
+            both = [one for one in (submitted, server) if one is not None]
+            advice = [told for one in both if (told := single.undo(one.run_dir, site, one.job_id))]
+        if advice and isinstance(error, HpctrainError):
+            error.advice = "; ".join([*([error.advice] if error.advice else []), *advice])
         raise
-    gpus = several(prepared.resolved.recipe.generation.server_gpus or 1, "GPU")
-    note = (f"answers are written by run {server.run_name} (job {server.job_id}) on {gpus} of a node of its own; this run "
-            "begins after it, and it ends with this run")
-    told = submitted.prepared.resolved
-    return replace(submitted, prepared=replace(
-        submitted.prepared, resolved=replace(told, notes=(*told.notes, note))))
+    note = (f"answers are written by run {server.run_name} (job {server.job_id}), {_where_to(prepared)}; this run begins "
+            "after it, and it ends with this run")
+    told_before = submitted.prepared.resolved
+    resolved = replace(told_before, notes=(*told_before.notes, note))
+    return replace(submitted, prepared=replace(submitted.prepared, resolved=resolved))
 
 
-def _submit_server(prepared: Prepared, settings: Settings, site: Site) -> Submitted:
+def would_submit(prepared: Prepared, settings: Settings, site: Site) -> str:
+    """A sentence about the server that :func:`submit` would start first, "" where there is none.
+
+    Raises:
+        RecipeError: no node here can hold it.
+    """
+    if not wants_server(prepared.resolved.recipe):
+        return ""
+    with _server_prepared(prepared, settings, site) as found:
+        return (f"answers would be written by run {found.plan.run_name}, {_where_to(prepared)}, submitted first; this job "
+                "would begin after that one (--dependency=after)")
+
+
+def _where_to(prepared: Prepared) -> str:
+    return f"on {several(prepared.resolved.recipe.generation.server_gpus or 1, 'GPU')} of a node of its own"
+
+
+@contextlib.contextmanager
+def _server_prepared(prepared: Prepared, settings: Settings, site: Site) -> Iterator[Prepared]:
+    """The server's run, while the file of its recipe is there."""
+    recipe = prepared.resolved.recipe
     with tempfile.TemporaryDirectory(prefix="hpctrain-job-") as folder:
         path = Path(folder) / "recipe.yaml"
-        path.write_text(server_recipe(prepared.resolved.recipe, site.python), encoding="utf-8")
+        path.write_text(server_recipe(recipe, site.python), encoding="utf-8")
         try:
             found = single.prepare(str(path), (), settings, site)
         except RecipeError as error:
-            raise RecipeError(f"the server that 'server_gpus' starts cannot run here: {error.message}",
-                              where=_where(prepared), hint=error.advice) from None
-        return single.submit(found, settings, site, argument=f"the server beside {prepared.resolved.recipe.name}")
-
-
-def _where(prepared: Prepared) -> str:
-    return prepared.resolved.origins.get("generation.server_gpus", str(prepared.resolved.source))
+            where = prepared.resolved.origins.get("generation.server_gpus", str(prepared.resolved.source))
+            raise RecipeError(f"the server that 'server_gpus' starts cannot run here: {error.message}", where=where,
+                              hint=error.advice) from None
+        yield found
 
 
 def server_recipe(recipe: Recipe, python: str) -> str:
@@ -88,18 +114,29 @@ def server_recipe(recipe: Recipe, python: str) -> str:
         python: the interpreter on the nodes.
     """
     generation, model, data = recipe.generation, recipe.model, recipe.data
-    program = python if recipe.resources.container is None else "python3"
-    server = list(generation.server_command or (program, *_TRL))
+    server = list(generation.server_command or (python, *_TRL))
     server += ["--model", str(model.path if model is not None else "")]
     server += ["--tensor-parallel-size", str(generation.server_gpus)]
     if data is not None:
         server += ["--max-model-len", str(data.sequence_length)]
     if model is not None and model.trust_remote_code:
         server += ["--trust-remote-code", "true"]
-    resources: dict[str, Any] = {
-        **with_gpus(recipe.resources), "gpus_per_node": generation.server_gpus, "ranks_per_node": 1,
-        "interface": recipe.resources.interface,
-    }
+    # A file beside the recipe, such as random.py, must not become a module of the server's.
+    env = {"PYTHONSAFEPATH": "1", **recipe.env}
+    # It is asked and then waits, for as long as the training does something else: that is no hang.
+    sections = {"detection": {"hang": {"action": "off"}}}
     return command_recipe(
-        f"{recipe.name}-answers", [program, "-m", PROGRAM, *server], resources, env=recipe.env,
+        f"{recipe.name}-answers", [python, "-m", PROGRAM, *server], _resources(recipe), env=env, sections=sections,
         description=f"the server that writes answers for {recipe.name}", workdir=recipe.workdir or "")
+
+
+def _resources(recipe: Recipe) -> dict[str, Any]:
+    """Of one node the GPUs that are asked for, with as many CPUs and as much memory as the training has for so many."""
+    own, gpus = recipe.resources, recipe.generation.server_gpus or 1
+    share = min(1.0, gpus / own.gpus_per_node) if own.gpus_per_node else 1.0
+    return {
+        **with_gpus(own), "gpus_per_node": gpus, "ranks_per_node": 1, "interface": own.interface,
+        "cpus_per_node": math.ceil(own.cpus_per_node * share) if own.cpus_per_node else None,
+        "memory_per_node": math.ceil(own.memory_per_node * share) if own.memory_per_node else None,
+        "exclusive": own.exclusive or None,
+    }

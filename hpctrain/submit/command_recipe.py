@@ -15,7 +15,7 @@ _OF_GPUS = ("gpu_type", "gpu_memory", "constraint")
 
 def command_recipe(
     name: str, command: Sequence[str], resources: Mapping[str, Any], *, description: str, workdir: str,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None, sections: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of the recipe.
 
@@ -26,10 +26,11 @@ def command_recipe(
         description: what it does, for people.
         workdir: where the command runs; the recipe's own directory is gone by then. "" is the run directory.
         env: variables for it.
+        sections: more of the recipe.
     """
     values = {"version": 1, "name": name, "description": description, "command": list(command),
               "resources": {key: value for key, value in resources.items() if value is not None},
-              **({"workdir": workdir} if workdir else {}), **({"env": dict(env)} if env else {})}
+              **({"workdir": workdir} if workdir else {}), **({"env": dict(env)} if env else {}), **(sections or {})}
     return json.dumps(values, indent=2) + "\n"  # JSON is YAML
 
 

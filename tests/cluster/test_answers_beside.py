@@ -100,9 +100,24 @@ def test_a_server_that_dies_is_started_again(beside: Beside) -> None:
     until(lambda: _port(run) != first, beside.states)
     assert {"run": "queued", "server": "running"} == beside.states()
 
+    # The ranks that it answers are started again: it begins anew, and says for which start it is there.
+    second = _port(run)
+    (run.control / "incarnation.json").write_text('{"incarnation": 3}')
+    until(lambda: _told(run)["incarnation"] == 3, beside.states)
+    assert _port(run) != second
+    until(lambda: len([mark for mark in server.path.glob("server-*") if _lives(mark)]) == 1, beside.states)
+
     assert beside.hpctrain("cancel", run.name).ok
     until(lambda: beside.states() == {"run": "cancelled", "server": "finished"}, beside.states)
 
 
+def _lives(mark: Path) -> bool:
+    return Path(f"/proc/{mark.name.removeprefix('server-')}").exists()
+
+
+def _told(run: RunDir) -> dict[str, Any]:
+    return dict(json.loads(run.answers.read_text()))
+
+
 def _port(run: RunDir) -> str:
-    return str(json.loads(run.answers.read_text())["url"]).rpartition(":")[2]
+    return str(_told(run)["url"]).rpartition(":")[2]

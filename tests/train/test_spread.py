@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.catalogue_toys import kinds, make_base
+from hpctrain.evaluate.run import MOST_TRIES
+from hpctrain.watchdog.budget import BudgetLimits
 from tests.train.ranks import WarmRanks, event_kinds, logs, make_recipe
 from tests.unit.evaluate import tiny
 from tests.unit.evaluate.test_suites import HARNESS_TASK
@@ -60,8 +62,9 @@ def measure_with_full_memory(args: list[str]) -> int:
 
             model, parameters = load(*where, **how)
 
-            def full(*_: Any) -> None:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+            def full(_: Any, inputs: Any) -> None:
+                if inputs[0].shape[1] > 1:  # not when it is tried with a single token
+                    raise torch.OutOfMemoryError("CUDA out of memory")
 
             model.lm_head.register_forward_pre_hook(full)
             return model, parameters
@@ -164,6 +167,23 @@ def _adapter(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+def test_an_architecture_that_cannot_be_spread(trainers: WarmRanks, tmp_path: Path, texts: Path) -> None:
+    """It is one error of its suites, with its reason, and no rank ends by it."""
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=tiny.VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
+    tiny.tokenizer().save_pretrained(tmp_path / "mamba")
+    suites = [{"kind": "perplexity", "paths": [str(texts)]}]
+    order, run = json.dumps({"suites": suites, "models": [str(tmp_path / "mamba")], "local": 2}), tmp_path / "run"
+
+    assert [0, 0] == trainers.finish(run, {}, 2, target=MEASURE, TEST_ORDER=order), logs(run)
+
+    assert "" == _found(run / "whole")[0][1][0][1]
+    assert "this architecture cannot be spread over ranks" in _found(run / "spread")[0][1][0][1]
+
+
+@pytest.mark.slow
 def test_the_harness_asks_a_spread_model(trainers: WarmRanks, tmp_path: Path) -> None:
     """A task of lm-evaluation-harness runs on the first rank while the others compute along."""
     task, data = tmp_path / "sums.yaml", tmp_path / "sums.jsonl"
@@ -197,10 +217,14 @@ def test_a_run_measures_its_sharded_model(trainers: WarmRanks, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_memory_that_is_full_in_the_middle_of_a_pass(trainers: WarmRanks, tmp_path: Path) -> None:
-    """The ranks end instead of waiting for each other, and after three such starts the run is done without the suite."""
+    """The ranks end instead of waiting for each other, and after two such starts the run is done without the suite: before
+    its recovery gives up for having seen the same failure too often.
+    """
+    assert MOST_TRIES < BudgetLimits().max_same_failure
+    assert MOST_TRIES <= BudgetLimits().max_restarts_without_progress
     run, evaluate = tmp_path / "run", {"suites": [{"kind": "perplexity"}], "spread": True}
     recipe = make_recipe(evaluate=evaluate, data__validation_fraction=0.01, training__steps=2)
-    for _ in range(3):
+    for _ in range(MOST_TRIES):
         start = trainers.start(run, recipe, 2, target=BROKEN)
         codes = start.wait()
         assert codes[1] not in (0, 75), logs(run)
@@ -208,6 +232,6 @@ def test_memory_that_is_full_in_the_middle_of_a_pass(trainers: WarmRanks, tmp_pa
     assert [0, 0] == trainers.finish(run, recipe, 2, target=BROKEN), logs(run)
 
     ((_, ((_, problem, _, _),)),) = _found(run)
-    assert "its ranks ended 3 times" in problem
+    assert f"its ranks ended {MOST_TRIES} times" in problem
     assert "evaluation.failed" in event_kinds(run)
     assert (run / "model/model.safetensors").is_file()

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
-from hpctrain.errors import MissingDependencyError, RecipeError, UnreachableError
+from hpctrain.errors import EndpointError, MissingDependencyError, RecipeError, UnreachableError
+from hpctrain.jobs.layout import RunDir
+from hpctrain.jobs.reader import read_events
+from hpctrain.network import HeldPort
 from hpctrain.train.tune.context import TuneContext
 
 SERVER_WAIT_S, SERVER_BESIDE_WAIT_S = 300.0, 1800.0
 """How long a server of answers may take to load its model before the run stops; and one that was started beside the run,
 which its own recovery may move to another node meanwhile."""
 _TRY_EVERY_S, _ONE_TRY_S = 2.0, 10.0
+_ENDS = ("job.finished", "job.failed", "job.cancelled")
+"""Events that end a run."""
 
 
 def uses_vllm(context: TuneContext) -> bool:
@@ -50,8 +57,12 @@ def generation_arguments(context: TuneContext) -> dict[str, Any]:
     if not uses_vllm(context):
         return {"use_vllm": False}
     if generation.placement == "separate":
+        # Rank 0 listens for the weights' group: where the other ranks meet it, and on a port of this run's own.
+        os.environ.setdefault("VLLM_HOST_IP", os.environ.get("MASTER_ADDR", ""))
+        port = HeldPort()
+        port.close()
         return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": context.answers_url,
-                "vllm_server_timeout": SERVER_WAIT_S}
+                "vllm_server_timeout": SERVER_WAIT_S, "vllm_group_port": port.port}
     return {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": generation.gpu_memory_share,
             "vllm_max_model_length": context.data.sequence_length}
 
@@ -73,6 +84,7 @@ def find_server(context: TuneContext) -> str:
 
     Raises:
         UnreachableError: none does in time.
+        EndpointError: the server's own run has ended.
     """
     server = context.recipe.generation.server
     wait_s = SERVER_WAIT_S if server else SERVER_BESIDE_WAIT_S
@@ -86,6 +98,8 @@ def find_server(context: TuneContext) -> str:
                     return url
         except (OSError, urllib.error.URLError) as error:
             reason = str(getattr(error, "reason", error))
+        if not server:
+            _require_living(context)
         if time.monotonic() > deadline:
             raise UnreachableError(
                 f"no answer within {wait_s:g} s: {reason}", where=url or "the server of answers beside this run",
@@ -95,8 +109,30 @@ def find_server(context: TuneContext) -> str:
 
 
 def _beside(context: TuneContext) -> str:
-    """Where the server's own run says that it is, "" before it has."""
+    """Where the server's own run says that it is; "" before it has, and while the server is that of an earlier start."""
+    told = _told(context.run_dir.answers)
+    return str(told.get("url", "")) if told.get("incarnation") == context.environment.incarnation else ""
+
+
+def _require_living(context: TuneContext) -> None:
+    """Do not hold nodes and wait for a server whose run has ended since it was last started.
+
+    Raises:
+        EndpointError: it has.
+    """
+    place = str(_told(context.run_dir.server).get("run_dir", ""))
+    if not place:
+        return
+    known = [event for event in read_events(RunDir(Path(place))) if event.kind in (*_ENDS, "job.started", "job.submitted")]
+    if known and known[-1].kind in _ENDS:
+        raise EndpointError(
+            f"the run of the server has ended: {known[-1].reason or known[-1].kind}", where=place,
+            hint=f"its log says why; start it again, and then this run: sbatch {place}/sbatch.sh && "
+                 f"sbatch {context.run_dir.path}/sbatch.sh")
+
+
+def _told(file: Path) -> dict[str, Any]:
     try:
-        return str(json.loads(context.run_dir.answers.read_bytes())["url"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return dict(json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}

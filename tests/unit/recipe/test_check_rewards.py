@@ -16,6 +16,7 @@ from hpctrain.recipe.rewards import check_rewards, effective_rewards, reward_nam
 from hpctrain.recipe.schema import Recipe
 
 Make = Callable[..., Recipe]
+GPUS = {"resources": {"gpus_per_node": 1}}
 
 
 @pytest.fixture
@@ -70,14 +71,20 @@ def test_a_bad_reward(make: Make, reward: dict[str, Any], key: str, message: str
      "training.global_batch_size", "nearest that work: 6 or 9"),
     ({"method": "rlaif", "generation": {"max_new_tokens": 64}}, "generation.max_new_tokens", "no room for a prompt"),
     ({"method": "rlaif", "generation": {"engine": "vllm"}}, "generation.engine", "needs GPUs"),
-    ({"method": "rlaif", "generation": {"placement": "separate"}}, "generation", "needs 'server_gpus'"),
-    ({"method": "rlaif", "generation": {"placement": "separate", "server_gpus": 1, "server": "http://x:1"}},
+    ({"method": "rlaif", "generation": {"placement": "separate"}, **GPUS}, "generation", "needs 'server_gpus'"),
+    ({"method": "rlaif", "generation": {"placement": "separate", "server_gpus": 1},
+      "resources": {"gpus_per_node": 1, "container": "image.sqsh"}}, "generation.server_gpus", "no server in a container"),
+    ({"method": "rlaif", "generation": {"placement": "separate", "server_gpus": 1}}, "generation.placement",
+     "gpus_per_node is 0"),
+    ({"method": "rlaif", "generation": {"engine": "vllm"}, "training": {"parallelism": {"kind": "fsdp2"}}, **GPUS},
+     "training.parallelism.kind", "ranks that each hold all of them"),
+    ({"method": "rlaif", "generation": {"placement": "separate", "server_gpus": 1, "server": "http://x:1"}, **GPUS},
      "generation.server", "two servers"),
     ({"method": "rlaif", "generation": {"server_gpus": 1}}, "generation.server_gpus", "belongs to placement 'separate'"),
-    ({"method": "rlaif", "generation": {"placement": "separate", "server": "http://x:1", "server_command": ["a"]}},
+    ({"method": "rlaif", "generation": {"placement": "separate", "server": "http://x:1", "server_command": ["a"]}, **GPUS},
      "generation.server_command", "that 'server_gpus' starts"),
     ({"method": "rlaif", "generation": {"server": "http://x:1"}}, "generation.server", "belongs to placement 'separate'"),
-    ({"method": "rlaif", "generation": {"engine": "transformers", "placement": "separate"}},
+    ({"method": "rlaif", "generation": {"engine": "transformers", "placement": "separate"}, **GPUS},
      "generation.placement", "with vLLM"),
 ])
 def test_methods_and_generation(make: Make, changes: dict[str, Any], key: str, message: str) -> None:

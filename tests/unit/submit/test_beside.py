@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hpctrain.errors import RecipeError, SlurmError
+from hpctrain.errors import RecipeError, SlurmError, StorageError
 from hpctrain.ids import JobId
 from hpctrain.settings import Settings
 from hpctrain.slurm.model import JobState, Submission
@@ -37,7 +37,8 @@ def recipe(folder: Path, **sections: Any) -> str:
         "data": {"source": "arithmetic", "sequence_length": 64}, "rewards": [{"kind": "math"}],
         "training": {"steps": 2, "global_batch_size": 16, "micro_batch_size": 2, "precision": "fp32"},
         "generation": {"placement": "separate", "server_gpus": 4, "max_new_tokens": 8},
-        "resources": {"nodes": 2, "gpus_per_node": 8, "partition": "main", "interface": "ib0", "ranks_per_node": 4},
+        "resources": {"nodes": 2, "gpus_per_node": 8, "partition": "main", "interface": "ib0", "ranks_per_node": 4,
+                      "cpus_per_node": 16, "memory_per_node": "64 GiB"},
         "env": {"NCCL_DEBUG": "WARN"}, **sections,
     }
     path = folder / "recipe.yaml"
@@ -66,10 +67,49 @@ def test_the_server_is_a_run_before_the_run(tmp_path: Path) -> None:
     assert ["/venv/bin/python", "-m", "hpctrain.jobs.serve_beside", "/venv/bin/python", "-m", "trl.scripts.vllm_serve",
             "--model", str(tmp_path / "base"), "--tensor-parallel-size", "4", "--max-model-len", "64",
             "--trust-remote-code", "true"] == plan["command"]["argv"]
-    assert "WARN" == plan["command"]["env"]["NCCL_DEBUG"]
+    assert ("WARN", "1") == tuple(plan["command"]["env"][name] for name in ("NCCL_DEBUG", "PYTHONSAFEPATH"))
+    assert "off" == plan["detection"]["hang"]["action"]  # it waits to be asked, which is no hang
+    assert (8, 32 * 1024) == (plan["slurm"]["cpus_per_node"], plan["slurm"]["memory_per_node_mib"])
+    assert {"run_dir": str(server)} == json.loads(made.run_dir.server.read_text())
     assert (1, 1, 4, "main", "ib0") == (
         plan["nodes"], plan["ranks_per_node"], plan["slurm"]["gpus_per_node"], plan["slurm"]["partition"], plan["interface"])
     assert any("run apart-answers-20270115-080000 (job" in note for note in made.prepared.notes)
+
+
+def test_a_full_disk_leaves_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both jobs are queued and their link cannot be written: both are cancelled, and what could not be is told."""
+    clock = FakeClock()
+    settings, site = surroundings(tmp_path, slurm := FakeSlurm(clock=clock), clock)
+    path = recipe(tmp_path)
+    prepared = service.prepare(path, [], settings, site)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageError("no space left on device")
+
+    monkeypatch.setattr(beside, "write_json_atomic", full)
+    with pytest.raises(StorageError, match="no space left"):
+        beside.submit(prepared, settings, site, argument=path)
+    assert [JobState.CANCELLED, JobState.CANCELLED] == [job.state for job in slurm.jobs()]
+    assert [] == list((tmp_path / "runs").iterdir())
+
+    def dead(*_: Any, **__: Any) -> None:
+        slurm.controller_up = False
+        full()
+
+    monkeypatch.setattr(beside, "write_json_atomic", dead)
+    with pytest.raises(StorageError) as caught:
+        beside.submit(prepared, settings, site, argument=path)
+    assert 2 == caught.value.advice.count("cancel it with scancel")
+
+
+def test_a_dry_run_tells_of_the_server(tmp_path: Path) -> None:
+    """What would be submitted first is a sentence, and nothing is."""
+    clock = FakeClock()
+    settings, site = surroundings(tmp_path, slurm := FakeSlurm(clock=clock), clock)
+    told = beside.would_submit(service.prepare(recipe(tmp_path), [], settings, site), settings, site)
+
+    assert told.startswith("answers would be written by run apart-answers-20270115-080000, on 4 GPUs of a node of its own")
+    assert [] == slurm.jobs()
 
 
 def test_a_run_that_is_refused_leaves_no_server(tmp_path: Path) -> None:

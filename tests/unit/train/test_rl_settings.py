@@ -12,10 +12,13 @@ from typing import Any, get_args
 
 import pytest
 
-from hpctrain.errors import MissingDependencyError, UnreachableError
+from hpctrain.errors import EndpointError, MissingDependencyError, UnreachableError
 from hpctrain.files import make_private_dir, write_json_atomic
+from hpctrain.ids import JobId
 from hpctrain.jobs.layout import RunDir
+from hpctrain.jobs.writer import EventWriter
 from hpctrain.recipe.schema_method import Generation
+from hpctrain.testing.fake_clock import FakeClock
 from hpctrain.train.rewards.batch import Batch
 from hpctrain.train.tune import rl_engine
 from hpctrain.train.tune.rl_arguments import VARIANTS, config_arguments
@@ -78,20 +81,23 @@ def answering() -> Iterator[str]:
 def test_a_server_beside_the_run_is_found_where_it_moves_to(
     tmp_path: Path, answering: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The address that its run has written is tried until it answers, read anew each time; none in time is one error."""
-    own, beats = RunDir(tmp_path), list[str]()
+    """The address that its run has written for this start of the ranks is tried until it answers, read anew each time; none
+    in time is one error, and so is, at once, a server whose run has ended.
+    """
+    own, beats = RunDir(tmp_path / "run"), list[str]()
+    make_private_dir(own.control)
     asked = context(placement="separate", server_gpus=1)
     asked.run_dir, asked.heartbeat = own, SimpleNamespace(beat=lambda _phase, detail: beats.append(detail))
+    asked.environment = SimpleNamespace(incarnation=2)
+    told = iter([(1, answering), (2, "http://127.0.0.1:9"), (2, answering)])
 
     def sleep(_seconds: float) -> None:
-        if len(beats) == 1:
-            write_json_atomic(make_private_dir(own.control) / own.answers.name, {"url": "http://127.0.0.1:9"})
-        else:
-            write_json_atomic(own.answers, {"url": answering})
+        incarnation, url = next(told)
+        write_json_atomic(own.answers, {"url": url, "incarnation": incarnation})
 
     monkeypatch.setattr(rl_engine.time, "sleep", sleep)
     assert answering == rl_engine.find_server(asked)
-    assert ["", " at http://127.0.0.1:9", f" at {answering}"] == [
+    assert ["", "", " at http://127.0.0.1:9", f" at {answering}"] == [
         beat.removeprefix("waiting for the server of answers") for beat in beats]
 
     own.answers.unlink()
@@ -99,6 +105,17 @@ def test_a_server_beside_the_run_is_found_where_it_moves_to(
     with pytest.raises(UnreachableError, match="has not said where it is") as caught:
         rl_engine.find_server(asked)
     assert "-answers" in caught.value.advice
+
+    server = RunDir(tmp_path / "server")
+    make_private_dir(server.events)
+    events = EventWriter(server, "coordinator", "n1", FakeClock(), JobId(7))
+    write_json_atomic(own.server, {"run_dir": str(server.path)})
+    monkeypatch.setattr(rl_engine, "SERVER_BESIDE_WAIT_S", 100.0)
+    events.write("job.started", "")
+    events.write("job.failed", "vllm is not installed")
+    with pytest.raises(EndpointError, match="has ended: vllm is not installed") as ended:
+        rl_engine.find_server(asked)
+    assert f"sbatch {server.path}/sbatch.sh && sbatch {own.path}/sbatch.sh" in ended.value.advice
 
 
 def test_samples_hold_all_rewards_of_an_answer(tmp_path: Path) -> None:
