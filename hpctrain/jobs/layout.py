@@ -123,8 +123,8 @@ class RunDir:
 
     @property
     def answers(self) -> Path:
-        """Where the server that writes this run's answers is, and for which start of the ranks, ``{"url": ..., "incarnation":
-        ...}``; written by the server's run.
+        """Where the server that writes this run's answers is, and for which start of the ranks: ``{"url", "incarnation"}``;
+        written by the server's run.
         """
         return self.control / "answers.json"
 

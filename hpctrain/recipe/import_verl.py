@@ -68,9 +68,13 @@ def _adapter(reader: Reader) -> dict[str, Any]:
 
 def _generation(reader: Reader, algorithm: str) -> dict[str, Any]:
     rollout = f"{_ACTOR}.rollout"
-    engine = reader.take(f"{rollout}.name")
+    engine, sharded = reader.take(f"{rollout}.name"), bool(reader.take(f"{_ACTOR}.actor.strategy"))
     if engine not in (None, "vllm"):
         reader.leave(f"{rollout}.name", "answers are written by vLLM or transformers (generation.engine)")
+    elif engine and sharded:
+        reader.leave(f"{rollout}.name", "vLLM takes its weights from ranks that each hold all of them: sharded ones write "
+                                        "by themselves; where the model fits, training.parallelism.kind 'ddp' allows it")
+        engine = None
     beta = reader.number(f"{_ACTOR}.actor.kl_loss_coef") if reader.take(f"{_ACTOR}.actor.use_kl_loss") else None
     share, top_p = reader.number(f"{rollout}.gpu_memory_utilization"), reader.number(f"{rollout}.top_p")
     answer = reader.whole(f"{rollout}.response_length") or reader.whole(f"{_DATA}.max_response_length")
@@ -78,7 +82,8 @@ def _generation(reader: Reader, algorithm: str) -> dict[str, Any]:
         "algorithm": algorithm, "completions_per_prompt": reader.whole(f"{rollout}.n", 2) or 8, "max_new_tokens": answer,
         "temperature": reader.number(f"{rollout}.temperature"), "top_p": top_p if top_p and 0 < top_p <= 1 else None,
         "updates_per_generation": reader.whole(f"{_ACTOR}.actor.ppo_epochs"), "beta": beta,
-        "engine": "vllm" if engine == "vllm" else None, "gpu_memory_share": share if share and 0 < share < 1 else None,
+        "engine": "vllm" if engine == "vllm" else None,
+        "gpu_memory_share": share if engine == "vllm" and share and 0 < share < 1 else None,
     })
 
 

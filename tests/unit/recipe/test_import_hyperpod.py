@@ -179,12 +179,22 @@ def test_reinforcement_is_carried_over() -> None:
     found, recipe = imported(VERL)
 
     assert (recipe.method, recipe.generation.completions_per_prompt, recipe.generation.max_new_tokens) == ("rlvr", 8, 1024)
-    assert (recipe.generation.engine, recipe.generation.gpu_memory_share, recipe.generation.beta) == ("vllm", 0.6, 0.001)
+    assert (recipe.generation.engine, recipe.generation.beta) == ("auto", 0.001)
+    rollout = "training_config.actor_rollout_ref.rollout.name"
+    assert "vLLM takes its weights" in {item.key: item.reason for item in found.left_out}[rollout]
     assert recipe.training.global_batch_size == 1024 and any("128 prompts x 8" in note for note in found.notes)
     assert recipe.data is not None and recipe.data.sequence_length == 1536
     assert [reward.function for reward in recipe.rewards] == ["/code/marks.py:marks"]
     assert recipe.checkpoint.every_steps == 20
     assert "no critic" in {item.key: item.reason for item in found.left_out}["training_config.critic.cliprange_value"]
+
+
+def test_vllm_is_carried_over_where_ranks_are_whole() -> None:
+    """Without a sharding strategy vLLM writes the answers, with the memory that it had."""
+    _, recipe = imported(changed(VERL, "strategy: fsdp2", "strategy: null"))
+
+    assert (recipe.generation.engine, recipe.generation.gpu_memory_share) == ("vllm", 0.6)
+    assert [] == check(recipe)
 
 
 @pytest.mark.parametrize(("text", "old", "new"), [
