@@ -16,7 +16,8 @@ from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.errors import HpctrainError
 from hpctrain.evaluate.codec import codec_of
 from hpctrain.evaluate.files import HTML
-from hpctrain.evaluate.language_model import Place, device_of, free_memory, memory_of
+from hpctrain.evaluate.language_model import Place
+from hpctrain.evaluate.loading import device_of, free_memory, memory_of
 from hpctrain.evaluate.model_directory import inspect, locate
 from hpctrain.evaluate.results import Evaluation, compare
 from hpctrain.evaluate.run import Helpers, Order, Subject, evaluate

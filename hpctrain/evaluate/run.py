@@ -19,7 +19,8 @@ from hpctrain.errors import HpctrainError
 from hpctrain.evaluate import files
 from hpctrain.evaluate.keys import identity_of, result_key
 from hpctrain.evaluate.kinds import KINDS, ByRow
-from hpctrain.evaluate.language_model import LanguageModel, Place, free_memory, load
+from hpctrain.evaluate.language_model import LanguageModel, Place
+from hpctrain.evaluate.loading import free_memory, load
 from hpctrain.evaluate.lockstep import HalfwayError
 from hpctrain.evaluate.measures import Measure
 from hpctrain.evaluate.results import Evaluation, ModelResult, SuiteResult

@@ -53,7 +53,7 @@ def share_of(model: Any, rows: Any) -> float:
 def measure_with_full_memory(args: list[str]) -> int:
     """The trainer; on rank 1 the memory is full in the middle of a forward pass of what is measured."""
     if os.environ["RANK"] == "1":
-        from hpctrain.evaluate import hugging_face, language_model
+        from hpctrain.evaluate import hugging_face, loading
 
         load = hugging_face.load_sharded
 
@@ -69,7 +69,7 @@ def measure_with_full_memory(args: list[str]) -> int:
             model.lm_head.register_forward_pre_hook(full)
             return model, parameters
 
-        vars(language_model)["load_sharded"] = load_with_little_memory
+        vars(loading)["load_sharded"] = load_with_little_memory
     from hpctrain.train.__main__ import main
 
     return main(args)

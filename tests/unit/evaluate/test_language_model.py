@@ -14,7 +14,8 @@ from torch.nn.functional import log_softmax
 from hpctrain.errors import HpctrainError, NotFoundError, RecipeError
 from hpctrain.evaluate.codec import ByteCodec, codec_of, pair_tokens, prompt_tokens
 from hpctrain.evaluate.examples import Pair
-from hpctrain.evaluate.language_model import LanguageModel, Place, load
+from hpctrain.evaluate.language_model import LanguageModel, Place
+from hpctrain.evaluate.loading import load
 from hpctrain.evaluate.model_directory import inspect
 from tests.unit.evaluate import tiny
 

@@ -12,7 +12,8 @@ import pytest
 from hpctrain.checkpoint.ranks import Ranks
 from hpctrain.errors import EndpointError, HpctrainError, MissingDependencyError, NotFoundError, RecipeError
 from hpctrain.evaluate import run as runner
-from hpctrain.evaluate.language_model import LanguageModel, Place, load
+from hpctrain.evaluate.language_model import LanguageModel, Place
+from hpctrain.evaluate.loading import load
 from hpctrain.evaluate.run import Helpers, Order, Subject, evaluate
 from hpctrain.evaluate.suites import accuracy, function, harness, judge, perplexity, preference, reward
 from hpctrain.evaluate.task import SetRow, Task
