@@ -37,6 +37,7 @@ def test_preemption_and_return(docker_cluster: DockerCluster) -> None:
         goes_on(his)
 
 
+@pytest.mark.long  # minutes, since Slurm's limit is one of minutes; the drill of test_long_run.py reaches it in seconds
 @pytest.mark.timeout(1200)
 def test_the_time_limit(docker_cluster: DockerCluster) -> None:
     """Slurm's own limit, which it has in minutes: the run saves before it, is queued again, and goes on, to its end."""
