@@ -39,7 +39,8 @@ def recipe_text(asked: Asked) -> str:
 
     resources: dict[str, Any] = {"nodes": 1}
     if asked.recipe is not None:
-        resources = with_gpus(asked.recipe.resources, all_of_a_node=asked.options["spread"])
+        own = asked.recipe.resources
+        resources = with_gpus(own, own.gpus_per_node if asked.options["spread"] else 1)
     return command_recipe(_name(asked.name), command(asked), resources, description=f"evaluation of {asked.name}",
                           workdir=str(Path.cwd()))
 

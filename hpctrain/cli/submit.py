@@ -54,7 +54,7 @@ def submit(  # noqa: PLR0917 - click passes every option by name
         return _watch(Path(link.at["key"]), settings, site, follow=follow, wait_=wait_)
     prepared = service.prepare(recipe, sets, settings, site)
     if dry_run:
-        return print_dry_run(prepared, output, first=beside.would_submit(prepared, settings, site))
+        return print_dry_run(beside.would_submit(prepared, settings, site), output)
     submitted = beside.submit(prepared, settings, site, argument=recipe, sets=sets)
     print_submitted(submitted, output, following=follow)
     if link is not None:
@@ -175,20 +175,16 @@ def site_of(settings: Settings, *, dry_run: bool) -> Site:
         return Site(None, clock, sys.executable, user, host, command_line=command_line)
 
 
-def print_dry_run(prepared: Prepared, output: str, *, first: str = "") -> int:
-    """What would be submitted, on standard output.
-
-    Args:
-        first: a sentence about another job that would be submitted before this one.
-    """
-    plan, notes = prepared.plan, [*prepared.notes, *([first] if first else [])]
+def print_dry_run(prepared: Prepared, output: str) -> int:
+    """What would be submitted, on standard output."""
+    plan = prepared.plan
     if output == "json":
-        print_json("plan", {**plan.to_json(), "notes": notes, "script": prepared.script})
+        print_json("plan", {**plan.to_json(), "notes": list(prepared.notes), "script": prepared.script})
         return 0
     spares = f" + {plan.spares} spare" if plan.spares else ""
     say(f"would submit {plan.run_name}: {_places(plan, spares)}")
     say(f"run directory {plan.run_dir}")
-    for note in notes:
+    for note in prepared.notes:
         say(f"note: {note}")
     click.echo(prepared.script, nl=False)
     return 0

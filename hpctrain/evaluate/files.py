@@ -13,7 +13,7 @@ from typing import Any
 from hpctrain.errors import NotFoundError
 from hpctrain.evaluate.page import render
 from hpctrain.evaluate.results import Evaluation
-from hpctrain.files import make_private_dir, read_jsonl, write_atomic, write_json_atomic
+from hpctrain.files import make_private_dir, read_json_object, read_jsonl, write_atomic, write_json_atomic
 
 JSON, HTML, RECORDS = "evaluation.json", "evaluation.html", "evaluation"
 _TRY = "try.json"
@@ -77,13 +77,11 @@ def begin_try(folder: Path, what: str) -> int:
         StorageError: it cannot be written.
     """
     file = make_private_dir(folder / RECORDS) / _TRY
-    try:
-        before = dict(json.loads(file.read_bytes()))
-        count = int(before["count"]) if before.get("what") == what else 0
-    except (OSError, ValueError, KeyError, TypeError):
-        count = 0
-    write_json_atomic(file, {"what": what, "count": count + 1}, durable=False)
-    return count + 1
+    before = read_json_object(file)
+    count = before.get("count") if before.get("what") == what else 0
+    tries = (count if isinstance(count, int) else 0) + 1
+    write_json_atomic(file, {"what": what, "count": tries}, durable=False)
+    return tries
 
 
 def end_try(folder: Path) -> None:

@@ -56,6 +56,9 @@ class Event:
             return None
 
 
+RUN_ENDS = ("job.finished", "job.failed", "job.cancelled")
+"""Kinds after which a run does not go on by itself."""
+
 KINDS: Mapping[str, str] = {
     "job.submitted": "Slurm accepted the job",
     "job.started": "the batch script runs (again)",

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from hpctrain.jobs.event import Event
+from hpctrain.jobs.event import RUN_ENDS, Event
 from hpctrain.jobs.incident import Incident
 from hpctrain.jobs.records import Metrics, Restart
 
@@ -205,8 +205,7 @@ def _after_last(time: float, incidents: Iterable[Incident]) -> list[Segment]:
 def _from_incidents(events: Sequence[Event], incidents: Sequence[Incident], until: float) -> list[Segment]:
     """Without metrics: what runs is training unless it is a recovery."""
     begun = next((event.time for event in events if event.kind in ("step.first", "ranks.started")), None)
-    ended = next((event.time for event in reversed(events) if event.kind in ("job.finished", "job.failed", "job.cancelled")),
-                 until)
+    ended = next((event.time for event in reversed(events) if event.kind in RUN_ENDS), until)
     if begun is None:
         return []
     found, left = [], begun
@@ -262,8 +261,7 @@ def _fill(parts: Sequence[Segment], events: Sequence[Event], submitted: float, u
     found: list[Segment] = []
     place = submitted
     trained = False
-    end = next((event.time for event in reversed(events) if event.kind in ("job.finished", "job.failed", "job.cancelled")),
-               until)
+    end = next((event.time for event in reversed(events) if event.kind in RUN_ENDS), until)
     last = max((part.end for part in parts if part.category == TRAINING), default=None)
     for part in [*parts, Segment(until, until, OTHER)]:
         if part.start > place:

@@ -11,7 +11,6 @@ and one that has lost its other half may hang.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 from hpctrain import process
 from hpctrain.clock import SystemClock
 from hpctrain.errors import HpctrainError
-from hpctrain.files import write_json_atomic
+from hpctrain.files import read_json_object, write_json_atomic
 from hpctrain.ids import JobId
 from hpctrain.jobs.find import read_run
 from hpctrain.jobs.layout import RunDir
@@ -76,19 +75,20 @@ class Served:
 
     def __init__(self, own: RunDir) -> None:
         self._own, self._began, self._lived = own, time.monotonic(), False
+        self._run: RunDir | None = None
         self._job: JobId | None = None
         self._poller: Poller | None = None
 
     def tell(self, url: str, incarnation: int) -> None:
         """Write down where the server is and for which start of the ranks it was begun, if that is not there yet."""
         run, told = self._dir(), {"url": url, "incarnation": incarnation}
-        if run is not None and run.control.is_dir() and _read(run.answers) != told:
+        if run is not None and run.control.is_dir() and read_json_object(run.answers) != told:
             write_json_atomic(run.answers, told, durable=False)
 
     def incarnation(self) -> int:
         """The newest start of its ranks; 0 before the first."""
         run = self._dir()
-        number = _read(run.control / "incarnation.json").get("incarnation", 0) if run is not None else 0
+        number = read_json_object(run.control / "incarnation.json").get("incarnation") if run is not None else 0
         return max(0, number) if isinstance(number, int) else 0
 
     def has_ended(self) -> bool:
@@ -116,15 +116,10 @@ class Served:
             return None  # Slurm does not answer: that is no end
 
     def _dir(self) -> RunDir | None:
-        place = _read(self._own.serves).get("run_dir")
-        return RunDir(Path(place)) if isinstance(place, str) else None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return {}
+        if self._run is None:
+            place = read_json_object(self._own.serves).get("run_dir")
+            self._run = RunDir(Path(place)) if isinstance(place, str) else None
+        return self._run
 
 
 def _end(running: Any) -> None:

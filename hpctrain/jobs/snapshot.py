@@ -11,7 +11,7 @@ from hpctrain.errors import SlurmError
 from hpctrain.jobs import reader
 from hpctrain.jobs.books import as_job
 from hpctrain.jobs.eta import pace, remaining_s
-from hpctrain.jobs.event import Event
+from hpctrain.jobs.event import RUN_ENDS, Event
 from hpctrain.jobs.find import Run
 from hpctrain.jobs.metrics import read_tail
 from hpctrain.jobs.records import Point, Progress, whole
@@ -241,8 +241,7 @@ def _started(events: Iterable[Event], job: Job | None) -> float | None:
 def _ended(events: Sequence[Event], job: Job | None, newest: Point | None, progress: Progress | None) -> float | None:
     if job and job.end_time and job.state.finished:
         return job.end_time
-    ends = ("job.finished", "job.failed", "job.cancelled")
-    told = next((event.time for event in reversed(events) if event.kind in ends), None)
+    told = next((event.time for event in reversed(events) if event.kind in RUN_ENDS), None)
     traces = [newest.time if newest else 0.0, progress.time if progress else 0.0, events[-1].time if events else 0.0]
     return told or max(traces) or None
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from hpctrain.jobs.event import Event
+from hpctrain.jobs.event import RUN_ENDS, Event
 from hpctrain.jobs.reasons import explain
 from hpctrain.jobs.records import Progress
 from hpctrain.jobs.status import State
@@ -213,8 +213,7 @@ def _ended(facts: Facts, job: Job) -> Verdict:
 def _without_slurm(facts: Facts) -> Verdict:
     """The run's own records are all there is."""
     current = events_of_last_start(facts.events)
-    ends = ("job.finished", "job.failed", "job.cancelled", "job.requeued")
-    end = next((event for event in reversed(current) if event.kind in ends), None)
+    end = next((event for event in reversed(current) if event.kind in (*RUN_ENDS, "job.requeued")), None)
     if end and end.kind == "job.finished":
         return _finished(facts)
     if end and end.kind == "job.failed":

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hpctrain.errors import HpctrainError, RecipeError
+from hpctrain.errors import RecipeError
 from hpctrain.files import write_json_atomic
 from hpctrain.recipe.schema import Recipe
 from hpctrain.recipe.units import several
@@ -56,34 +56,32 @@ def submit(
     try:
         place = str(server.run_dir.server.relative_to(server.run_dir.path))
         link = {place: json.dumps({"run_dir": str(server.run_dir.path)})}
-        waiting = replace(prepared, after=server.job_id)
-        submitted = single.submit(waiting, settings, site, argument=argument, sets=sets, files={**files, **link})
+        submitted = single.submit(prepared, settings, site, argument=argument, sets=sets, files={**files, **link},
+                                  after=server.job_id)
         write_json_atomic(server.run_dir.serves, {"run_dir": str(submitted.run_dir.path)}, durable=False)
     except BaseException as error:
         with single.undisturbed():
             both = [one for one in (submitted, server) if one is not None]
-            advice = [told for one in both if (told := single.undo(one.run_dir, site, one.job_id))]
-        if advice and isinstance(error, HpctrainError):
-            error.advice = "; ".join([*([error.advice] if error.advice else []), *advice])
+            for one in both:
+                single.add_advice(error, single.undo(one.run_dir, site, one.job_id))
         raise
     note = (f"answers are written by run {server.run_name} (job {server.job_id}), {_where_to(prepared)}; this run begins "
             "after it, and it ends with this run")
-    told_before = submitted.prepared.resolved
-    resolved = replace(told_before, notes=(*told_before.notes, note))
-    return replace(submitted, prepared=replace(submitted.prepared, resolved=resolved))
+    return replace(submitted, prepared=single.with_notes(submitted.prepared, note))
 
 
-def would_submit(prepared: Prepared, settings: Settings, site: Site) -> str:
-    """A sentence about the server that :func:`submit` would start first, "" where there is none.
+def would_submit(prepared: Prepared, settings: Settings, site: Site) -> Prepared:
+    """The same with a sentence about the server that :func:`submit` would start first, where there is one.
 
     Raises:
         RecipeError: no node here can hold it.
     """
     if not wants_server(prepared.resolved.recipe):
-        return ""
+        return prepared
     with _server_prepared(prepared, settings, site) as found:
-        return (f"answers would be written by run {found.plan.run_name}, {_where_to(prepared)}, submitted first; this job "
-                "would begin after that one (--dependency=after)")
+        return single.with_notes(prepared, (
+            f"answers would be written by run {found.plan.run_name}, {_where_to(prepared)}, submitted first; this job would "
+            "begin after that one (--dependency=after)"))
 
 
 def _where_to(prepared: Prepared) -> str:
@@ -135,7 +133,7 @@ def _resources(recipe: Recipe) -> dict[str, Any]:
     own, gpus = recipe.resources, recipe.generation.server_gpus or 1
     share = min(1.0, gpus / own.gpus_per_node) if own.gpus_per_node else 1.0
     return {
-        **with_gpus(own), "gpus_per_node": gpus, "ranks_per_node": 1, "interface": own.interface,
+        **with_gpus(own, gpus), "ranks_per_node": 1, "interface": own.interface,
         "cpus_per_node": math.ceil(own.cpus_per_node * share) if own.cpus_per_node else None,
         "memory_per_node": math.ceil(own.memory_per_node * share) if own.memory_per_node else None,
         "exclusive": own.exclusive or None,

@@ -39,15 +39,10 @@ def without_gpus(resources: Resources) -> dict[str, Any]:
     return {**_kept(resources, (*_PLACE, *_OF_CPUS)), "nodes": 1, "ranks_per_node": 1}
 
 
-def with_gpus(resources: Resources, *, all_of_a_node: bool = False) -> dict[str, Any]:
-    """One node, and one GPU where the recipe has any, with the rest as :func:`without_gpus`.
-
-    Args:
-        all_of_a_node: as many GPUs as each node of the recipe has, one rank on each.
-    """
+def with_gpus(resources: Resources, gpus: int = 1) -> dict[str, Any]:
+    """One node, and so many GPUs where the recipe has any, with the rest as :func:`without_gpus`."""
     if not resources.gpus_per_node:
         return {**_kept(resources, (*_PLACE, "constraint")), "nodes": 1}
-    gpus = resources.gpus_per_node if all_of_a_node else 1
     return {**_kept(resources, (*_PLACE, *_OF_GPUS)), "nodes": 1, "gpus_per_node": gpus}
 
 

@@ -74,7 +74,6 @@ class Prepared:
 
     Attributes:
         facts: None where the cluster was not asked.
-        after: a job that has to begin first, None for none.
         plan: with the name that the run would get now; the real one is claimed by :func:`submit`.
         script: the batch script.
     """
@@ -83,7 +82,6 @@ class Prepared:
     facts: ClusterFacts | None
     plan: Plan
     script: str
-    after: JobId | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -125,13 +123,14 @@ def prepare(argument: str, sets: Sequence[str], settings: Settings, site: Site) 
 
 def submit(
     prepared: Prepared, settings: Settings, site: Site, *, argument: str, sets: Sequence[str] = (),
-    files: Mapping[str, str] = MappingProxyType({}),
+    files: Mapping[str, str] = MappingProxyType({}), after: JobId | None = None,
 ) -> Submitted:
     """Make the run directory and submit its script.
 
     Args:
         argument, sets: what the user typed, for the record.
         files: name to text of more files for the run directory.
+        after: a job that has to begin before this one may.
 
     Raises:
         SlurmError: Slurm refused or does not answer; nothing that looks like a run is left.
@@ -147,8 +146,8 @@ def submit(
     asked = False
     try:
         final = prepared
-        if run_dir.name != prepared.plan.run_name or prepared.after is not None:
-            final = _planned(prepared.resolved, prepared.facts, run_dir.path, site, after=prepared.after)
+        if run_dir.name != prepared.plan.run_name or after is not None:
+            final = _planned(prepared.resolved, prepared.facts, run_dir.path, site, after=after)
         draft = _draft(final, site, argument, sets)
         _write_files(run_dir, final, draft, site.clock.time())
         for name, text in files.items():
@@ -163,10 +162,21 @@ def submit(
         with undisturbed():
             refused = isinstance(error, SlurmError) and not isinstance(error, ControllerDownError)
             advice = undo(run_dir, site, job_id, asked=asked and not refused)
-        if advice and isinstance(error, HpctrainError):
-            error.advice = f"{error.advice}; {advice}" if error.advice else advice
+        add_advice(error, advice)
         raise
     return Submitted(job_id, run_dir.name, run_dir, final, now, str(draft["cluster"]))
+
+
+def add_advice(error: BaseException, advice: str) -> None:
+    """What the user must still do, behind what the error says already."""
+    if advice and isinstance(error, HpctrainError):
+        error.advice = f"{error.advice}; {advice}" if error.advice else advice
+
+
+def with_notes(prepared: Prepared, *notes: str) -> Prepared:
+    """The same with more sentences for the user."""
+    resolved = prepared.resolved
+    return replace(prepared, resolved=replace(resolved, notes=(*resolved.notes, *notes)))
 
 
 def _with_others_asked(prepared: Prepared, site: Site) -> Prepared:
@@ -182,7 +192,7 @@ def _with_others_asked(prepared: Prepared, site: Site) -> Prepared:
         from hpctrain.endpoint.probe import probe_at_submission  # HTTP and TLS, which other recipes do without
 
         told += probe_at_submission(resolved.recipe, one_host=site.one_host)
-    return replace(prepared, resolved=replace(resolved, notes=(*resolved.notes, *told))) if told else prepared
+    return with_notes(prepared, *told)
 
 
 def run_names(stem: str) -> Iterator[str]:
@@ -207,7 +217,7 @@ def _planned(
     plan = make_plan(resolved.recipe, facts, place)
     if after is not None:
         plan = replace(plan, slurm=replace(plan.slurm, after=int(after)))
-    return Prepared(resolved, facts, plan, render(plan, batch_template(), package_dir=PACKAGE_DIR), after)
+    return Prepared(resolved, facts, plan, render(plan, batch_template(), package_dir=PACKAGE_DIR))
 
 
 def batch_template() -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hpctrain.clock import Clock
 from hpctrain.files import read_jsonl
+from hpctrain.jobs.event import RUN_ENDS
 from hpctrain.jobs.find import read_run
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.reader import read_events, read_progress
@@ -29,7 +30,6 @@ DOUBT_S = 20.0
 """A sign of life that seems not to have changed for so long is read again in any case."""
 BACK_AFTER_S = 30.0
 """A sign of life this much younger than a decision means that the coordinator is back, whatever the clocks' difference."""
-_OVER = ("job.finished", "job.failed", "job.cancelled")
 _OUT_OF_MEMORY = re.compile(r"^slurmstepd\S*: error: .*(oom[-_ ]kill|out of memory)", re.I | re.M)
 
 
@@ -104,7 +104,7 @@ class RunFiles:
         over = False
         if command.data.get("lost"):
             kinds = [event.kind for event in read_events(run) if event.kind.startswith("job.")]
-            over = (bool(kinds) and kinds[-1] in _OVER) or not run.record.exists()
+            over = (bool(kinds) and kinds[-1] in RUN_ENDS) or not run.record.exists()
         return Looked(
             self._clock.time(), command.job_id, command.restarts, nodes, attempts.read(run),
             step=progress.step if progress else None, over=over,

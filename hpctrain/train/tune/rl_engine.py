@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import time
 import urllib.error
@@ -12,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hpctrain.errors import EndpointError, MissingDependencyError, RecipeError, UnreachableError
+from hpctrain.files import read_json_object
+from hpctrain.jobs.event import RUN_ENDS
 from hpctrain.jobs.layout import RunDir
 from hpctrain.jobs.reader import read_events
+from hpctrain.jobs.state import events_of_last_start
 from hpctrain.network import HeldPort
 from hpctrain.train.tune.context import TuneContext
 
@@ -21,8 +23,6 @@ SERVER_WAIT_S, SERVER_BESIDE_WAIT_S = 300.0, 1800.0
 """How long a server of answers may take to load its model before the run stops; and one that was started beside the run,
 which its own recovery may move to another node meanwhile."""
 _TRY_EVERY_S, _ONE_TRY_S = 2.0, 10.0
-_ENDS = ("job.finished", "job.failed", "job.cancelled")
-"""Events that end a run."""
 
 
 def uses_vllm(context: TuneContext) -> bool:
@@ -110,7 +110,7 @@ def find_server(context: TuneContext) -> str:
 
 def _beside(context: TuneContext) -> str:
     """Where the server's own run says that it is; "" before it has, and while the server is that of an earlier start."""
-    told = _told(context.run_dir.answers)
+    told = read_json_object(context.run_dir.answers)
     return str(told.get("url", "")) if told.get("incarnation") == context.environment.incarnation else ""
 
 
@@ -120,19 +120,12 @@ def _require_living(context: TuneContext) -> None:
     Raises:
         EndpointError: it has.
     """
-    place = str(_told(context.run_dir.server).get("run_dir", ""))
+    place = str(read_json_object(context.run_dir.server).get("run_dir", ""))
     if not place:
         return
-    known = [event for event in read_events(RunDir(Path(place))) if event.kind in (*_ENDS, "job.started", "job.submitted")]
-    if known and known[-1].kind in _ENDS:
+    current = events_of_last_start(read_events(RunDir(Path(place))))
+    if end := next((event for event in reversed(current) if event.kind in RUN_ENDS), None):
         raise EndpointError(
-            f"the run of the server has ended: {known[-1].reason or known[-1].kind}", where=place,
+            f"the run of the server has ended: {end.reason or end.kind}", where=place,
             hint=f"its log says why; start it again, and then this run: sbatch {place}/sbatch.sh && "
                  f"sbatch {context.run_dir.path}/sbatch.sh")
-
-
-def _told(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return {}

@@ -108,7 +108,8 @@ def test_a_dry_run_tells_of_the_server(tmp_path: Path) -> None:
     settings, site = surroundings(tmp_path, slurm := FakeSlurm(clock=clock), clock)
     told = beside.would_submit(service.prepare(recipe(tmp_path), [], settings, site), settings, site)
 
-    assert told.startswith("answers would be written by run apart-answers-20270115-080000, on 4 GPUs of a node of its own")
+    assert told.resolved.notes[-1].startswith(
+        "answers would be written by run apart-answers-20270115-080000, on 4 GPUs of a node of its own")
     assert [] == slurm.jobs()
 
 
